@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What every kernel program starts from. On the host (unit tests, sanitizers, fuzzing) the same logic is compiled
+ * against the maps and helpers of tests/host/bpf.h; this is the only file that knows of both.
+ */
+#ifndef ALIZE_BPF_H
+#define ALIZE_BPF_H
+
+#ifdef ALIZE_HOST
+#include "host/bpf.h"
+#else
+#include <stdbool.h>
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+#endif
+
+#include "abi.h"
+
+#define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
+#define WRITE_ONCE(x, value) (*(volatile typeof(x) *)&(x) = (value))
+
+/* Reads a field that the enums NAME_SHIFT and NAME_BITS of abi.h lay out in a 64-bit word. */
+#define FIELD(word, name) (((word) >> name##_SHIFT) & ((1ULL << name##_BITS) - 1))
+
+/*
+ * Counters are per CPU, yet a soft interrupt may come between load and store of the same CPU, so adding is atomic.
+ */
+#define COUNT(counter, amount) __sync_fetch_and_add(&(counter), (amount))
+
+static __always_inline __u64 minimum(__u64 a, __u64 b)
+{
+	return a < b ? a : b;
+}
+
+#endif
