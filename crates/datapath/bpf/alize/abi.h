@@ -166,10 +166,10 @@ struct affinity {
 };
 
 enum connection_phase {
-	PHASE_DECIDED = 0, /* connect() chose; nothing was sent */
-	PHASE_CONNECTING = 1, /* counted as open */
-	PHASE_ESTABLISHED = 2,
-	PHASE_CLOSED = 3,
+	PHASE_NONE = 0, /* the socket is not, or no longer, connected to a service */
+	PHASE_DECIDED = 1, /* connect() chose; nothing was sent */
+	PHASE_CONNECTING = 2, /* counted as open */
+	PHASE_ESTABLISHED = 3, /* counted as open */
 };
 
 /* Value of `connections`, on the socket: what it dialled and what was chosen for it. */
@@ -177,15 +177,14 @@ struct connection {
 	__be32 address[4]; /* of the service, as dialled */
 	__be16 port;
 	__u8 phase; /* enum connection_phase */
-	__u8 rewritten; /* 0: observe or shadow, getpeername needs no help */
+	__u8 protocol; /* IPPROTO_TCP or IPPROTO_UDP */
 	__u32 service;
-	__u32 endpoint; /* NONE: observed only */
+	__u32 endpoint; /* NONE: observe or shadow, the address is as dialled */
 	__u32 retransmits; /* what of the socket's own counters is in the traffic counters already */
 	__u64 bytes_sent;
 	__u64 bytes_received;
-	__u64 decided_ns;
-	__u64 cgroup;
-	__u32 pid;
+	__u64 cgroup; /* of the caller */
+	__u32 pid; /* of the caller's process */
 	__u32 zero;
 };
 

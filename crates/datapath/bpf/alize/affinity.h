@@ -16,7 +16,7 @@ struct {
 
 static __always_inline __u32 affinity_find(__u64 client, __u32 service, __u64 timeout_s, bool v4, __u64 now)
 {
-	struct affinity_key key = { .client = client, .service = service, .v4 = v4 };
+	struct affinity_key key = {.client = client, .service = service, .v4 = v4};
 	struct affinity *kept = bpf_map_lookup_elem(&affinity, &key);
 	if (!kept || now - READ_ONCE(kept->seen_ns) >= timeout_s * 1000000000ULL)
 		return NONE;
@@ -33,8 +33,8 @@ static __always_inline __u32 affinity_find(__u64 client, __u32 service, __u64 ti
 
 static __always_inline void affinity_save(__u64 client, __u32 service, bool v4, __u32 endpoint, __u64 now)
 {
-	struct affinity_key key = { .client = client, .service = service, .v4 = v4 };
-	struct affinity kept = { .seen_ns = now, .endpoint = endpoint };
+	struct affinity_key key = {.client = client, .service = service, .v4 = v4};
+	struct affinity kept = {.seen_ns = now, .endpoint = endpoint};
 	if (bpf_map_update_elem(&affinity, &key, &kept, BPF_ANY))
 		count_anomaly(ANOMALY_AFFINITY_UNSAVED);
 }

@@ -24,6 +24,7 @@ struct decision {
 	__u32 mode;
 	__u32 number; /* of the endpoint; NONE: refused, or only observed */
 	__u32 refusal; /* where number is NONE and mode is not MODE_OBSERVE */
+	bool kept; /* the endpoint is the one the client had */
 	struct endpoint endpoint; /* a copy, where number is not NONE */
 };
 
@@ -35,14 +36,13 @@ static __always_inline bool endpoint_fits(const struct endpoint *endpoint, const
 	return v4 ? !request->v6_only : !address_is_v4(request->dialled.address);
 }
 
+/* Decides for `decision->service`, which frontend_find() has found: what is not ours must not pay for a client hash. */
 static __always_inline void decide(const struct request *request, struct decision *decision)
 {
 	bool v4 = address_is_v4(request->dialled.address);
 	decision->number = NONE;
+	decision->kept = false;
 	decision->refusal = REFUSAL_NO_ENDPOINT;
-	decision->service = frontend_find(&request->dialled);
-	if (decision->service == NONE)
-		return;
 
 	__u64 word = service_word(decision->service, request->dialled.address);
 	decision->mode = FIELD(word, SERVICE_MODE);
@@ -53,44 +53,50 @@ static __always_inline void decide(const struct request *request, struct decisio
 	__u32 number = NONE;
 	if (timeout)
 		number = affinity_find(request->client, decision->service, timeout, v4, request->now);
-	bool kept = number != NONE;
-	if (!kept)
+	decision->kept = number != NONE;
+	if (!decision->kept)
 		number = balance(word, decision->service, request->client);
 	if (number == NONE)
 		return;
 
 	struct endpoint *endpoint = endpoint_get(number);
 	if (!endpoint || !endpoint_fits(endpoint, request, decision->service)) {
-		decision->refusal = endpoint && endpoint->service == decision->service ? REFUSAL_NO_ENDPOINT
-										       : REFUSAL_STALE;
+		decision->refusal =
+			endpoint && endpoint->service == decision->service ? REFUSAL_NO_ENDPOINT : REFUSAL_STALE;
 		return;
 	}
 	decision->endpoint = *endpoint;
 	decision->number = number;
-	if (timeout && !kept)
+	if (timeout && !decision->kept)
 		affinity_save(request->client, decision->service, v4, number, request->now);
 }
 
-/* Counts a decision; true when the caller is to be refused. */
-static __always_inline bool decision_count(const struct decision *decision)
+/* A decision of mode enforce without an endpoint: the caller hears ECONNREFUSED at once. */
+static __always_inline bool decision_refuses(const struct decision *decision)
 {
-	if (decision->mode == MODE_OBSERVE)
-		return false;
-	if (decision->number != NONE && decision->mode == MODE_ENFORCE)
-		return false;
+	return decision->service != NONE && decision->mode == MODE_ENFORCE && decision->number == NONE;
+}
+
+/* Counts what the counters of connections cannot show: refusals, what would have been done, clients that stayed. */
+static __always_inline void decision_count(const struct decision *decision)
+{
+	bool balanced = decision->number != NONE;
+	if (decision->mode == MODE_OBSERVE || (balanced && decision->mode == MODE_ENFORCE && !decision->kept))
+		return;
 	struct decisions *counts = decisions_of_service(decision->service);
-	if (decision->mode == MODE_SHADOW) {
-		if (!counts)
-			return false;
-		if (decision->number != NONE)
+	if (!counts)
+		return;
+	if (decision->kept)
+		COUNT(counts->affinity_kept, 1);
+	if (balanced) {
+		if (decision->mode == MODE_SHADOW)
 			COUNT(counts->would_balance, 1);
-		else if (decision->refusal < REFUSALS)
-			COUNT(counts->would_refuse[decision->refusal], 1);
-		return false;
+		return;
 	}
-	if (counts && decision->refusal < REFUSALS)
-		COUNT(counts->refused[decision->refusal], 1);
-	return true;
+	__u32 refusal = decision->refusal;
+	if (refusal >= REFUSALS)
+		return;
+	COUNT(*(decision->mode == MODE_SHADOW ? &counts->would_refuse[refusal] : &counts->refused[refusal]), 1);
 }
 
 #endif

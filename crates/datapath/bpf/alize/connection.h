@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The life of a socket that dialled a service: what is remembered on it and counted for it. */
+#ifndef ALIZE_CONNECTION_H
+#define ALIZE_CONNECTION_H
+
+#include "counters.h"
+#include "decide.h"
+#include "events.h"
+
+/*
+ * socket -> what it dialled, what was chosen. Written by connect, sockops, release and sweep; read by getpeername,
+ * recvmsg and terminate. It goes with the socket.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct connection);
+} connections SEC(".maps");
+
+/* Totals of a socket's own counters, as the kernel keeps them. */
+struct socket_totals {
+	__u64 bytes_sent;
+	__u64 bytes_received;
+	__u32 retransmits;
+	__u32 rtt_us;
+};
+
+static __always_inline void load_add_open(__u32 endpoint, __s32 change)
+{
+	struct endpoint_load *load = endpoint == NONE ? 0 : endpoint_load_get(endpoint);
+	if (load)
+		__sync_fetch_and_add(&load->open, change);
+}
+
+/* Both counters a connection belongs to; the endpoint's is NULL where none was chosen. */
+struct owners {
+	struct traffic *service;
+	struct traffic *endpoint;
+};
+
+static __always_inline struct owners connection_owners(const struct connection *connection)
+{
+	struct owners owners = {
+		.service = traffic_of_service(connection->service),
+		.endpoint = connection->endpoint == NONE ? 0 : traffic_of_endpoint(connection->endpoint),
+	};
+	return owners;
+}
+
+#define COUNT_OWNERS(owners, field)                         \
+	({                                                  \
+		if ((owners).service)                       \
+			COUNT((owners).service->field, 1);  \
+		if ((owners).endpoint)                      \
+			COUNT((owners).endpoint->field, 1); \
+	})
+
+/*
+ * Adds what the socket did since it was last asked. Closing and sweeping may ask at the same moment on two CPUs; the
+ * exchange gives each byte to one of them.
+ */
+static __always_inline void connection_account(struct connection *connection, const struct owners *owners,
+					       const struct socket_totals *totals)
+{
+	struct traffic delta = {
+		.bytes_sent =
+			totals->bytes_sent - __sync_lock_test_and_set(&connection->bytes_sent, totals->bytes_sent),
+		.bytes_received = totals->bytes_received -
+				  __sync_lock_test_and_set(&connection->bytes_received, totals->bytes_received),
+		.retransmits =
+			totals->retransmits - __sync_lock_test_and_set(&connection->retransmits, totals->retransmits),
+		.rtt_us = totals->rtt_us,
+		.rtt_samples = totals->rtt_us ? 1 : 0,
+	};
+	traffic_add(owners->service, &delta);
+	traffic_add(owners->endpoint, &delta);
+}
+
+static __always_inline void connection_failed(const struct connection *connection, const struct owners *owners,
+					      __u32 failure)
+{
+	if (failure >= FAILURES)
+		failure = FAILURE_OTHER;
+	COUNT_OWNERS(*owners, failures[failure]);
+	if (connection->endpoint == NONE || failure == FAILURE_ABORTED)
+		return;
+	struct endpoint_load *load = endpoint_load_get(connection->endpoint);
+	if (load)
+		__sync_fetch_and_add(&load->failures, 1);
+	struct event event = {
+		.time_ns = bpf_ktime_get_ns(),
+		.cgroup = connection->cgroup,
+		.kind = EVENT_CONNECT_FAILED,
+		.detail = failure,
+		.service = connection->service,
+		.endpoint = connection->endpoint,
+		.pid = connection->pid,
+	};
+	event_send(&event);
+}
+
+/* connect() got as far as sending a SYN, or is a UDP socket's, which is all there will be. */
+static __always_inline void connection_opened(struct connection *connection, __u8 phase)
+{
+	connection->phase = phase;
+	load_add_open(connection->endpoint, 1);
+}
+
+static __always_inline void connection_established(struct connection *connection)
+{
+	connection->phase = PHASE_ESTABLISHED;
+	struct owners owners = connection_owners(connection);
+	COUNT_OWNERS(owners, established);
+	struct endpoint_load *load = connection->endpoint == NONE ? 0 : endpoint_load_get(connection->endpoint);
+	/* Written only when it changes something: the line is shared by all CPUs. */
+	if (load && READ_ONCE(load->failures))
+		WRITE_ONCE(load->failures, 0);
+}
+
+/* The end of a connection in whatever phase it is; afterwards the socket may dial again. */
+static __always_inline void connection_closed(struct connection *connection, const struct socket_totals *totals,
+					      __u32 failure)
+{
+	__u8 phase = connection->phase;
+	if (phase == PHASE_NONE)
+		return;
+	connection->phase = PHASE_NONE;
+	struct owners owners = connection_owners(connection);
+	if (totals)
+		connection_account(connection, &owners, totals);
+	if (phase != PHASE_ESTABLISHED)
+		connection_failed(connection, &owners, failure);
+	if (phase != PHASE_DECIDED)
+		load_add_open(connection->endpoint, -1);
+	COUNT_OWNERS(owners, closed);
+}
+
+#endif

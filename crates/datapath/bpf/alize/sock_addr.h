@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The context of the connect, sendmsg, recvmsg and getpeername hooks: in and out of the one form of addresses. */
+#ifndef ALIZE_SOCK_ADDR_H
+#define ALIZE_SOCK_ADDR_H
+
+#include "connection.h"
+
+enum {
+	VERDICT_REFUSE = 0,
+	VERDICT_PASS = 1,
+	ERRNO_ECONNREFUSED = 111,
+};
+
+static __always_inline void ctx_address4(const struct bpf_sock_addr *ctx, __be32 address[4])
+{
+	address_from_v4(address, ctx->user_ip4);
+}
+
+static __always_inline void ctx_address6(const struct bpf_sock_addr *ctx, __be32 address[4])
+{
+	address[0] = ctx->user_ip6[0];
+	address[1] = ctx->user_ip6[1];
+	address[2] = ctx->user_ip6[2];
+	address[3] = ctx->user_ip6[3];
+}
+
+static __always_inline void ctx_set4(struct bpf_sock_addr *ctx, const __be32 address[4], __be16 port)
+{
+	ctx->user_ip4 = address[3];
+	ctx->user_port = port;
+}
+
+static __always_inline void ctx_set6(struct bpf_sock_addr *ctx, const __be32 address[4], __be16 port)
+{
+	ctx->user_ip6[0] = address[0];
+	ctx->user_ip6[1] = address[1];
+	ctx->user_ip6[2] = address[2];
+	ctx->user_ip6[3] = address[3];
+	ctx->user_port = port;
+}
+
+/*
+ * TCP, UDP, or 0 for what is never balanced. An MPTCP socket says IPPROTO_MPTCP (262), which does not fit the key;
+ * for a balancer it is TCP.
+ */
+static __always_inline __u8 ctx_protocol(const struct bpf_sock_addr *ctx)
+{
+	if (ctx->protocol == ADDRESS_IPPROTO_UDP)
+		return ADDRESS_IPPROTO_UDP;
+	if (ctx->protocol == ADDRESS_IPPROTO_TCP || ctx->protocol == ADDRESS_IPPROTO_MPTCP)
+		return ADDRESS_IPPROTO_TCP;
+	return 0;
+}
+
+/* Who calls; see client.h. An IPv6 socket that is bound to nothing and an IPv4 one hash alike. */
+static __always_inline __u64 ctx_client(struct bpf_sock_addr *ctx)
+{
+	__be32 source[4] = {};
+	struct bpf_sock *sk = ctx->sk;
+	if (sk) {
+		if (sk->family == ADDRESS_AF_INET) {
+			if (sk->src_ip4)
+				address_from_v4(source, sk->src_ip4);
+		} else {
+			source[0] = sk->src_ip6[0];
+			source[1] = sk->src_ip6[1];
+			source[2] = sk->src_ip6[2];
+			source[3] = sk->src_ip6[3];
+		}
+	}
+	return client_hash(bpf_get_current_cgroup_id(), bpf_get_netns_cookie(ctx), source);
+}
+
+static __always_inline int ctx_refuse(const struct decision *decision)
+{
+	struct event event = {
+		.time_ns = bpf_ktime_get_ns(),
+		.cgroup = bpf_get_current_cgroup_id(),
+		.kind = EVENT_REFUSED,
+		.detail = decision->refusal,
+		.service = decision->service,
+		.endpoint = NONE,
+		.pid = bpf_get_current_pid_tgid() >> 32,
+	};
+	event_send(&event);
+	/* Without this the caller would hear EPERM, which reads as a firewall. */
+	bpf_set_retval(-ERRNO_ECONNREFUSED);
+	return VERDICT_REFUSE;
+}
+
+#endif

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* cgroup/sendmsg4, cgroup/sendmsg6: a UDP socket sends a datagram to an address it names. */
+#include "alize/flow.h"
+#include "alize/sock_addr.h"
+
+static __always_inline void count_flow(const struct decision *decision)
+{
+	struct connection connection = {
+		.service = decision->service,
+		.endpoint = decision->mode == MODE_ENFORCE ? decision->number : NONE,
+	};
+	struct owners owners = connection_owners(&connection);
+	COUNT_OWNERS(owners, connections);
+}
+
+static __always_inline void flow_begin(struct flows *flows, struct flow *flow, const struct request *request,
+				       const struct decision *decision)
+{
+	if (!flow) {
+		flow = flow_place(flows);
+		if (flow->used_ns && flow->endpoint != NONE &&
+		    request->now - flow->used_ns < FLOW_TIMEOUT_S * 1000000000ULL)
+			count_anomaly(ANOMALY_FLOW_EVICTED);
+	}
+	address_copy(flow->service_address, request->dialled.address);
+	flow->service_port = request->dialled.port;
+	address_copy(flow->endpoint_address, decision->endpoint.address);
+	flow->endpoint_port = decision->endpoint.port;
+	flow->endpoint = decision->number;
+	flow->used_ns = request->now;
+	count_flow(decision);
+}
+
+/* Where the datagram goes is left in decision->endpoint when `number` is not NONE. */
+static __always_inline int send(struct bpf_sock_addr *ctx, struct request *request, struct decision *decision)
+{
+	request->dialled.port = ctx->user_port;
+	request->dialled.protocol = ADDRESS_IPPROTO_UDP;
+	decision->service = frontend_find(&request->dialled);
+	if (decision->service == NONE || !ctx->sk)
+		return VERDICT_PASS;
+
+	request->now = bpf_ktime_get_ns();
+	struct flows *own = bpf_sk_storage_get(&flows, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	struct flow *flow = own ? flow_of_service(own, &request->dialled) : 0;
+	if (flow && flow_is_live(flow, request->now)) {
+		flow->used_ns = request->now;
+		address_copy(decision->endpoint.address, flow->endpoint_address);
+		decision->endpoint.port = flow->endpoint_port;
+		decision->number = flow->endpoint;
+		return VERDICT_PASS;
+	}
+
+	request->client = ctx_client(ctx);
+	decide(request, decision);
+	decision_count(decision);
+	if (decision_refuses(decision))
+		return ctx_refuse(decision);
+	if (decision->mode != MODE_ENFORCE) {
+		count_flow(decision);
+		decision->number = NONE;
+		return VERDICT_PASS;
+	}
+	if (!own) {
+		/* Sent on, its reply would come from a stranger: better a clear error now. */
+		count_anomaly(ANOMALY_FLOW_UNTRACKED);
+		return ctx_refuse(decision);
+	}
+	flow_begin(own, flow, request, decision);
+	return VERDICT_PASS;
+}
+
+/* Also datagrams of IPv6 sockets to ::ffff:a.b.c.d: the kernel sends those as IPv4. */
+SEC("cgroup/sendmsg4")
+int alize_sendmsg4(struct bpf_sock_addr *ctx)
+{
+	struct request request = {};
+	struct decision decision = {.service = NONE, .number = NONE};
+	ctx_address4(ctx, request.dialled.address);
+	int verdict = send(ctx, &request, &decision);
+	if (verdict == VERDICT_PASS && decision.number != NONE)
+		ctx_set4(ctx, decision.endpoint.address, decision.endpoint.port);
+	return verdict;
+}
+
+SEC("cgroup/sendmsg6")
+int alize_sendmsg6(struct bpf_sock_addr *ctx)
+{
+	struct request request = {.v6_only = true};
+	struct decision decision = {.service = NONE, .number = NONE};
+	ctx_address6(ctx, request.dialled.address);
+	int verdict = send(ctx, &request, &decision);
+	if (verdict == VERDICT_PASS && decision.number != NONE)
+		ctx_set6(ctx, decision.endpoint.address, decision.endpoint.port);
+	return verdict;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
