@@ -13,7 +13,8 @@ static __always_inline void remember(struct bpf_sock_addr *ctx, struct connectio
 	}
 	address_copy(connection->address, request->dialled.address);
 	connection->port = request->dialled.port;
-	connection->protocol = request->dialled.protocol;
+	/* Of MPTCP only the subflows, other sockets, show up in sockops. */
+	connection->protocol = ctx->protocol == ADDRESS_IPPROTO_MPTCP ? 0 : request->dialled.protocol;
 	connection->service = decision->service;
 	connection->endpoint = decision->mode == MODE_ENFORCE ? decision->number : NONE;
 	connection->bytes_sent = 0;
@@ -21,10 +22,10 @@ static __always_inline void remember(struct bpf_sock_addr *ctx, struct connectio
 	connection->retransmits = 0;
 	connection->cgroup = bpf_get_current_cgroup_id();
 	connection->pid = bpf_get_current_pid_tgid() >> 32;
-	if (connection->protocol == ADDRESS_IPPROTO_UDP)
-		connection_opened(connection, PHASE_ESTABLISHED);
-	else
+	if (connection->protocol == ADDRESS_IPPROTO_TCP)
 		connection->phase = PHASE_DECIDED;
+	else
+		connection_opened(connection, PHASE_ESTABLISHED);
 	struct owners owners = connection_owners(connection);
 	COUNT_OWNERS(owners, connections);
 }
@@ -42,7 +43,7 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, struct request *reque
 	 */
 	struct connection *connection = bpf_sk_storage_get(&connections, ctx->sk, 0, 0);
 	if (connection)
-		connection_closed(connection, 0, FAILURE_UNREACHABLE);
+		connection_closed(connection, 0, FAILURE_OTHER);
 
 	decision->service = frontend_find(&request->dialled);
 	if (decision->service == NONE)

@@ -41,7 +41,7 @@ static __always_inline int send(struct bpf_sock_addr *ctx, struct request *reque
 		return VERDICT_PASS;
 
 	request->now = bpf_ktime_get_ns();
-	struct flows *own = bpf_sk_storage_get(&flows, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	struct flows *own = bpf_sk_storage_get(&flows, ctx->sk, 0, 0);
 	struct flow *flow = own ? flow_of_service(own, &request->dialled) : 0;
 	if (flow && flow_is_live(flow, request->now)) {
 		flow->used_ns = request->now;
@@ -61,6 +61,7 @@ static __always_inline int send(struct bpf_sock_addr *ctx, struct request *reque
 		decision->number = NONE;
 		return VERDICT_PASS;
 	}
+	own = own ?: bpf_sk_storage_get(&flows, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!own) {
 		/* Sent on, its reply would come from a stranger: better a clear error now. */
 		count_anomaly(ANOMALY_FLOW_UNTRACKED);

@@ -13,14 +13,14 @@ enum {
 };
 
 /* Why connect() failed: what the kernel is about to tell the application. */
-static __always_inline __u32 failure_of(struct bpf_sock *sk)
+static __always_inline __u32 failure_of(struct bpf_sock *sk, __u32 retransmits)
 {
 	struct sock *kernel_sk = (struct sock *)bpf_skc_to_tcp_sock(sk);
 	if (!kernel_sk)
 		return FAILURE_OTHER;
 	switch (kernel_sk->sk_err) {
-	case 0: /* nothing went wrong: the application closed */
-		return FAILURE_ABORTED;
+	case 0: /* the application closed; most do not wait the minutes until the kernel gives up */
+		return retransmits ? FAILURE_TIMEOUT : FAILURE_ABORTED;
 	case ERRNO_ECONNREFUSED:
 		return FAILURE_REFUSED;
 	case ERRNO_ETIMEDOUT:
@@ -44,7 +44,8 @@ static __always_inline void closed(struct bpf_sock_ops *ctx, struct bpf_sock *sk
 		.retransmits = ctx->total_retrans,
 		.rtt_us = ctx->srtt_us >> 3, /* the kernel keeps eight times the value */
 	};
-	connection_closed(connection, &totals, connection->phase == PHASE_ESTABLISHED ? 0 : failure_of(sk));
+	connection_closed(connection, &totals,
+			  connection->phase == PHASE_ESTABLISHED ? 0 : failure_of(sk, totals.retransmits));
 }
 
 SEC("sockops")

@@ -79,8 +79,8 @@ enum failure {
 	FAILURE_TIMEOUT = 1,
 	FAILURE_UNREACHABLE = 2,
 	FAILURE_RESET = 3,
-	FAILURE_ABORTED = 4, /* the caller closed its socket first */
-	FAILURE_OTHER = 5,
+	FAILURE_ABORTED = 4, /* the caller closed its socket before the first SYN was due again */
+	FAILURE_OTHER = 5, /* no SYN went out (no route, no free port), or an error not listed */
 	FAILURES,
 };
 
@@ -127,7 +127,7 @@ struct endpoint {
 /* Value of `endpoint_load`: written by the kernel only, shared by all CPUs, changed atomically. */
 struct endpoint_load {
 	__u32 open; /* TCP connections and connected UDP sockets that count as open */
-	__u32 failures; /* TCP connects that failed since the last that did not */
+	__u32 failures; /* TCP connects that failed by the endpoint's fault since the last that did not */
 };
 
 /* Counters of a service or an endpoint; the value of `service_traffic` and `endpoint_traffic`, per CPU. */
@@ -177,7 +177,7 @@ struct connection {
 	__be32 address[4]; /* of the service, as dialled */
 	__be16 port;
 	__u8 phase; /* enum connection_phase */
-	__u8 protocol; /* IPPROTO_TCP or IPPROTO_UDP */
+	__u8 protocol; /* IPPROTO_TCP: sockops follows it; else it is open from connect() to close() */
 	__u32 service;
 	__u32 endpoint; /* NONE: observe or shadow, the address is as dialled */
 	__u32 retransmits; /* what of the socket's own counters is in the traffic counters already */

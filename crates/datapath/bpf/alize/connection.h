@@ -83,7 +83,8 @@ static __always_inline void connection_failed(const struct connection *connectio
 	if (failure >= FAILURES)
 		failure = FAILURE_OTHER;
 	COUNT_OWNERS(*owners, failures[failure]);
-	if (connection->endpoint == NONE || failure == FAILURE_ABORTED)
+	/* What is not the endpoint's fault must not get it ejected. */
+	if (connection->endpoint == NONE || failure == FAILURE_ABORTED || failure == FAILURE_OTHER)
 		return;
 	struct endpoint_load *load = endpoint_load_get(connection->endpoint);
 	if (load)
