@@ -7,9 +7,11 @@
 pub mod agent;
 pub mod cgroup;
 pub mod clients;
+pub mod fleet;
 pub mod http;
 pub mod inside;
 pub mod leftovers;
+pub mod mesh;
 pub mod network;
 pub mod place;
 pub mod process;
@@ -21,6 +23,7 @@ pub mod world;
 
 pub use agent::{Agent, AgentOptions};
 pub use cgroup::Cgroup;
+pub use fleet::{Kind, Server};
 pub use network::Namespace;
 pub use place::Place;
 pub use process::Process;
