@@ -131,7 +131,7 @@ struct Owner {
 
 impl Owner {
     fn new(mut mesh: Mesh, options: &Options) -> Result<Self, Error> {
-        let kernel = mesh.kernel_events().and_then(AsyncFd::new);
+        let kernel = mesh.kernel_events().and_then(AsyncFd::register);
         let kernel = kernel.map_err(|source| Error::System { what: "listen to the kernel's events", source })?;
         let watch = options.config.as_deref().and_then(|path| {
             Watch::new(path)

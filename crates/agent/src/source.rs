@@ -160,7 +160,7 @@ pub(crate) struct Watch {
 impl Watch {
     pub(crate) fn new(path: &Path) -> io::Result<Self> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        let watch = Self { path: path.to_owned(), inotify: AsyncFd::new(inotify)? };
+        let watch = Self { path: path.to_owned(), inotify: AsyncFd::register(inotify)? };
         watch.renew();
         Ok(watch)
     }
