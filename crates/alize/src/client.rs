@@ -60,7 +60,7 @@ impl Error {
                  for another instance use --instance NAME, for another place --socket PATH"
                     .into(),
             ),
-            Error::Denied { socket } => Some(format!("use sudo, or {}", owner(socket))),
+            Error::Denied { socket } => Some(format!("use sudo, or {}", admission(socket))),
             Error::Connect { .. } => Some("check --socket".into()),
             Error::Silent { .. } => Some("it may be stopped or very busy: see its log".into()),
             Error::Garbled { .. } => {
@@ -71,13 +71,24 @@ impl Error {
     }
 }
 
-/// Which group may open `socket`; the folder above it may be what forbids it.
-fn owner(socket: &Path) -> String {
+/// How to be let in: by the socket's group, or by whoever guards the folder above it.
+fn admission(socket: &Path) -> String {
     use std::os::unix::fs::MetadataExt;
-    match std::fs::metadata(socket) {
-        Ok(found) => format!("join the group of the socket (gid {})", found.gid()),
-        Err(_) => format!("check who may enter {}", socket.parent().unwrap_or(Path::new("/")).display()),
+    let Ok(found) = std::fs::metadata(socket) else {
+        let folder = socket.parent().unwrap_or(Path::new("/"));
+        return format!("let this user enter the folder {}", folder.display());
+    };
+    match found.gid() {
+        0 => "make a group for it: `groupadd --system alize`, add users to it, start the agent anew".into(),
+        gid => format!("join the group of the socket: `usermod --append --groups {} USER`", group_name(gid)),
     }
+}
+
+fn group_name(gid: u32) -> String {
+    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    let mut fields = groups.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let found = fields.find(|fields| fields.get(2).is_some_and(|number| *number == gid.to_string()));
+    found.map_or_else(|| gid.to_string(), |fields| fields[0].to_owned())
 }
 
 /// Where an agent listens.

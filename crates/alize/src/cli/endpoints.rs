@@ -54,7 +54,7 @@ pub(crate) fn of_one(service: &ServiceStatus, view: &View<'_>, paint: Paint, wid
 }
 
 fn columns(view: &View<'_>) -> Table {
-    let (connections, failures, sent, received) = match view.earlier {
+    let (connections, failures, sent, received) = match view.seconds {
         None => ("CONNECTIONS", "FAILED", "SENT", "RECEIVED"),
         Some(_) => ("CONNECTS/S", "FAILED/S", "SENT/S", "RECEIVED/S"),
     };
@@ -77,19 +77,15 @@ fn columns(view: &View<'_>) -> Table {
 }
 
 fn rows(table: &mut Table, name: &str, service: &ServiceStatus, view: &View<'_>) {
-    let before = view.before(service);
-    let grown = |endpoint: &EndpointStatus, value: fn(&EndpointStatus) -> u64| {
-        let earlier = before.and_then(|before| before.endpoint(endpoint)).map_or(0, value);
-        value(endpoint).saturating_sub(earlier)
-    };
-    let per_second = |number: u64| before.map(|before| number as f64 / before.seconds);
-    let number = |number: u64| per_second(number).map_or_else(|| count(number), rate);
-    let size = |number: u64| bytes(per_second(number).map_or(number, |rate| rate as u64));
+    let before = view.endpoints_before(service);
+    let number =
+        |grown: u64| view.seconds.map_or_else(|| count(grown), |seconds| rate(grown as f64 / seconds));
+    let size = |grown: u64| bytes(view.seconds.map_or(grown, |seconds| (grown as f64 / seconds) as u64));
 
-    let all: u64 = service.endpoints.iter().map(|endpoint| grown(endpoint, connections)).sum();
+    let all: u64 = service.endpoints.iter().map(|endpoint| before.growth(endpoint, connections)).sum();
     for endpoint in &service.endpoints {
-        let mine = grown(endpoint, connections);
-        let failures = grown(endpoint, |endpoint| failed(&endpoint.traffic));
+        let mine = before.growth(endpoint, connections);
+        let failures = before.growth(endpoint, |endpoint| failed(&endpoint.traffic));
         table.row(vec![
             name.into(),
             endpoint.address.to_string().into(),
@@ -100,8 +96,8 @@ fn rows(table: &mut Table, name: &str, service: &ServiceStatus, view: &View<'_>)
             number(mine).into(),
             count(endpoint.traffic.open).into(),
             Cell::new(number(failures), if failures == 0 { Tone::Plain } else { Tone::Bad }),
-            size(grown(endpoint, |endpoint| endpoint.traffic.bytes_sent)).into(),
-            size(grown(endpoint, |endpoint| endpoint.traffic.bytes_received)).into(),
+            size(before.growth(endpoint, |endpoint| endpoint.traffic.bytes_sent)).into(),
+            size(before.growth(endpoint, |endpoint| endpoint.traffic.bytes_received)).into(),
             round_trip(&endpoint.traffic).into(),
             labels(endpoint).into(),
             endpoint.reason.clone().unwrap_or_default().into(),

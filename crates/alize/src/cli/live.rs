@@ -1,6 +1,8 @@
 //! Looking at services once, or again and again with rates.
 
+use std::collections::HashMap;
 use std::io::{self, IsTerminal};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -20,47 +22,43 @@ const HOME: &str = "\u{1b}[H\u{1b}[J";
 /// Services now, and what they were a moment ago.
 pub(crate) struct View<'a> {
     pub(crate) services: &'a [ServiceStatus],
-    pub(crate) earlier: Option<Earlier<'a>>,
+    earlier: HashMap<&'a str, &'a ServiceStatus>,
+    /// How long ago; `None`: there is nothing to compare with.
+    pub(crate) seconds: Option<f64>,
 }
 
-/// What [`View`] compares with.
-#[derive(Clone, Copy)]
-pub(crate) struct Earlier<'a> {
-    services: &'a [ServiceStatus],
-    /// How long ago.
-    seconds: f64,
-}
-
-impl View<'_> {
-    /// The same service a moment ago.
-    pub(crate) fn before(&self, service: &ServiceStatus) -> Option<Before<'_>> {
-        let earlier = self.earlier?;
-        // Both are sorted by name, but that is the agent's promise, not ours.
-        let found = earlier.services.iter().find(|before| before.name == service.name)?;
-        Some(Before { service: found, seconds: earlier.seconds })
-    }
-}
-
-/// One service a moment ago.
-#[derive(Clone, Copy)]
-pub(crate) struct Before<'a> {
-    pub(crate) service: &'a ServiceStatus,
-    pub(crate) seconds: f64,
-}
-
-impl<'a> Before<'a> {
-    /// The same endpoint a moment ago.
-    pub(crate) fn endpoint(&self, endpoint: &EndpointStatus) -> Option<&'a EndpointStatus> {
-        self.service
-            .endpoints
-            .iter()
-            .find(|before| (before.id, before.address) == (endpoint.id, endpoint.address))
+impl<'a> View<'a> {
+    fn now(services: &'a [ServiceStatus]) -> Self {
+        Self { services, earlier: HashMap::new(), seconds: None }
     }
 
-    /// How fast a counter grew.
-    pub(crate) fn rate(&self, now: u64, before: u64) -> f64 {
+    fn since(services: &'a [ServiceStatus], earlier: &'a [ServiceStatus], seconds: f64) -> Self {
+        let earlier = earlier.iter().map(|service| (service.name.as_str(), service)).collect();
+        Self { services, earlier, seconds: Some(seconds) }
+    }
+
+    /// How much a counter of `service` grew; all of it, if there is nothing to compare with.
+    pub(crate) fn growth(&self, service: &ServiceStatus, value: fn(&ServiceStatus) -> u64) -> u64 {
+        let earlier = self.earlier.get(service.name.as_str());
         // Counters begin again when the maps are made again.
-        now.saturating_sub(before) as f64 / self.seconds
+        value(service).saturating_sub(earlier.map_or(0, |earlier| value(earlier)))
+    }
+
+    /// The endpoints of `service` a moment ago. An address alone is not enough: it may have been removed and given back.
+    pub(crate) fn endpoints_before(&self, service: &ServiceStatus) -> EndpointsBefore<'a> {
+        let earlier = self.earlier.get(service.name.as_str()).map_or(&[][..], |earlier| &earlier.endpoints);
+        EndpointsBefore(earlier.iter().map(|endpoint| ((endpoint.id, endpoint.address), endpoint)).collect())
+    }
+}
+
+/// The endpoints of one service a moment ago.
+pub(crate) struct EndpointsBefore<'a>(HashMap<(u32, SocketAddr), &'a EndpointStatus>);
+
+impl EndpointsBefore<'_> {
+    /// How much a counter of `endpoint` grew.
+    pub(crate) fn growth(&self, endpoint: &EndpointStatus, value: fn(&EndpointStatus) -> u64) -> u64 {
+        let earlier = self.0.get(&(endpoint.id, endpoint.address));
+        value(endpoint).saturating_sub(earlier.map_or(0, |earlier| value(earlier)))
     }
 }
 
@@ -79,14 +77,14 @@ pub(crate) async fn look<T: Serialize>(
 ) -> Result<(), Failure> {
     let mut earlier = (fetch(client, args).await?, Instant::now());
     let Some(interval) = args.watch else {
-        let view = View { services: &earlier.0, earlier: None };
+        let view = View::now(&earlier.0);
         return output.answer(&select(&earlier.0), || table(&view));
     };
     for _ in 0..args.count.unwrap_or(u32::MAX) {
         pause(interval).await?;
         let now = (fetch(client, args).await?, Instant::now());
         let seconds = now.1.duration_since(earlier.1).as_secs_f64();
-        let view = View { services: &now.0, earlier: Some(Earlier { services: &earlier.0, seconds }) };
+        let view = View::since(&now.0, &earlier.0, seconds);
         match output.form() {
             Form::Table if io::stdout().is_terminal() => print(&format!("{HOME}{}", table(&view)))?,
             Form::Table => print(&format!("{}\n", table(&view)))?,

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use alize_agent::{Options, Ready};
 use alize_datapath::Opened;
-use tracing_subscriber::filter::{EnvFilter, LevelFilter};
-use tracing_subscriber::fmt;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::prelude::*;
+use tracing_subscriber::{fmt, registry};
 
 use super::args::{AgentArgs, Global, LogFormat};
 use super::check::{plural, remarks};
@@ -91,16 +92,16 @@ fn log(global: &Global, form: LogFormat, output: Output) -> Result<(), Failure> 
         (0, _) => LevelFilter::ERROR,
     };
     // Libraries speak of their own inner life below warnings.
-    let filter = EnvFilter::new(format!(
-        "{},alize={level},alize_agent={level},alize_datapath={level}",
-        level.min(LevelFilter::WARN)
-    ));
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
+    let levels = Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_targets(["alize", "alize_agent", "alize_datapath"].map(|target| (target, level)));
+    let layer = fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
     let installed = match form {
         LogFormat::Text => {
-            builder.without_time().with_target(false).with_ansi(output.error_paint.is_coloured()).try_init()
+            let layer = layer.without_time().with_target(false).with_ansi(output.error_paint.is_coloured());
+            registry().with(layer.with_filter(levels)).try_init()
         }
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Json => registry().with(layer.json().flatten_event(true).with_filter(levels)).try_init(),
     };
     installed.map_err(|error| Failure::Other(anyhow::anyhow!("cannot start the log: {error}")))
 }

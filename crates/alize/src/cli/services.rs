@@ -1,6 +1,7 @@
 //! `alize services`: all of them in a table, or one with everything about it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use alize_model::api::{ServiceStatus, Traffic};
 use serde::Serialize;
@@ -40,10 +41,11 @@ pub(crate) async fn services(client: &Client, args: LookArgs, output: Output) ->
 }
 
 fn overview(view: &View<'_>, paint: Paint, width: Option<usize>) -> String {
-    match view.earlier {
-        None => totals(view.services).render(paint, width),
-        Some(_) => rates(view).render(paint, width),
-    }
+    let table = match view.seconds {
+        None => totals(view.services),
+        Some(seconds) => rates(view, seconds),
+    };
+    table.render(paint, width)
 }
 
 fn totals(services: &[ServiceStatus]) -> Table {
@@ -85,7 +87,7 @@ fn totals(services: &[ServiceStatus]) -> Table {
     table
 }
 
-fn rates(view: &View<'_>) -> Table {
+fn rates(view: &View<'_>, seconds: f64) -> Table {
     let mut table = Table::new(&[
         ("SERVICE", Left),
         ("MODE", Left),
@@ -101,23 +103,20 @@ fn rates(view: &View<'_>) -> Table {
     ]);
     for service in view.services {
         let traffic = &service.traffic;
-        let before = view.before(service);
-        let per_second = |value: fn(&ServiceStatus) -> u64| {
-            before.map(|before| before.rate(value(service), value(before.service)))
-        };
-        let failures = per_second(|service| failed(&service.traffic)).unwrap_or_default();
-        let refusals = per_second(refused).unwrap_or_default();
-        let size = |rate: Option<f64>| rate.map_or(String::new(), |rate| bytes(rate as u64));
+        let growth = |value| view.growth(service, value);
+        let per_second = |growth: u64| growth as f64 / seconds;
+        let failures = growth(|service| failed(&service.traffic));
+        let refusals = growth(refused);
         table.row(vec![
             service.name.as_str().into(),
             mode(service),
             usable(service),
-            per_second(|service| service.traffic.connections).map_or(String::new(), rate).into(),
+            rate(per_second(growth(|service| service.traffic.connections))).into(),
             count(traffic.open).into(),
-            bad_if_any(failures.ceil() as u64, rate(failures)),
-            bad_if_any(refusals.ceil() as u64, rate(refusals)),
-            size(per_second(|service| service.traffic.bytes_sent)).into(),
-            size(per_second(|service| service.traffic.bytes_received)).into(),
+            bad_if_any(failures, rate(per_second(failures))),
+            bad_if_any(refusals, rate(per_second(refusals))),
+            bytes(per_second(growth(|service| service.traffic.bytes_sent)) as u64).into(),
+            bytes(per_second(growth(|service| service.traffic.bytes_received)) as u64).into(),
             round_trip(traffic).into(),
             count(traffic.connections).into(),
         ]);
@@ -137,21 +136,12 @@ fn detail(service: &ServiceStatus, view: &View<'_>, paint: Paint, width: Option<
     fact("protocol", word(&service.protocol));
     fact("mode", word(&service.mode));
     fact("balance", service.balance.clone());
-    fact(
-        "affinity",
-        service.affinity.map_or(String::new(), |s| age(std::time::Duration::from_secs_f64(s.max(0.0)))),
-    );
+    fact("affinity", service.affinity.map_or(String::new(), timeout));
     fact("usable", format!("{} of {}", service.usable, plural(service.endpoints.len(), "endpoint")));
     fact("connections", connections(traffic));
-    fact(
-        "now",
-        view.before(service).map_or(String::new(), |before| {
-            format!(
-                "{} connects/s",
-                rate(before.rate(traffic.connections, before.service.traffic.connections))
-            )
-        }),
-    );
+    let growth = view.growth(service, |service| service.traffic.connections);
+    let now = |seconds| format!("{} connects/s", rate(growth as f64 / seconds));
+    fact("now", view.seconds.map_or(String::new(), now));
     fact("failed", reasons(&traffic.failures));
     fact("refused", reasons(&service.refused));
     fact("would", reasons(&service.shadow));
@@ -164,6 +154,10 @@ fn detail(service: &ServiceStatus, view: &View<'_>, paint: Paint, width: Option<
         text.push_str(&endpoints::of_one(service, view, paint, width));
     }
     text
+}
+
+fn timeout(seconds: f64) -> String {
+    age(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }
 
 fn connections(traffic: &Traffic) -> String {

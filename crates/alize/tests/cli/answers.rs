@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::program::{Answer, Folder, alize, answer, ends_within, run, run_with_input};
+use crate::program::{Answer, Folder, alize, answer, copy_program, ends_within, run, run_with_input};
 
 /// Listens in `folder` and gives each connection, numbered from 0, to `serve`. Ends with the test's process.
 fn listen(folder: &Folder, serve: impl Fn(UnixStream, usize) + Send + 'static) -> String {
@@ -226,11 +226,16 @@ fn a_forbidden_socket_says_who_may() {
     let socket = listen(&folder, |stream, _| drop(stream));
     std::fs::set_permissions(&socket, PermissionsExt::from_mode(0o660)).unwrap();
     let binary = folder.path("alize");
-    std::fs::copy(env!("CARGO_BIN_EXE_alize"), &binary).expect("a copy of the binary");
-    let mut command = std::process::Command::new(binary);
-    let denied = answer(command.args(["status", "--socket", &socket]).uid(65_534).gid(65_534));
-    assert_eq!(denied.code, 5, "{}", denied.err);
-    assert!(denied.err.contains("sudo") && denied.err.contains("group"), "{}", denied.err);
+    copy_program(&binary);
+    let denied = |group: &str| {
+        let mut command = std::process::Command::new(&binary);
+        let denied = answer(command.args(["status", "--socket", &socket]).uid(65_534).gid(65_534));
+        assert_eq!(denied.code, 5, "{}", denied.err);
+        assert!(denied.err.contains("sudo") && denied.err.contains(group), "{}", denied.err);
+    };
+    denied("groupadd --system alize");
+    std::os::unix::fs::chown(&socket, None, Some(1)).unwrap();
+    denied("--groups daemon USER");
 }
 
 /// An event stream that stays open until the sender of the returned channel goes.

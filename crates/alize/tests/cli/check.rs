@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use crate::program::{Folder, alize, answer, on_terminal, run, run_with_input};
+use crate::program::{Folder, alize, answer, copy_program, on_terminal, run, run_with_input};
 
 const GOOD: &str = "\
 services:
@@ -169,9 +169,8 @@ fn it_needs_no_rights() {
     use std::os::unix::process::CommandExt;
     let folder = Folder::new("nobody");
     let file = folder.file("mesh.yaml", GOOD);
-    // The folder of the build may be closed to others.
     let binary = folder.path("alize");
-    std::fs::copy(env!("CARGO_BIN_EXE_alize"), &binary).expect("a copy of the binary");
+    copy_program(&binary);
     let mut command = std::process::Command::new(binary);
     let checked = answer(command.args(["check", &file]).uid(65_534).gid(65_534));
     assert_eq!((checked.code, checked.err.as_str()), (0, ""), "{}", checked.out);

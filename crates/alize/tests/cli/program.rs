@@ -60,6 +60,13 @@ pub(crate) fn code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| panic!("the program was killed: {status}"))
 }
 
+/// Copies the binary to where every user may run it: the folder of the build may be closed to others. By another
+/// process, because a file that this one has open for writing may be inherited by a child of another test (ETXTBSY).
+pub(crate) fn copy_program(to: &str) {
+    let copied = Command::new("cp").args([env!("CARGO_BIN_EXE_alize"), to]).status().expect("cp");
+    assert!(copied.success());
+}
+
 /// Waits for the end, but not for ever.
 pub(crate) fn ends_within(child: &mut Child, patience: Duration) -> i32 {
     let begun = Instant::now();
