@@ -261,7 +261,6 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// For [`crate::parse`] and other sources inside this crate that have checked what the type promises.
-    #[allow(dead_code, reason = "the parser is its first caller")]
     pub(crate) fn from_checked(mut services: Vec<Arc<Service>>) -> Self {
         services.sort_by(|a, b| a.name.cmp(&b.name));
         Self { services }
