@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::time::ClockId;
 
 use crate::histogram::Histogram;
 use crate::order::{Answer, Loaded, Order, Targets, Work};
@@ -90,6 +91,7 @@ fn load(
     warm_up: Duration,
     length: Duration,
 ) -> Result<Loaded> {
+    let cpu_before = clock(ClockId::ProcessCPUTime);
     let measured = Instant::now() + warm_up;
     let slice = Slice { targets, measured, end: measured + length };
     let workers: Vec<_> = (0..threads)
@@ -108,7 +110,7 @@ fn load(
             Err(_) => bail!("a load thread panicked"),
         }
     }
-    Ok(all.finish(length))
+    Ok(all.finish(length, clock(ClockId::ProcessCPUTime) - cpu_before))
 }
 
 /// Keeps the calling thread on one CPU.
@@ -149,11 +151,12 @@ impl Tally {
         self.first_error = self.first_error.take().or(other.first_error);
     }
 
-    fn finish(self, length: Duration) -> Loaded {
+    fn finish(self, length: Duration, cpu: u64) -> Loaded {
         Loaded {
             operations: self.operations,
             all_operations: self.all_operations,
             seconds: length.as_secs_f64(),
+            cpu,
             errors: self.errors,
             first_error: self.first_error,
             connect: self.connect.quantiles(),
@@ -327,7 +330,10 @@ fn watch(service: SocketAddrV4, source: Ipv4Addr, timeout: Duration) -> Result<A
 
 /// Nanoseconds of the clock that all processes of a machine share.
 pub(crate) fn monotonic() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+    clock(ClockId::Monotonic)
 }
 
+fn clock(id: ClockId) -> u64 {
+    let now = rustix::time::clock_gettime(id);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}

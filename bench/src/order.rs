@@ -89,6 +89,8 @@ pub(crate) struct Loaded {
     pub(crate) all_operations: u64,
     /// Length of the measured time.
     pub(crate) seconds: f64,
+    /// CPU time of the generator from beginning to end, in nanoseconds.
+    pub(crate) cpu: u64,
     pub(crate) errors: u64,
     pub(crate) first_error: Option<String>,
     /// Time in connect(), in nanoseconds.

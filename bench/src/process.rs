@@ -1,10 +1,10 @@
 //! Child processes: run to their end and timed, or kept and ended by their own number; none outlives the bench.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -76,6 +76,15 @@ pub(crate) fn run(command: &mut Command, input: Option<&Path>) -> Result<Finishe
     Ok(Finished { stdout, elapsed })
 }
 
+/// As [`run`], even after an interrupt: for cleaning up.
+pub(crate) fn run_whatever(command: &mut Command) -> Result<()> {
+    let output = command.stdin(Stdio::null()).process_group(0).output()?;
+    if !output.status.success() {
+        bail!("{}: {}: {}", show(command), output.status, String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
 fn collect(from: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
     thread::spawn(move || {
         let mut all = Vec::new();
@@ -134,6 +143,7 @@ fn signal(child: &Child, signal: Signal) {
 /// A child that is kept; ended when dropped.
 pub(crate) struct Kept {
     child: Child,
+    output: BufReader<ChildStdout>,
     shown: String,
 }
 
@@ -143,14 +153,15 @@ impl Kept {
     pub(crate) fn start(command: &mut Command, log: &Path) -> Result<Self> {
         let shown = show(command);
         let log = fs::File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
-        let child = command
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot run {shown}"))?;
-        Ok(Self { child, shown })
+        let output = BufReader::new(child.stdout.take().context("the child has no standard output")?);
+        Ok(Self { child, output, shown })
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -172,19 +183,11 @@ impl Kept {
 
     /// Its next line on standard output.
     pub(crate) fn hear(&mut self) -> Result<String> {
-        let mut output = self.child.stdout.as_ref().context("no pipe from the child")?;
-        let mut line = Vec::new();
-        let mut chunk = [0; 4096];
-        // Nothing is lost by reading in chunks: a child never speaks twice without being asked but at the end of a line.
-        while !line.ends_with(b"\n") {
-            match output.read(&mut chunk) {
-                Ok(0) => bail!("{} has ended while it was asked something", self.shown),
-                Ok(length) => line.extend_from_slice(&chunk[..length]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
-            }
+        let mut line = String::new();
+        if self.output.read_line(&mut line)? == 0 {
+            bail!("{} has ended while it was asked something", self.shown);
         }
-        Ok(String::from_utf8(line)?)
+        Ok(line)
     }
 
     /// Time all its living threads have spent on CPUs so far.

@@ -160,9 +160,7 @@ impl ServerSide {
         // `cat` holds the namespace and ends when the bench ends, for then its input ends.
         let holder = Kept::start(&mut apart(Path::new("cat")), &ground.folder().join("holder.log"))?;
         await_namespace(holder.pid())?;
-        let routes = format!(
-            "link set lo up\nroute add local {ENDPOINT_NETWORK} dev lo\nroute add local {MOVED_NETWORK} dev lo\n"
-        );
+        let routes = format!("link set lo up\nroute add local {ENDPOINT_NETWORK} dev lo\n");
         configure(ground, holder.pid(), &routes)?;
         Ok(Self { holder, server: None, links: 0 })
     }
@@ -272,7 +270,7 @@ impl Client {
         configure(
             ground,
             there,
-            &format!("address add {far}/24 dev down{link}\nlink set down{link} up\nroute add {MOVED_SOURCE} via {near} table {link}\n"),
+            &format!("address add {far}/24 dev down{link}\nlink set down{link} up\n"),
         )?;
         configure(
             ground,
