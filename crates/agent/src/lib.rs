@@ -62,13 +62,7 @@ impl Options {
     /// The usual places for `datapath`, and no file.
     pub fn new(datapath: alize_datapath::Options) -> Self {
         let socket = datapath.run_dir.join(format!("{}.sock", datapath.instance));
-        Self {
-            config: None,
-            datapath,
-            socket,
-            socket_mode: Self::SOCKET_MODE,
-            metrics: Some(Self::METRICS),
-        }
+        Self { config: None, datapath, socket, socket_mode: Self::SOCKET_MODE, metrics: Some(Self::METRICS) }
     }
 }
 

@@ -132,7 +132,9 @@ pub fn host_facts() -> HostFacts {
     let interfaces = match nix::ifaddrs::getifaddrs() {
         Ok(interfaces) => interfaces,
         Err(error) => {
-            warn!("cannot list the addresses of this machine's interfaces: {error}; none is checked against the file");
+            warn!(
+                "cannot list the addresses of this machine's interfaces: {error}; none is checked against the file"
+            );
             return HostFacts::default();
         }
     };
@@ -206,8 +208,11 @@ impl Watch {
 }
 
 /// Hands `fd` to the runtime.
-#[expect(deprecated, reason = "an OwnedFd keeps its number for life, which `new` cannot know of every type; \
-                               what replaces it is unsafe")]
+#[expect(
+    deprecated,
+    reason = "an OwnedFd keeps its number for life, which `new` cannot know of every type; \
+                               what replaces it is unsafe"
+)]
 pub(crate) fn readiness(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::new(fd)
 }
@@ -302,7 +307,9 @@ mod tests {
         symlink(&elsewhere, &link).unwrap();
         let within = Duration::from_secs(5);
         let seen = async |watch: &Watch, what: &str| {
-            tokio::time::timeout(within, watch.changed()).await.unwrap_or_else(|_| panic!("{what} was not seen"));
+            tokio::time::timeout(within, watch.changed())
+                .await
+                .unwrap_or_else(|_| panic!("{what} was not seen"));
         };
 
         let watch = Watch::new(&path).unwrap();
