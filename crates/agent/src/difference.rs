@@ -58,10 +58,18 @@ mod tests {
     #[test]
     fn changes_are_told_in_words() {
         let old = snapshot(
-            "services:\n  web:\n    address: 10.96.0.1:80\n    endpoints: [192.0.2.1:1, 192.0.2.2:1, 192.0.2.3:1]\n  gone:\n    address: 10.96.0.2:80\n    endpoints: [192.0.2.1:1]\n",
+            "services:
+  - name: web
+    address: 10.96.0.1:80
+    endpoints: [192.0.2.1:1, 192.0.2.2:1, 192.0.2.3:1]
+  - {name: gone, address: 10.96.0.2:80, endpoints: [192.0.2.1:1]}",
         );
         let new = snapshot(
-            "services:\n  web:\n    address: 10.96.0.1:80\n    endpoints:\n      - {address: '192.0.2.1:1', draining: true}\n      - {address: '192.0.2.2:1', weight: 7}\n      - 192.0.2.4:1\n  new:\n    address: 10.96.0.3:80\n    endpoints: [192.0.2.1:1]\n",
+            "services:
+  - name: web
+    address: 10.96.0.1:80
+    endpoints: [{address: 192.0.2.1:1, draining: true}, {address: 192.0.2.2:1, weight: 7}, 192.0.2.4:1]
+  - {name: new, address: 10.96.0.3:80, endpoints: [192.0.2.1:1]}",
         );
         let told: Vec<_> = endpoint_changes(&old, &new)
             .iter()

@@ -213,12 +213,12 @@ mod tests {
     const INTERVAL: Duration = Duration::from_secs(10);
 
     fn snapshot(services: usize, endpoints: usize, path: &str) -> Snapshot {
-        let mut text = String::from("services:\n");
+        let mut text = format!("services:{}\n", if services == 0 { " []" } else { "" });
         for service in 0..services {
             let (high, low) = (service / 250, service % 250 + 1);
-            text += &format!("  svc-{service}:\n    address: 10.96.{high}.{low}:80\n");
-            text += &format!("    health:\n      http: {path}\n      interval: 10s\n      timeout: 1s\n");
-            text += "      healthy: 2\n      unhealthy: 3\n    endpoints:\n";
+            text += &format!("  - name: svc-{service}\n    address: 10.96.{high}.{low}:80\n");
+            text += &format!("    health: {{http: {path}, interval: 10s, timeout: 1s, healthy: 2, unhealthy: 3}}\n");
+            text += if endpoints == 0 { "    endpoints: []\n" } else { "    endpoints:\n" };
             for endpoint in 0..endpoints {
                 text += &format!("      - 192.0.2.{}:{}\n", endpoint + 1, 1000 + service);
             }

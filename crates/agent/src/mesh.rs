@@ -405,6 +405,13 @@ impl Mesh {
         }
     }
 
+    /// Lets the data path finish what earlier changes left behind.
+    pub(crate) fn settle(&mut self) {
+        if let Err(error) = self.datapath.settle() {
+            warn!("the data path cannot tidy up after earlier changes, trying again: {error}");
+        }
+    }
+
     /// When there is something to do, whatever happens until then.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         [self.checks.deadline(), self.ejections.deadline(), self.flood.deadline(), self.retry_at]
@@ -422,19 +429,20 @@ impl Mesh {
         self.datapath.as_fd().try_clone_to_owned()
     }
 
-    /// Hears everything that is in the event ring.
-    pub(crate) fn hear_kernel(&mut self) {
+    /// Hears what is in the event ring; whether there may be more.
+    pub(crate) fn hear_kernel(&mut self) -> bool {
         let mut heard = Vec::new();
         if let Err(error) = self.datapath.drain_events(&mut |event| heard.push(event)) {
             error!("cannot read the kernel's events: {error}");
         }
         if heard.is_empty() {
-            return;
+            return false;
         }
         let offset = unix_time() - monotonic_seconds();
         for event in heard {
             self.hear(&event, offset);
         }
+        true
     }
 
     fn hear(&mut self, heard: &KernelEvent, offset: f64) {

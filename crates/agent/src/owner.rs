@@ -18,7 +18,7 @@ use crate::events::Kind;
 use crate::mesh::Mesh;
 use crate::probe::probe;
 use crate::serve::serve;
-use crate::source::{Identity, Watch};
+use crate::source::{Identity, Watch, readiness};
 use crate::{Error, Options, Ready, listen, notify};
 
 /// Connections to the API at once.
@@ -29,9 +29,9 @@ const METRICS_CONNECTIONS: usize = 16;
 /// The kernel's events are heard at most this often, so that a flood of them costs a bounded part of a processor.
 const HEARING_PAUSE: Duration = Duration::from_millis(10);
 
-/// How often the watched file and the event ring are looked at although nothing told to: for folders that were
-/// replaced, file systems without inotify, and wake-ups that were lost.
-const LOOK: Duration = Duration::from_secs(2);
+/// How often the data path tidies up, and the watched file and the event ring are looked at although nothing told to:
+/// for folders that were replaced, file systems without inotify, and wake-ups that were lost.
+const LOOK: Duration = Duration::from_secs(1);
 
 type Work = Box<dyn FnOnce(&mut Mesh) + Send>;
 
@@ -121,6 +121,8 @@ struct Owner {
     kernel: AsyncFd<OwnedFd>,
     /// When the kernel's events may be heard again.
     hear_at: Instant,
+    /// There may be more in the ring: the kernel wakes only a reader that had read everything.
+    hear_more: bool,
     watch: Option<Watch>,
     /// A change of the watched file that nothing told of, seen once; read when it is the same the next time.
     missed: Option<Option<Identity>>,
@@ -131,7 +133,7 @@ struct Owner {
 
 impl Owner {
     fn new(mut mesh: Mesh, options: &Options) -> Result<Self, Error> {
-        let kernel = mesh.kernel_events().and_then(AsyncFd::register);
+        let kernel = mesh.kernel_events().and_then(readiness);
         let kernel = kernel.map_err(|source| Error::System { what: "listen to the kernel's events", source })?;
         let watch = options.config.as_deref().and_then(|path| {
             Watch::new(path)
@@ -145,6 +147,7 @@ impl Owner {
             mesh,
             kernel,
             hear_at: Instant::now(),
+            hear_more: false,
             watch,
             missed: None,
             probes: JoinSet::new(),
@@ -162,7 +165,7 @@ impl Owner {
                     Some(work) => work(&mut self.mesh),
                     None => return,
                 },
-                () = events_after(&self.kernel, self.hear_at) => self.hear_kernel(),
+                () = events_after(&self.kernel, self.hear_at, self.hear_more) => self.hear_kernel(),
                 () = changed(self.watch.as_ref()) => self.mesh.reload_if_changed(),
                 Some(answer) = self.probes.join_next() => self.answered(answer),
                 () = until(self.mesh.deadline()) => {}
@@ -200,12 +203,13 @@ impl Owner {
     }
 
     fn hear_kernel(&mut self) {
-        self.mesh.hear_kernel();
+        self.hear_more = self.mesh.hear_kernel();
         self.hear_at = Instant::now() + HEARING_PAUSE;
     }
 
     fn look(&mut self) {
         self.hear_kernel();
+        self.mesh.settle();
         self.mesh.trim();
         if let Some(watch) = &self.watch {
             watch.renew();
@@ -219,9 +223,12 @@ impl Owner {
     }
 }
 
-/// Returns when the kernel has events, not before `at`.
-async fn events_after(kernel: &AsyncFd<OwnedFd>, at: Instant) {
+/// Returns when the kernel has events or may have `more`, not before `at`.
+async fn events_after(kernel: &AsyncFd<OwnedFd>, at: Instant, more: bool) {
     sleep_until(at.into()).await;
+    if more {
+        return;
+    }
     match kernel.readable().await {
         // Cleared before the ring is read: what comes meanwhile wakes again.
         Ok(mut ready) => ready.clear_ready(),

@@ -160,7 +160,7 @@ pub(crate) struct Watch {
 impl Watch {
     pub(crate) fn new(path: &Path) -> io::Result<Self> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        let watch = Self { path: path.to_owned(), inotify: AsyncFd::register(inotify)? };
+        let watch = Self { path: path.to_owned(), inotify: readiness(inotify)? };
         watch.renew();
         Ok(watch)
     }
@@ -203,6 +203,13 @@ impl Watch {
         }
         concerns
     }
+}
+
+/// Hands `fd` to the runtime.
+#[expect(deprecated, reason = "an OwnedFd keeps its number for life, which `new` cannot know of every type; \
+                               what replaces it is unsafe")]
+pub(crate) fn readiness(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::new(fd)
 }
 
 fn folder_of(path: &Path) -> &Path {
