@@ -35,7 +35,8 @@ macro_rules! object {
 
 /// In the order in which they are attached: what observes comes before what acts, so that no connection is balanced
 /// and then not counted, and replies are translated before the first datagram is.
-const FILES: [File; 8] = [
+const FILES: [File; 9] = [
+    File { name: "names", bytes: object!("names"), feature: None, needs: None },
     File {
         name: "sockops",
         bytes: object!("sockops"),
