@@ -41,6 +41,7 @@ use libbpf_rs::{Link, MapHandle};
 
 pub use environment::cgroup2_root;
 pub use error::Error;
+pub use memory::trim as trim_memory;
 pub use unload::{Unloaded, unload};
 
 use abi::ServiceWord;
@@ -444,6 +445,11 @@ impl DataPath {
         }
         let entry = self.maps.endpoints.get(&id).ok().flatten()?;
         (entry.port != 0).then(|| abi::socket_addr(entry.address, entry.port))
+    }
+
+    /// TCP connects to endpoint number `id` that failed since the last one that did not; 0 when that is not known.
+    pub fn consecutive_failures(&self, id: u32) -> u32 {
+        self.maps.endpoint_load.get(&id).ok().flatten().map_or(0, |load| load.failures)
     }
 
     /// Reads all counters, those of connections that are still open included.

@@ -26,8 +26,8 @@ fn of_object(fd: BorrowedFd<'_>) -> u64 {
     bytes.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0)
 }
 
-/// Gives back to the system what loading needed for a moment: the kernel's type information alone is several megabytes.
-pub(crate) fn trim() {
+/// Gives freed memory back to the system: what loading needed for a moment: the kernel's type information alone is several megabytes.
+pub fn trim() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes no pointer and may be called at any time, from any thread.
     unsafe {

@@ -16,7 +16,8 @@ pub fn json_schema() -> Value {
         ("$schema", json!("https://json-schema.org/draft/2020-12/schema")),
         ("title", json!("Alizé services")),
     ];
-    let definitions = TABLES.iter().skip(1).map(|table| (table.title.to_string(), Value::Object(object(table))));
+    let definitions =
+        TABLES.iter().skip(1).map(|table| (table.title.to_string(), Value::Object(object(table))));
     schema.extend(head.map(|(key, value)| (key.to_string(), value)));
     schema.insert("$defs".into(), Value::Object(definitions.collect()));
     Value::Object(schema)

@@ -1,6 +1,6 @@
 //! How endpoints are chosen: the algorithm, and the shares of a split.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use crate::{Balance, Endpoint, Position, Split};
 
 use super::keys::{self, Algorithm, BalanceKey, Keys, Kind, MaglevKey};
 use super::names::Names;
-use super::remarks::Remarks;
-use super::scalar::{self, Choice, Refusal, quote};
-use super::value::expected;
-use super::yaml::{At, Reader, Stop, Token};
+use super::remarks::{Remarks, Stop};
+use super::scalar::{Choice, Refusal, quote};
+use super::value::What;
+use super::yaml::{At, Reader, Token};
 
 /// The value of `balance` before the number of endpoints is known.
 #[derive(Clone, Copy)]
@@ -53,23 +53,23 @@ impl Chosen {
 }
 
 /// Reads the value of `balance`: a word, or a mapping.
-pub(super) fn read(reader: &mut Reader<'_>, name: &str, kind: &Kind) -> Result<Option<Chosen>, Stop> {
+pub(super) fn read(reader: &mut Reader<'_>, what: What<'_>) -> Result<Option<Chosen>, Stop> {
     let token = reader.next()?;
     if let Token::Scalar(_) = token.value {
-        let algorithm = reader.scalar_from(token, name, kind, Algorithm::read)?;
+        let algorithm = reader.scalar_from(token, what, Algorithm::read)?;
         return Ok(algorithm.map(|algorithm| Chosen { algorithm: algorithm.value, table_size: None }));
     }
     let mut chosen = None;
-    reader.mapping(token, name, kind, |reader, key| {
-        let (name, kind) = expected(key);
+    reader.mapping(token, what, |reader, key| {
+        let what = What::of(key);
         match key {
             BalanceKey::Maglev => {
                 let token = reader.next()?;
                 let mut table_size = None;
-                reader.mapping(token, name, kind, |reader, key| {
-                    let (name, kind) = expected(key);
+                reader.mapping(token, what, |reader, key| {
+                    let what = What::of(key);
                     match key {
-                        MaglevKey::TableSize => table_size = reader.plain(name, kind, self::table_size)?,
+                        MaglevKey::TableSize => table_size = reader.plain(what, self::table_size)?,
                     }
                     Ok(())
                 })?;
@@ -91,7 +91,6 @@ fn table_size(text: &str) -> Result<u32, Refusal> {
 
 /// A [`Split`] with the places of its parts.
 pub(super) struct Shares {
-    at: Position,
     label: At<Arc<str>>,
     shares: BTreeMap<Arc<str>, At<u16>>,
 }
@@ -107,7 +106,7 @@ impl Shares {
         let label = &self.label.value;
         if self.shares.values().all(|share| share.value == 0) {
             let help = "give at least one value a share above 0";
-            remarks.error(self.at, format!("`split` by {} has no share above 0", quote(label)), help);
+            remarks.error(self.label.at, format!("split by {} has no share above 0", quote(label)), help);
             return;
         }
         if endpoints.is_empty() {
@@ -116,7 +115,7 @@ impl Shares {
         if !endpoints.iter().any(|endpoint| endpoint.value.labels.contains_key(label)) {
             remarks.error(
                 self.label.at,
-                format!("`split` is by label {}, but no endpoint carries it", quote(label)),
+                format!("split is by label {}, but no endpoint carries it", quote(label)),
                 format!("add `labels: {{{label}: ...}}` to the endpoints"),
             );
             return;
@@ -137,9 +136,9 @@ impl Shares {
             .partition(|(value, _)| carried.contains(value));
         if with.is_empty() {
             remarks.error(
-                self.at,
-                format!("`split` by {}: no endpoint carries a value that has a share above 0", quote(label)),
-                "look at the spelling of the values in `split` and in `labels`",
+                self.label.at,
+                format!("split by {}: no endpoint carries a value that has a share above 0", quote(label)),
+                "look at the spelling of the values in split and in `labels`",
             );
             return;
         }
@@ -180,74 +179,54 @@ impl Shares {
         remarks.warning(
             first.at,
             message,
-            "it gets no new connection: give its value a share in `split`, 0 if that is meant",
+            "it gets no new connection: give its value a share in split, 0 if that is meant",
         );
     }
 }
 
-/// Reads the value of `split`: one label, and shares by its values.
+/// Reads the value of split: one label, and shares by its values.
 pub(super) fn read_split(
     reader: &mut Reader<'_>,
-    name: &str,
-    kind: &Kind,
+    what: What<'_>,
     names: &mut Names,
 ) -> Result<Option<Shares>, Stop> {
-    let mut labels: Vec<Shares> = Vec::new();
-    let mut refused = false;
-    let at = reader.free_mapping(name, kind, |reader, key| {
-        let text = key.value.clone();
-        let label = reader
-            .checked(key.at, name, &text, scalar::label(&text))
-            .map(|label| label.map(|text| names.share(text)));
-        let shares = read_shares(reader, &text, names)?;
-        match (label, shares) {
-            (Some(label), Some(shares)) => labels.push(Shares { at: label.at, label, shares }),
-            _ => refused = true,
+    let errors_before = reader.remarks.errors();
+    let mut split: Option<Shares> = None;
+    let at = reader.labels(what, names, |reader, names, label| {
+        if split.is_some() {
+            reader.remarks.error(
+                label.at,
+                format!("split names a second label, {}", quote(&label.value)),
+                "a service is split by one label: take the others out",
+            );
+            return reader.skip_value();
         }
+        split = Some(Shares { shares: read_shares(reader, &label.value, names)?, label });
         Ok(())
     })?;
-    let Some(at) = at else { return Ok(None) };
-    if let [_, second, ..] = &*labels {
-        reader.remarks.error(
-            second.at,
-            format!("`split` names a second label, {}", quote(&second.label.value)),
-            "a service is split by one label: take the others out",
-        );
-        return Ok(None);
+    let refused = reader.remarks.errors() > errors_before;
+    if let (Some(at), None, false) = (at, &split, refused) {
+        reader.remarks.error(at, "split is empty", format!("write {}, or take it out", what.expected));
     }
-    if labels.is_empty() && !refused {
-        reader.remarks.error(at, "`split` is empty", format!("write {kind}, or take it out"));
-    }
-    Ok(labels.pop().filter(|_| !refused))
+    Ok(split.filter(|_| !refused))
 }
 
 fn read_shares(
     reader: &mut Reader<'_>,
     label: &str,
     names: &mut Names,
-) -> Result<Option<BTreeMap<Arc<str>, At<u16>>>, Stop> {
+) -> Result<BTreeMap<Arc<str>, At<u16>>, Stop> {
     let mut shares = BTreeMap::new();
-    let mut seen = HashMap::new();
-    let mut refused = false;
-    let at =
-        reader.free_mapping(label, &"a share for each value, such as {v1: 90, v2: 10}", |reader, key| {
-            let text = key.value.clone();
-            let kind = Kind::Whole(keys::SHARE);
-            let share = reader.plain(&text, &kind, |text| keys::SHARE.read(text))?;
-            let value = reader
-                .checked(key.at, label, &text, scalar::label(&text))
-                .map(|value| names.share(value.value));
-            let (Some(value), Some(share)) = (value, share) else {
-                refused = true;
-                return Ok(());
-            };
-            if let Some(first) = seen.insert(Arc::clone(&value), key.at) {
-                reader.refuse_repeated(&key, first);
-            }
-            shares.insert(value, share);
-            Ok(())
-        })?;
-    Ok(at.map(|_| shares).filter(|_| !refused))
+    let name = format_args!("label {}", label);
+    let what = What { name: &name, expected: &"a share for each value, such as {v1: 90, v2: 10}" };
+    reader.labels(what, names, |reader, _, value| {
+        let name = format_args!("share of {}", value.value);
+        let what = What { name: &name, expected: &Kind::Whole(keys::SHARE) };
+        let share = reader.plain(what, |text| keys::SHARE.read(text))?;
+        shares.extend(share.map(|share| (value.value, share)));
+        Ok(())
+    })?;
+    Ok(shares)
 }
 
 const _: () = assert!(BalanceKey::ALL.len() == 1, "with two keys, both could be written");

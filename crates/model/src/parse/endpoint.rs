@@ -1,6 +1,5 @@
 //! One endpoint.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use crate::{Endpoint, Labels};
@@ -8,11 +7,13 @@ use crate::{Endpoint, Labels};
 use super::host::check_endpoint;
 use super::keys::{self, EndpointKey, Keys, Kind};
 use super::names::Names;
+use super::remarks::Stop;
 use super::scalar::{self, Refusal};
-use super::value::expected;
-use super::yaml::{At, Reader, Stop, Token};
+use super::value::What;
+use super::yaml::{At, Reader, Token};
 
-const EXPECTED: Kind = Kind::Either(&[Kind::Address, Kind::Table(EndpointKey::TABLE)]);
+const ENDPOINT: What<'static> =
+    What { name: &"endpoint", expected: &Kind::Either(&[Kind::Address, Kind::Table(EndpointKey::TABLE)]) };
 
 /// Reads the endpoint that begins with `token`: an address, or a mapping.
 pub(super) fn read<'a>(
@@ -21,22 +22,22 @@ pub(super) fn read<'a>(
     names: &mut Names,
 ) -> Result<Option<At<Endpoint>>, Stop> {
     if let Token::Scalar(_) = token.value {
-        let address = reader.scalar_from(token, "endpoints", &EXPECTED, address)?;
+        let address = reader.scalar_from(token, ENDPOINT, address)?;
         return Ok(address.map(|at| at.map(plain)));
     }
     let mut address = None;
     let mut endpoint = plain(SocketAddr::from(([0, 0, 0, 0], 0)));
-    reader.mapping(token, "endpoints", &EXPECTED, |reader, key| {
-        let (name, expected) = expected(key);
+    reader.mapping(token, ENDPOINT, |reader, key| {
+        let what = What::of(key);
         match key {
-            EndpointKey::Address => address = reader.scalar(name, expected, self::address)?,
+            EndpointKey::Address => address = reader.scalar(what, self::address)?,
             EndpointKey::Weight => {
-                let weight = reader.plain(name, expected, |text| keys::WEIGHT.read(text))?;
+                let weight = reader.plain(what, |text| keys::WEIGHT.read(text))?;
                 endpoint.weight = weight.map_or(endpoint.weight, |weight| weight.value);
             }
-            EndpointKey::Labels => endpoint.labels = labels(reader, name, expected, names)?,
+            EndpointKey::Labels => endpoint.labels = labels(reader, what, names)?,
             EndpointKey::Draining => {
-                let draining = reader.plain(name, expected, scalar::boolean)?;
+                let draining = reader.plain(what, scalar::boolean)?;
                 endpoint.draining = draining.is_some_and(|draining| draining.value);
             }
         }
@@ -54,26 +55,13 @@ fn address(text: &str) -> Result<SocketAddr, Refusal> {
     check_endpoint(address).map(|()| address)
 }
 
-fn labels(
-    reader: &mut Reader<'_>,
-    name: &str,
-    expected: &dyn std::fmt::Display,
-    names: &mut Names,
-) -> Result<Labels, Stop> {
+fn labels(reader: &mut Reader<'_>, what: What<'_>, names: &mut Names) -> Result<Labels, Stop> {
     let mut labels = Labels::new();
-    let mut seen = HashMap::new();
-    reader.free_mapping(name, expected, |reader, key| {
-        let value =
-            reader.scalar(&key.value, &"text", |text| scalar::label(text).map(|text| names.share(text)))?;
-        let text = key.value.clone();
-        let Some(label) = reader.checked(key.at, name, &text, scalar::label(&text)) else {
-            return Ok(());
-        };
-        let label = names.share(label.value);
-        if let Some(first) = seen.insert(label.clone(), key.at) {
-            reader.refuse_repeated(&key, first);
-        }
-        labels.extend(value.map(|value| (label, value.value)));
+    reader.labels(what, names, |reader, names, label| {
+        let name = format_args!("label {}", label.value);
+        let what = What { name: &name, expected: &"a text such as v1" };
+        let value = reader.scalar(what, |text| scalar::label(text).map(|text| names.share(text)))?;
+        labels.extend(value.map(|value| (label.value, value.value)));
         Ok(())
     })?;
     Ok(labels)

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use crate::{HealthCheck, PassiveEjection, Position, Probe};
 
-use super::keys::{self, EjectionKey, HealthKey, Kind, ShortProbe};
-use super::scalar::{self, Choice, show};
-use super::value::expected;
-use super::yaml::{At, Reader, Stop, Token};
+use super::keys::{self, EjectionKey, HealthKey, ShortProbe};
+use super::remarks::Stop;
+use super::scalar::{self, Choice, Refusal, show};
+use super::value::What;
+use super::yaml::{At, Reader, Token};
 
 /// The values of a `health` mapping as far as they are written and right.
 #[derive(Default)]
@@ -28,51 +29,43 @@ struct Health {
 }
 
 /// Reads the value of `health`: a word, or a mapping.
-pub(super) fn read(
-    reader: &mut Reader<'_>,
-    name: &str,
-    kind: &Kind,
-) -> Result<Option<At<HealthCheck>>, Stop> {
+pub(super) fn read(reader: &mut Reader<'_>, what: What<'_>) -> Result<Option<At<HealthCheck>>, Stop> {
     let token = reader.next()?;
     let mut health = Health::default();
     if let Token::Scalar(_) = token.value {
-        let word = reader.scalar_from(token, name, kind, ShortProbe::read)?;
+        let word = reader.scalar_from(token, what, read_word)?;
         return Ok(word.map(|word| word.map(|ShortProbe::Tcp| health.into_check())));
     }
-    let at = reader.mapping(token, name, kind, |reader, key| health.read(reader, key))?;
+    let at = reader.mapping(token, what, |reader, key| health.read(reader, key))?;
     let Some(at) = at else { return Ok(None) };
     health.check(reader);
     Ok(Some(At { at, value: health.into_check() }))
 }
 
+fn read_word(text: &str) -> Result<ShortProbe, Refusal> {
+    let help =
+        |refusal: Refusal| Refusal::new(refusal.problem, "write tcp, or {http: /healthz} to ask a path");
+    ShortProbe::read(text).map_err(help)
+}
+
 impl Health {
     fn read(&mut self, reader: &mut Reader<'_>, key: HealthKey) -> Result<(), Stop> {
-        let (name, kind) = expected(key);
+        let what = What::of(key);
         match key {
             HealthKey::Http => {
                 self.http_given = true;
-                self.http = reader.scalar(name, kind, |text| scalar::path(text).map(Arc::from))?;
+                self.http = reader.scalar(what, |text| scalar::path(text).map(Arc::from))?;
             }
-            HealthKey::Host => {
-                self.host = reader.scalar(name, kind, |text| scalar::host(text).map(Arc::from))?
-            }
+            HealthKey::Host => self.host = reader.scalar(what, |text| scalar::host(text).map(Arc::from))?,
             HealthKey::Status => {
-                self.status = reader.scalar(name, kind, |text| scalar::statuses(text, keys::STATUS))?;
+                self.status = reader.scalar(what, |text| scalar::statuses(text, keys::STATUS))?;
             }
-            HealthKey::Port => self.port = reader.plain(name, kind, |text| keys::PORT.read(text))?,
-            HealthKey::Interval => {
-                self.interval = reader.scalar(name, kind, |text| keys::INTERVAL.read(text))?
-            }
-            HealthKey::Timeout => {
-                self.timeout = reader.scalar(name, kind, |text| keys::TIMEOUT.read(text))?
-            }
-            HealthKey::Jitter => self.jitter = reader.plain(name, kind, |text| keys::PERCENT.read(text))?,
-            HealthKey::Healthy => {
-                self.healthy = reader.plain(name, kind, |text| keys::IN_A_ROW.read(text))?
-            }
-            HealthKey::Unhealthy => {
-                self.unhealthy = reader.plain(name, kind, |text| keys::IN_A_ROW.read(text))?
-            }
+            HealthKey::Port => self.port = reader.plain(what, |text| keys::PORT.read(text))?,
+            HealthKey::Interval => self.interval = reader.scalar(what, |text| keys::INTERVAL.read(text))?,
+            HealthKey::Timeout => self.timeout = reader.scalar(what, |text| keys::TIMEOUT.read(text))?,
+            HealthKey::Jitter => self.jitter = reader.plain(what, |text| keys::PERCENT.read(text))?,
+            HealthKey::Healthy => self.healthy = reader.plain(what, |text| keys::IN_A_ROW.read(text))?,
+            HealthKey::Unhealthy => self.unhealthy = reader.plain(what, |text| keys::IN_A_ROW.read(text))?,
         }
         Ok(())
     }
@@ -84,7 +77,7 @@ impl Health {
             for (key, at) in only_http.into_iter().filter_map(|(key, at)| Some((key, at?))) {
                 reader.remarks.error(
                     at,
-                    format!("`{key}` is of no use to a TCP check"),
+                    format!("{key} is of no use to a TCP check"),
                     "add `http` with a path, or take it out",
                 );
             }
@@ -95,7 +88,7 @@ impl Health {
             reader.remarks.error(
                 timeout.at,
                 format!(
-                    "`timeout` {} is not below `interval` {}",
+                    "timeout {} is not below the interval {}",
                     show(timeout.value),
                     show(self.interval())
                 ),
@@ -135,20 +128,17 @@ impl Health {
 /// Reads the value of `ejection`.
 pub(super) fn read_ejection(
     reader: &mut Reader<'_>,
-    name: &str,
-    kind: &Kind,
+    what: What<'_>,
 ) -> Result<Option<PassiveEjection>, Stop> {
     let (mut failures, mut base, mut max, mut max_ejected) = (None, None, None, None);
     let token = reader.next()?;
-    let found: Option<Position> = reader.mapping(token, name, kind, |reader, key| {
-        let (name, kind) = expected(key);
+    let found: Option<Position> = reader.mapping(token, what, |reader, key| {
+        let what = What::of(key);
         match key {
-            EjectionKey::Failures => failures = reader.plain(name, kind, |text| keys::IN_A_ROW.read(text))?,
-            EjectionKey::Base => base = reader.scalar(name, kind, |text| keys::EJECTION.read(text))?,
-            EjectionKey::Max => max = reader.scalar(name, kind, |text| keys::EJECTION.read(text))?,
-            EjectionKey::MaxEjected => {
-                max_ejected = reader.plain(name, kind, |text| keys::PERCENT.read(text))?
-            }
+            EjectionKey::Failures => failures = reader.plain(what, |text| keys::IN_A_ROW.read(text))?,
+            EjectionKey::Base => base = reader.scalar(what, |text| keys::EJECTION.read(text))?,
+            EjectionKey::Max => max = reader.scalar(what, |text| keys::EJECTION.read(text))?,
+            EjectionKey::MaxEjected => max_ejected = reader.plain(what, |text| keys::PERCENT.read(text))?,
         }
         Ok(())
     })?;
@@ -158,7 +148,7 @@ pub(super) fn read_ejection(
     {
         reader.remarks.error(
             max.at,
-            format!("`max` {} is below `base` {}", show(max.value), show(base_or_default)),
+            format!("max {} is below the base {}", show(max.value), show(base_or_default)),
             "raise `max` or lower `base`",
         );
     }

@@ -82,7 +82,17 @@ impl std::fmt::Display for Kind {
             Kind::Whole(Whole { min, max }) => write!(f, "a whole number from {min} to {max}"),
             Kind::Lapse(Lapse { min, max }) => write!(f, "a duration from {} to {}", show(*min), show(*max)),
             Kind::Boolean => f.write_str("true or false"),
-            Kind::Choice(words) => alternatives(f, words.iter().map(|word| word.text)),
+            Kind::Choice(words) => {
+                for (index, Word { text, .. }) in words.iter().enumerate() {
+                    let separator = match index {
+                        0 => "",
+                        _ if index + 1 == words.len() => " or ",
+                        _ => ", ",
+                    };
+                    write!(f, "{separator}{text}")?;
+                }
+                Ok(())
+            }
             Kind::Path => f.write_str("a path such as /healthz"),
             Kind::Host => f.write_str("a host name such as web.internal"),
             Kind::Statuses => f.write_str("a status or a range of them such as 200-399"),
@@ -90,24 +100,15 @@ impl std::fmt::Display for Kind {
             Kind::Split(_) => f.write_str("a mapping such as {version: {v1: 90, v2: 10}}"),
             Kind::Table(table) => write!(f, "a mapping of {} keys", table.title),
             Kind::List(_) => f.write_str("a list"),
-            Kind::Either(kinds) => alternatives(f, kinds.iter()),
+            Kind::Either(kinds) => {
+                for (index, kind) in kinds.iter().enumerate() {
+                    let separator = if index == 0 { "" } else { ", or " };
+                    write!(f, "{separator}{kind}")?;
+                }
+                Ok(())
+            }
         }
     }
-}
-
-fn alternatives<T: std::fmt::Display>(
-    f: &mut std::fmt::Formatter<'_>,
-    all: impl ExactSizeIterator<Item = T>,
-) -> std::fmt::Result {
-    let last = all.len().saturating_sub(1);
-    for (index, one) in all.enumerate() {
-        match index {
-            0 => write!(f, "{one}")?,
-            _ if index == last => write!(f, " or {one}")?,
-            _ => write!(f, ", {one}")?,
-        }
-    }
-    Ok(())
 }
 
 macro_rules! keys {

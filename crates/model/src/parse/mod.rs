@@ -21,10 +21,10 @@ use crate::{Budgets, Diagnostic, Diagnostics, HostFacts, Position, Snapshot};
 use host::Host;
 use keys::FileKey;
 use names::Names;
-use remarks::Remarks;
+use remarks::{Remarks, Stop};
 use service::Member;
-use value::expected;
-use yaml::{Reader, Stop};
+use value::What;
+use yaml::Reader;
 
 /// Larger files are refused unread: 30 times what 10,000 services need.
 const LARGEST: usize = 64 << 20;
@@ -46,7 +46,7 @@ pub fn parse(
     budgets: &Budgets,
     host: &HostFacts,
 ) -> Result<(Snapshot, Vec<Diagnostic>), Diagnostics> {
-    let mut remarks = Remarks::new(source.name);
+    let mut remarks = Remarks::new(source);
     if source.text.len() > LARGEST {
         let message = format!("the file has {} bytes, {LARGEST} are allowed", source.text.len());
         remarks.error(Position { line: 1, column: 1 }, message, ());
@@ -69,18 +69,15 @@ fn read_file(reader: &mut Reader<'_>, host: &Host<'_>, members: &mut Vec<Member>
         reader.remarks.error(Position { line: 1, column: 1 }, "the file is empty", help);
         return Ok(());
     };
+    let what = What { name: &"the file", expected: &"`services:` and below it a list" };
     let mut names = Names::default();
-    reader.mapping(root, "the file", &"`services:` and below it a list", |reader, key| {
-        let (name, kind) = expected(key);
-        match key {
-            FileKey::Services => {
-                let token = reader.next()?;
-                reader.list(token, name, kind, |reader, item| {
-                    members.extend(service::read(reader, item, host, &mut names)?);
-                    Ok(())
-                })?;
-            }
-        }
+    reader.mapping(root, what, |reader, FileKey::Services| {
+        let token = reader.next()?;
+        reader.list(token, What::of(FileKey::Services), |reader, item| {
+            reader.service_at = Some(item.at);
+            members.extend(service::read(reader, item, host, &mut names)?);
+            Ok(())
+        })?;
         Ok(())
     })?;
     reader.end()

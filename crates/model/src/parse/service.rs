@@ -13,11 +13,14 @@ use super::balance::{Chosen, Shares};
 use super::host::Host;
 use super::keys::{self, Keys, Kind, ServiceKey};
 use super::names::Names;
-use super::remarks::Remarks;
+use super::remarks::{Remarks, Stop};
 use super::scalar::{self, Choice, Refusal, quote, show};
-use super::value::expected;
-use super::yaml::{At, Reader, Stop, Token};
+use super::value::What;
+use super::yaml::{At, Reader, Token};
 use super::{balance, endpoint, health};
+
+const SERVICE: What<'static> = What { name: &"service", expected: &Kind::Table(ServiceKey::TABLE) };
+const ADDRESS: What<'static> = What { name: &"address", expected: &Kind::Address };
 
 /// What the checks among services need to know of one, whether or not it is right in itself.
 pub(super) struct Member {
@@ -61,8 +64,7 @@ pub(super) fn read<'a>(
 ) -> Result<Option<Member>, Stop> {
     let errors_before = reader.remarks.errors();
     let mut draft = Draft::new(token.at);
-    let kind = Kind::Table(ServiceKey::TABLE);
-    let found = reader.mapping(token, "services", &kind, |reader, key| draft.read(reader, key, names))?;
+    let found = reader.mapping(token, SERVICE, |reader, key| draft.read(reader, key, names))?;
     if found.is_none() {
         return Ok(None);
     }
@@ -95,44 +97,41 @@ impl Draft {
     }
 
     fn read(&mut self, reader: &mut Reader<'_>, key: ServiceKey, names: &mut Names) -> Result<(), Stop> {
-        let (name, kind) = expected(key);
+        let what = What::of(key);
         match key {
-            ServiceKey::Name => self.name = reader.scalar(name, kind, read_name)?,
-            ServiceKey::Address => self.read_address(reader, name, kind)?,
-            ServiceKey::Addresses => self.read_addresses(reader, name, kind)?,
-            ServiceKey::Protocol => {
-                self.protocol = reader.scalar(name, kind, Protocol::read)?.map(|at| at.value)
-            }
-            ServiceKey::Mode => self.mode = reader.scalar(name, kind, Mode::read)?.map(|at| at.value),
-            ServiceKey::Balance => self.balance = balance::read(reader, name, kind)?,
-            ServiceKey::Affinity => {
-                self.affinity = reader.scalar(name, kind, read_affinity)?.map(|at| at.value)
-            }
-            ServiceKey::Health => self.health = health::read(reader, name, kind)?,
-            ServiceKey::Ejection => self.ejection = health::read_ejection(reader, name, kind)?,
+            ServiceKey::Name => self.name = reader.scalar(what, read_name)?,
+            ServiceKey::Address => self.read_address(reader, what)?,
+            ServiceKey::Addresses => self.read_addresses(reader, what)?,
+            ServiceKey::Protocol => self.protocol = reader.scalar(what, Protocol::read)?.map(|at| at.value),
+            ServiceKey::Mode => self.mode = reader.scalar(what, Mode::read)?.map(|at| at.value),
+            ServiceKey::Balance => self.balance = balance::read(reader, what)?,
+            ServiceKey::Affinity => self.affinity = reader.scalar(what, read_affinity)?.map(|at| at.value),
+            ServiceKey::Health => self.health = health::read(reader, what)?,
+            ServiceKey::Ejection => self.ejection = health::read_ejection(reader, what)?,
             ServiceKey::Removal => {
-                let removal = reader.scalar(name, kind, Removal::read)?;
+                let removal = reader.scalar(what, Removal::read)?;
                 self.removal = removal.map_or(self.removal, |removal| removal.value);
             }
-            ServiceKey::Split => self.split = balance::read_split(reader, name, kind, names)?,
-            ServiceKey::Endpoints => self.read_endpoints(reader, name, kind, names)?,
+            ServiceKey::Split => self.split = balance::read_split(reader, what, names)?,
+            ServiceKey::Endpoints => self.read_endpoints(reader, what, names)?,
         }
         Ok(())
     }
 
-    fn read_address(&mut self, reader: &mut Reader<'_>, name: &str, kind: &Kind) -> Result<(), Stop> {
+    fn read_address(&mut self, reader: &mut Reader<'_>, what: What<'_>) -> Result<(), Stop> {
         let token = reader.next()?;
         self.address = Some(token.at);
         if let Token::List = token.value {
-            reader.remarks.error(token.at, "`address` is a list", "call it `addresses`");
+            let help = "for several call it `addresses`; an address that holds [ ] stands in quotes";
+            reader.remarks.error(token.at, "address is a list", help);
             return reader.skip(&token.value);
         }
-        let address = reader.scalar_from(token, name, kind, read_frontend)?;
+        let address = reader.scalar_from(token, what, read_frontend)?;
         self.frontends.extend(address);
         Ok(())
     }
 
-    fn read_addresses(&mut self, reader: &mut Reader<'_>, name: &str, kind: &Kind) -> Result<(), Stop> {
+    fn read_addresses(&mut self, reader: &mut Reader<'_>, what: What<'_>) -> Result<(), Stop> {
         let token = reader.next()?;
         self.addresses = Some(token.at);
         if let Token::Scalar(scalar) = &token.value
@@ -141,20 +140,20 @@ impl Draft {
             let text = quote(&scalar.text);
             reader.remarks.error(
                 token.at,
-                format!("`addresses` is the single value {text}"),
+                format!("addresses is the single value {text}"),
                 "call it `address`",
             );
             return Ok(());
         }
         let mut count = 0;
-        let found = reader.list(token, name, kind, |reader, item| {
+        let found = reader.list(token, what, |reader, item| {
             count += 1;
-            let address = reader.scalar_from(item, name, &Kind::Address, read_frontend)?;
+            let address = reader.scalar_from(item, ADDRESS, read_frontend)?;
             self.frontends.extend(address);
             Ok(())
         })?;
         if let (Some(at), 0) = (found, count) {
-            reader.remarks.error(at, "`addresses` is empty", format!("add {}", Kind::Address));
+            reader.remarks.error(at, "addresses is empty", format!("add {}", Kind::Address));
         }
         Ok(())
     }
@@ -162,14 +161,13 @@ impl Draft {
     fn read_endpoints(
         &mut self,
         reader: &mut Reader<'_>,
-        name: &str,
-        kind: &Kind,
+        what: What<'_>,
         names: &mut Names,
     ) -> Result<(), Stop> {
         let errors_before = reader.remarks.errors();
         let token = reader.next()?;
         self.endpoints_at = token.at;
-        reader.list(token, name, kind, |reader, item| {
+        reader.list(token, what, |reader, item| {
             let endpoint = endpoint::read(reader, item, names)?;
             self.endpoints.extend(endpoint);
             Ok(())
@@ -191,7 +189,7 @@ impl Draft {
         if let Some(split) = &self.split {
             split.check(&self.endpoints, remarks);
         }
-        if self.mode != Some(Mode::Observe) {
+        if let Some(Mode::Shadow | Mode::Enforce) = self.mode {
             self.check_reach(remarks);
         }
     }
@@ -251,15 +249,14 @@ impl Draft {
 
     /// Warns where clients will be refused.
     fn check_reach(&self, remarks: &mut Remarks<'_>) {
-        let name = self.name.as_ref().map_or("", |name| name.value.as_str());
         let takes_new = |e: &&At<Endpoint>| e.value.weight > 0 && !e.value.draining;
         if self.endpoints.is_empty() {
-            let message = format!("service {} has no endpoints", quote(name));
+            let message = format!("{} has no endpoints", self.title());
             remarks.warning(self.endpoints_at, message, "every connect to it is refused");
             return;
         }
         if !self.endpoints.iter().any(|e| takes_new(&e)) {
-            let message = format!("every endpoint of service {} is draining or has weight 0", quote(name));
+            let message = format!("every endpoint of {} is draining or has weight 0", self.title());
             remarks.warning(self.endpoints_at, message, "every connect to it is refused");
             return;
         }
@@ -275,6 +272,13 @@ impl Draft {
                 ),
                 "IPv4 callers are refused: add an IPv4 endpoint",
             );
+        }
+    }
+
+    fn title(&self) -> String {
+        match &self.name {
+            Some(name) => format!("service {}", quote(name.value.as_str())),
+            None => "the service".into(),
         }
     }
 

@@ -2,82 +2,95 @@
 //!
 //! Every function consumes its value whole, whatever it is, so that reading goes on behind a mistake.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::sync::Arc;
+
 use crate::Position;
 
-use super::keys::{Absent, Field, Keys, Kind, TABLES};
-use super::scalar::{Refusal, nearest, quote};
-use super::yaml::{At, Reader, Scalar, Stop, Token};
+use super::keys::{Absent, Field, Keys, TABLES};
+use super::names::Names;
+use super::remarks::Stop;
+use super::scalar::{Refusal, label, nearest, quote};
+use super::yaml::{At, Reader, Scalar, Token};
 
-/// The name of a key and what it takes.
-pub(super) fn expected<K: Keys>(key: K) -> (&'static str, &'static Kind) {
-    let Field { key, kind, .. } = key.field();
-    (key, kind)
+/// A value as messages call it, and what it should be: `weight`, `a whole number from 0 to 65535`.
+#[derive(Clone, Copy)]
+pub(super) struct What<'w> {
+    pub(super) name: &'w dyn Display,
+    pub(super) expected: &'w dyn Display,
+}
+
+impl What<'static> {
+    /// The value of `key`.
+    pub(super) fn of<K: Keys>(key: K) -> Self {
+        let Field { key, kind, .. } = key.field();
+        Self { name: key, expected: kind }
+    }
 }
 
 /// No mapping has more keys.
 const MOST_KEYS: usize = 16;
 
 impl<'a> Reader<'a> {
-    /// One scalar, read by `read`; `key` and `expected` are for the message when it is none.
+    /// One scalar, read by `read`.
     pub(super) fn scalar<T>(
         &mut self,
-        key: &str,
-        expected: &dyn std::fmt::Display,
+        what: What<'_>,
         read: impl FnOnce(&str) -> Result<T, Refusal>,
     ) -> Result<Option<At<T>>, Stop> {
         let token = self.next()?;
-        self.scalar_from(token, key, expected, read)
+        self.scalar_from(token, what, read)
     }
 
     pub(super) fn scalar_from<T>(
         &mut self,
         token: At<Token<'a>>,
-        key: &str,
-        expected: &dyn std::fmt::Display,
+        what: What<'_>,
         read: impl FnOnce(&str) -> Result<T, Refusal>,
     ) -> Result<Option<At<T>>, Stop> {
         let At { at, value: Token::Scalar(scalar) } = token else {
-            self.refuse_shape(token, key, expected)?;
+            self.refuse_shape(token, what)?;
             return Ok(None);
         };
         if scalar.is_null() {
-            self.remarks.error(at, format!("`{key}` has no value"), format!("write {expected}"));
+            self.remarks.error(at, format!("{} has no value", what.name), format!("write {}", what.expected));
             return Ok(None);
         }
-        Ok(self.checked(at, key, &scalar.text, read(&scalar.text)))
+        Ok(self.checked(at, what.name, &scalar.text, read(&scalar.text)))
     }
 
     /// A number or `true`/`false`: in quotes it would be text to every other reader of YAML.
     pub(super) fn plain<T>(
         &mut self,
-        key: &str,
-        expected: &dyn std::fmt::Display,
+        what: What<'_>,
         read: impl FnOnce(&str) -> Result<T, Refusal>,
     ) -> Result<Option<At<T>>, Stop> {
         match self.next()? {
             At { at, value: Token::Scalar(Scalar { text, plain: false }) } => {
                 self.remarks.error(
                     at,
-                    format!("`{key}` {} is text", quote(&text)),
-                    format!("write {expected}, without quotes"),
+                    format!("{} {} is text", what.name, quote(&text)),
+                    format!("write {}, without quotes", what.expected),
                 );
                 Ok(None)
             }
-            token => self.scalar_from(token, key, expected, read),
+            token => self.scalar_from(token, what, read),
         }
     }
 
     pub(super) fn checked<T>(
         &mut self,
         at: Position,
-        key: &str,
+        name: &dyn Display,
         text: &str,
         read: Result<T, Refusal>,
     ) -> Option<At<T>> {
         match read {
             Ok(value) => Some(At { at, value }),
             Err(Refusal { problem, help }) => {
-                self.remarks.error(at, format!("`{key}` {} {problem}", quote(text)), help);
+                self.remarks.error(at, format!("{name} {} {problem}", quote(text)), help);
                 None
             }
         }
@@ -87,12 +100,11 @@ impl<'a> Reader<'a> {
     pub(super) fn list(
         &mut self,
         token: At<Token<'a>>,
-        key: &str,
-        expected: &dyn std::fmt::Display,
+        what: What<'_>,
         mut each: impl FnMut(&mut Self, At<Token<'a>>) -> Result<(), Stop>,
     ) -> Result<Option<Position>, Stop> {
         let At { at, value: Token::List } = token else {
-            self.refuse_shape(token, key, expected)?;
+            self.refuse_shape(token, what)?;
             return Ok(None);
         };
         loop {
@@ -109,13 +121,12 @@ impl<'a> Reader<'a> {
     pub(super) fn mapping<K: Keys>(
         &mut self,
         token: At<Token<'a>>,
-        key: &str,
-        expected: &dyn std::fmt::Display,
+        what: What<'_>,
         mut each: impl FnMut(&mut Self, K) -> Result<(), Stop>,
     ) -> Result<Option<Position>, Stop> {
         const { assert!(K::ALL.len() <= MOST_KEYS) };
         let At { at, value: Token::Mapping } = token else {
-            self.refuse_shape(token, key, expected)?;
+            self.refuse_shape(token, what)?;
             return Ok(None);
         };
         let mut seen = [None; MOST_KEYS];
@@ -142,25 +153,36 @@ impl<'a> Reader<'a> {
         Ok(Some(at))
     }
 
-    /// Calls `each` for every key of a mapping whose keys the writer chooses.
-    pub(super) fn free_mapping(
+    /// Calls `each` for every key of a mapping whose keys are the names or values of labels; `each` consumes the value.
+    pub(super) fn labels(
         &mut self,
-        key: &str,
-        expected: &dyn std::fmt::Display,
-        mut each: impl FnMut(&mut Self, At<std::borrow::Cow<'a, str>>) -> Result<(), Stop>,
+        what: What<'_>,
+        names: &mut Names,
+        mut each: impl FnMut(&mut Self, &mut Names, At<Arc<str>>) -> Result<(), Stop>,
     ) -> Result<Option<Position>, Stop> {
         let token = self.next()?;
         let At { at, value: Token::Mapping } = token else {
-            self.refuse_shape(token, key, expected)?;
+            self.refuse_shape(token, what)?;
             return Ok(None);
         };
+        let mut seen = HashMap::new();
         while let Some(key) = self.key()? {
-            each(self, key)?;
+            let label = label(&key.value).map(|text| names.share(text));
+            let Some(label) = self.checked(key.at, &"label", &key.value, label) else {
+                self.skip_value()?;
+                continue;
+            };
+            if let Some(first) = seen.insert(Arc::clone(&label.value), label.at) {
+                self.refuse_repeated(&key, first);
+                self.skip_value()?;
+                continue;
+            }
+            each(self, names, label)?;
         }
         Ok(Some(at))
     }
 
-    pub(super) fn refuse_repeated(&mut self, key: &At<impl AsRef<str>>, first: Position) {
+    fn refuse_repeated(&mut self, key: &At<impl AsRef<str>>, first: Position) {
         let first = self.remarks.place(first);
         self.remarks.error(
             key.at,
@@ -170,7 +192,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next key of a mapping, or `None` at its end; what cannot be a key is remarked and passed over.
-    fn key(&mut self) -> Result<Option<At<std::borrow::Cow<'a, str>>>, Stop> {
+    fn key(&mut self) -> Result<Option<At<Cow<'a, str>>>, Stop> {
         loop {
             let At { at, value: token } = self.next()?;
             match token {
@@ -196,30 +218,15 @@ impl<'a> Reader<'a> {
         self.skip(&token.value)
     }
 
-    fn refuse_shape(
-        &mut self,
-        At { at, value: token }: At<Token<'a>>,
-        key: &str,
-        expected: &dyn std::fmt::Display,
-    ) -> Result<(), Stop> {
-        match &token {
-            Token::Scalar(scalar) if scalar.is_null() => {
-                self.remarks.error(at, format!("`{key}` has no value"), format!("write {expected}"));
-            }
-            Token::Scalar(scalar) => {
-                let text = quote(&scalar.text);
-                self.remarks.error(
-                    at,
-                    format!("`{key}` is the single value {text}"),
-                    format!("write {expected}"),
-                );
-            }
-            Token::List => self.remarks.error(at, format!("`{key}` is a list"), format!("write {expected}")),
-            Token::Mapping => {
-                self.remarks.error(at, format!("`{key}` is a mapping"), format!("write {expected}"))
-            }
-            Token::End | Token::Refused => {}
-        }
+    fn refuse_shape(&mut self, At { at, value: token }: At<Token<'a>>, what: What<'_>) -> Result<(), Stop> {
+        let found = match &token {
+            Token::Scalar(scalar) if scalar.is_null() => "has no value".into(),
+            Token::Scalar(scalar) => format!("is the single value {}", quote(&scalar.text)),
+            Token::List => "is a list".into(),
+            Token::Mapping => "is a mapping".into(),
+            Token::End | Token::Refused => return Ok(()),
+        };
+        self.remarks.error(at, format!("{} {found}", what.name), format!("write {}", what.expected));
         self.skip(&token)
     }
 

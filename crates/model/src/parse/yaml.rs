@@ -8,7 +8,7 @@ use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, StrInput};
 
 use crate::Position;
 
-use super::remarks::Remarks;
+use super::remarks::{Remarks, Stop};
 
 /// The format needs 7 levels; more are a mistake or an attack.
 const DEEPEST: usize = 16;
@@ -50,19 +50,17 @@ impl Scalar<'_> {
     }
 }
 
-/// Nothing more can be read; the reason is among the remarks.
-#[derive(Debug)]
-pub(super) struct Stop;
-
 pub(super) struct Reader<'a> {
     parser: Parser<'a, StrInput<'a>>,
     depth: usize,
+    /// Where the service begins that was read last.
+    pub(super) service_at: Option<Position>,
     pub(super) remarks: Remarks<'a>,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(text: &'a str, remarks: Remarks<'a>) -> Self {
-        Self { parser: Parser::new_from_str(text), depth: 0, remarks }
+        Self { parser: Parser::new_from_str(text), depth: 0, service_at: None, remarks }
     }
 
     /// The first node of the document; `None` when there is none.
@@ -83,12 +81,8 @@ impl<'a> Reader<'a> {
             match value {
                 Event::StreamEnd => return Ok(()),
                 Event::DocumentStart(_) => {
-                    self.remarks.error(
-                        at,
-                        "a second document begins here",
-                        "keep one document in a file: take the --- out",
-                    );
-                    return Err(Stop);
+                    let help = "keep one document in a file: take the --- out";
+                    return Err(self.remarks.stop(at, "a second document begins here", help));
                 }
                 _ => {}
             }
@@ -132,8 +126,7 @@ impl<'a> Reader<'a> {
             | Event::StreamStart
             | Event::DocumentStart(_)
             | Event::Nothing => {
-                self.remarks.error(at, "the file ends in the middle", ());
-                return Err(Stop);
+                return Err(self.remarks.stop(at, "the file ends in the middle", ()));
             }
         };
         Ok(At { at, value: token })
@@ -152,20 +145,15 @@ impl<'a> Reader<'a> {
     }
 
     fn event(&mut self) -> Result<At<Event<'a>>, Stop> {
-        if self.remarks.hopeless() {
-            return Err(Stop);
-        }
+        self.remarks.hope()?;
         match self.parser.next_event() {
             Some(Ok((event, span))) => Ok(At { at: position(&span.start), value: event }),
-            Some(Err(error)) => {
-                self.refuse_syntax(&error);
-                Err(Stop)
-            }
+            Some(Err(error)) => Err(self.refuse_syntax(&error)),
             None => Ok(At { at: Position { line: 1, column: 1 }, value: Event::StreamEnd }),
         }
     }
 
-    fn refuse_syntax(&mut self, error: &ScanError) {
+    fn refuse_syntax(&mut self, error: &ScanError) -> Stop {
         let info = error.info();
         let help = match info {
             _ if info.contains("tab") => Some("indent with spaces"),
@@ -179,13 +167,17 @@ impl<'a> Reader<'a> {
             _ if info.contains("block") || info.contains("indent") || info.contains("key") => {
                 Some("look at the indentation and for a missing ': '")
             }
-            _ => None,
+            _ => Some("look at this line and the one before it"),
         };
-        self.remarks.error(
+        // The scanner ends the service before it sees that something is wrong; nothing can be said to lack then.
+        if let Some(at) = self.service_at {
+            self.remarks.forget(at);
+        }
+        self.remarks.stop(
             position(error.marker()),
             format!("this is no YAML: {info}"),
             help.map(String::from),
-        );
+        )
     }
 
     fn refuse_anchor(&mut self, at: Position, anchor: usize) {
@@ -205,8 +197,7 @@ impl<'a> Reader<'a> {
         if self.depth <= DEEPEST {
             return Ok(());
         }
-        self.remarks.error(at, format!("more than {DEEPEST} levels of nesting"), "the format needs 7");
-        Err(Stop)
+        Err(self.remarks.stop(at, format!("more than {DEEPEST} levels of nesting"), "the format needs 7"))
     }
 }
 
