@@ -36,7 +36,7 @@ use alize_model::Diagnostic;
 
 pub use error::Error;
 pub use owner::run;
-pub use source::host_facts;
+pub use source::{LARGEST, host_facts, refusal, text_of};
 
 /// Where the agent reads, writes and listens.
 #[derive(Clone, Debug)]

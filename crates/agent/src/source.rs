@@ -15,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 use tracing::warn;
 
 /// The largest text that is taken, in bytes: about 20 times the largest mesh that the default budgets allow.
-pub(crate) const LARGEST: usize = 64 << 20;
+pub const LARGEST: usize = 64 << 20;
 
 /// Editors and `kubelet` make several changes in a row; the state is read when they have paused for so long.
 pub(crate) const PAUSE: Duration = Duration::from_millis(50);
@@ -88,7 +88,7 @@ fn kind_of_file(kind: fs::FileType) -> &'static str {
 }
 
 /// Takes bytes as text, or says what is wrong with them.
-pub(crate) fn text_of(name: &str, bytes: Vec<u8>) -> Result<String, Diagnostic> {
+pub fn text_of(name: &str, bytes: Vec<u8>) -> Result<String, Diagnostic> {
     if bytes.len() > LARGEST {
         return Err(refusal(name, format!("the file is larger than {} MiB", LARGEST >> 20)));
     }
@@ -115,7 +115,7 @@ fn position_of(bytes: &[u8], length: usize) -> Position {
 }
 
 /// A remark about a file as a whole.
-pub(crate) fn refusal(name: &str, message: String) -> Diagnostic {
+pub fn refusal(name: &str, message: String) -> Diagnostic {
     Diagnostic {
         severity: Severity::Error,
         file: name.to_owned(),

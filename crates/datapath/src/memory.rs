@@ -12,8 +12,10 @@ use crate::ProgramStatus;
 pub(crate) fn of_kernel(maps: &[MapHandle], programs: &[ProgramStatus]) -> u64 {
     let maps: u64 = maps.iter().map(|map| of_object(map.as_fd())).sum();
     let loaded = programs.iter().filter(|program| program.off.is_none());
-    let programs: u64 =
-        loaded.filter_map(|program| Program::fd_from_id(program.id).ok()).map(|fd| of_object(fd.as_fd())).sum();
+    let programs: u64 = loaded
+        .filter_map(|program| Program::fd_from_id(program.id).ok())
+        .map(|fd| of_object(fd.as_fd()))
+        .sum();
     maps + programs
 }
 
