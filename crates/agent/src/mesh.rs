@@ -216,6 +216,7 @@ impl Mesh {
         let source_text = Source { name: &origin.name, text };
         let (snapshot, warnings) = alize_model::parse(source_text, &self.datapath.budgets(), &host_facts())
             .map_err(|diagnostics| Rejected::Text(diagnostics.0))?;
+        let snapshot = snapshot.sharing(&self.snapshot);
         let parsed = began.elapsed();
         let unavailable = still_meant(&self.unavailable, &snapshot);
         let desired = Desired { snapshot: &snapshot, unavailable: &unavailable };
