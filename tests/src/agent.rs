@@ -21,6 +21,9 @@ pub const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::I
 /// Loading the programs takes about a second on a busy machine; 10,000 services a little more.
 const START: Duration = Duration::from_secs(60);
 
+/// Reading a changed file, and writing what is different.
+const CHANGE: Duration = Duration::from_secs(20);
+
 /// How to start an agent beyond its file.
 #[derive(Clone, Debug, Default)]
 pub struct AgentOptions {
@@ -136,11 +139,12 @@ impl Agent {
     pub fn change(&self, text: &str) -> Result<()> {
         let before = self.status()?.config.generation;
         self.write(text)?;
-        until_true("the changed file to be in force", START, || {
+        let changed = until_true("the changed file to be in force", CHANGE, || {
             let config = self.status()?.config;
             ensure!(config.refused.is_empty(), "the file is refused: {:?}", config.refused);
             Ok(config.generation > before)
-        })
+        });
+        changed.with_context(|| format!("its log: {}", self.process.log_end()))
     }
 
     /// Changes the file without waiting.
