@@ -13,7 +13,7 @@ use alize_datapath::{
     Availability, DataPath, Desired, Failure, KernelEvent, KernelEventKind, Opened, Refusal, Unavailable,
 };
 use alize_model::api::{self, ConfigStatus, Event, Program, Status};
-use alize_model::{Diagnostic, Diagnostics, Service, ServiceName, Severity, Snapshot, Source};
+use alize_model::{Diagnostic, Diagnostics, ServiceName, Severity, Snapshot, Source};
 use rustix::time::{ClockId, clock_gettime};
 use tracing::{error, warn};
 
@@ -349,8 +349,16 @@ impl Mesh {
         self.review_availability();
     }
 
-    /// An endpoint failed the connection of a client.
-    fn endpoint_failed(&mut self, service: &Service, address: SocketAddr, endpoint: u32) {
+    /// An endpoint failed the connection of a client. Called for each of a flood of failures, so it asks the kernel
+    /// only where an ejection may come of it.
+    fn endpoint_failed(&mut self, service: u32, endpoint: u32) {
+        let name = self.datapath.service_name(service);
+        let Some(service) = name.and_then(|name| self.snapshot.get(name.as_str())) else { return };
+        if service.ejection.is_none() {
+            return;
+        }
+        let service = Arc::clone(service);
+        let Some(address) = self.datapath.endpoint_address(endpoint) else { return };
         let failures = self.datapath.consecutive_failures(endpoint);
         let unavailable = &self.unavailable;
         let is_usable = |address: SocketAddr| {
@@ -358,7 +366,7 @@ impl Mesh {
             declared.is_some_and(|endpoint| !endpoint.draining && endpoint.weight > 0)
                 && !unavailable.contains_key(&(service.name.clone(), address))
         };
-        let message = match self.ejections.failed(service, address, failures, is_usable, Instant::now()) {
+        let message = match self.ejections.failed(&service, address, failures, is_usable, Instant::now()) {
             None => return,
             Some(Verdict::Ejected(rest)) => {
                 let reason = format!("{failures} connects in a row failed");
@@ -452,15 +460,10 @@ impl Mesh {
     }
 
     fn hear(&mut self, heard: &KernelEvent, offset: f64) {
-        let name = self.datapath.service_name(heard.service).cloned();
-        let address = heard.endpoint.and_then(|endpoint| self.datapath.endpoint_address(endpoint));
-        if let KernelEventKind::ConnectFailed(failure) = heard.what
+        if let (KernelEventKind::ConnectFailed(failure), Some(endpoint)) = (heard.what, heard.endpoint)
             && blames_the_endpoint(failure)
-            && let (Some(name), Some(address), Some(endpoint)) = (&name, address, heard.endpoint)
-            && let Some(service) = self.snapshot.get(name.as_str()).cloned()
-            && has_endpoint(&service, address)
         {
-            self.endpoint_failed(&service, address, endpoint);
+            self.endpoint_failed(heard.service, endpoint);
         }
         let (kind, message) = in_words(heard.what);
         if !self.flood.passes((kind, heard.service, heard.endpoint)) {
@@ -468,8 +471,8 @@ impl Mesh {
         }
         let event = Event {
             time: heard.time.as_secs_f64() + offset,
-            service: name.map(|name| name.to_string()),
-            endpoint: address,
+            service: self.datapath.service_name(heard.service).map(ToString::to_string),
+            endpoint: heard.endpoint.and_then(|endpoint| self.datapath.endpoint_address(endpoint)),
             pid: Some(heard.pid).filter(|pid| *pid != 0),
             comm: process::name_of(heard.pid),
             ..event(kind, message.to_owned())

@@ -115,10 +115,10 @@ pub(crate) fn be_the_agent() {
     std::mem::forget(world);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let ready = |ready: &alize_agent::Ready| {
-        println!("\nready {} {}", ready.metrics.unwrap(), ready.source);
+        writeln!(std::io::stdout(), "\nready {} {}", ready.metrics.unwrap(), ready.source).unwrap();
     };
     if let Err(error) = runtime.block_on(alize_agent::run(options, ready)) {
-        println!("\nfailed {}", error.to_string().replace('\n', "; "));
+        writeln!(std::io::stdout(), "\nfailed {}", error.to_string().replace('\n', "; ")).unwrap();
     }
 }
 
