@@ -104,6 +104,7 @@ impl Drop for World {
 }
 
 /// The body of the test that is the agent when [`Agent::start`] runs it; of no use otherwise.
+#[expect(clippy::print_stdout, reason = "this is how the process tells its parent")]
 pub(crate) fn be_the_agent() {
     let Ok(name) = std::env::var(WORLD) else { return };
     let world = World {
@@ -115,10 +116,10 @@ pub(crate) fn be_the_agent() {
     std::mem::forget(world);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let ready = |ready: &alize_agent::Ready| {
-        writeln!(std::io::stdout(), "\nready {} {}", ready.metrics.unwrap(), ready.source).unwrap();
+        println!("\nready {} {}", ready.metrics.unwrap(), ready.source);
     };
     if let Err(error) = runtime.block_on(alize_agent::run(options, ready)) {
-        writeln!(std::io::stdout(), "\nfailed {}", error.to_string().replace('\n', "; ")).unwrap();
+        println!("\nfailed {}", error.to_string().replace('\n', "; "));
     }
 }
 
