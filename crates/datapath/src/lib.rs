@@ -19,6 +19,8 @@ mod environment;
 mod error;
 mod events;
 mod grace;
+#[cfg(test)]
+mod host;
 mod load;
 mod maps;
 mod memory;
