@@ -19,7 +19,8 @@ fn endpoint(host: u8) -> SocketAddr {
 /// Every entry of a pinned map, as bpftool shows it.
 fn dump(data_path: &DataPath, map: &str) -> String {
     let path = data_path.pins().join("maps").join(map);
-    let output = std::process::Command::new("bpftool").args(["-j", "map", "dump", "pinned"]).arg(path).output();
+    let output =
+        std::process::Command::new("bpftool").args(["-j", "map", "dump", "pinned"]).arg(path).output();
     let output = output.expect("bpftool is installed");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -34,8 +35,18 @@ fn a_restarted_agent_goes_on_with_the_same_numbers_and_writes_nothing() {
     let server = TcpServer::start("127.0.0.1:0");
     let first = service("gone", "127.77.0.9:80", "", &[endpoint(9)]);
     let text = service("web", "127.77.0.1:80", "balance: round-robin,", &[server.address])
-        + &service("two", "127.77.0.2:80", "affinity: 5s, balance: least-connections,", &[endpoint(1), endpoint(2)])
-        + &service("six", "[fd00:77::1]:80", "balance: {maglev: {table-size: 251}},", &["[fd00::5]:80".parse().unwrap()])
+        + &service(
+            "two",
+            "127.77.0.2:80",
+            "affinity: 5s, balance: least-connections,",
+            &[endpoint(1), endpoint(2)],
+        )
+        + &service(
+            "six",
+            "[fd00:77::1]:80",
+            "balance: {maglev: {table-size: 251}},",
+            &["[fd00::5]:80".parse().unwrap()],
+        )
         + &service("dns", "127.77.0.1:53", "protocol: udp, mode: shadow,", &[endpoint(1)])
         + &service("look", "127.77.0.3:80", "mode: observe,", &[endpoint(1)]);
     apply(&mut data_path, &first);
@@ -89,7 +100,10 @@ fn what_changed_while_the_agent_was_away_is_mended() {
     assert_eq!(dial("127.77.0.1:80").unwrap().1, servers[1].address);
     assert_eq!(dial("127.77.0.2:80").unwrap().1, servers[0].address);
     data_path.settle().unwrap();
-    assert_eq!(data_path.usage(), alize_model::api::Usage { services: 2, frontends: 2, endpoints: 2, slots: 2 });
+    assert_eq!(
+        data_path.usage(),
+        alize_model::api::Usage { services: 2, frontends: 2, endpoints: 2, slots: 2 }
+    );
 }
 
 #[test]
@@ -167,7 +181,10 @@ fn a_second_agent_is_told_who_runs() {
     let world = World::new("second");
     let data_path = world.open();
     let text = open_error(&world.options);
-    assert!(text.contains(&format!("process {}", std::process::id())) && text.contains("--instance"), "{text}");
+    assert!(
+        text.contains(&format!("process {}", std::process::id())) && text.contains("--instance"),
+        "{text}"
+    );
     drop(data_path);
     world.open_as(Opened::Adopted { services: 0, endpoints: 0 });
 }
@@ -232,8 +249,13 @@ fn the_set_of_cgroups_may_change() {
     assert_eq!(reached(&[&one]), [true, false]);
     assert_eq!(reached(&[&one, &two]), [true, true]);
     assert_eq!(reached(&[&two]), [false, true]);
-    assert_eq!(reached(&[&two, &world.cgroup().to_owned(), &one]), [true, true], "an inner one is part of the outer");
-    let links = fs::read_dir(world.pins().iter().find(|path| path.ends_with("links")).unwrap()).unwrap().count();
+    assert_eq!(
+        reached(&[&two, &world.cgroup().to_owned(), &one]),
+        [true, true],
+        "an inner one is part of the outer"
+    );
+    let links =
+        fs::read_dir(world.pins().iter().find(|path| path.ends_with("links")).unwrap()).unwrap().count();
     assert_eq!(links, 10, "one link a program: nobody is balanced twice");
 }
 
@@ -272,7 +294,10 @@ fn what_is_wrong_with_the_surroundings_is_said() {
     let text = bad(&|options| options.cgroups = vec!["/nowhere".into()]);
     assert!(text.starts_with("/nowhere is not a folder of cgroup v2: No such file"), "{text}");
     let text = bad(&|options| options.bpffs = "/nowhere".into());
-    assert!(text.starts_with("no bpffs at /nowhere: No such file") && text.contains("mount -t bpf"), "{text}");
+    assert!(
+        text.starts_with("no bpffs at /nowhere: No such file") && text.contains("mount -t bpf"),
+        "{text}"
+    );
     let text = bad(&|options| options.instance = "a.b".into());
     assert!(text.starts_with("\"a.b\" cannot name an instance"), "{text}");
     assert_eq!(world.pins(), Vec::<std::path::PathBuf>::new(), "nothing is left of a start that was refused");
