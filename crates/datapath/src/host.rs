@@ -297,8 +297,9 @@ fn a_table_that_names_a_stranger_fails_closed() {
     kernel.serve(word(Choice::RoundRobin, 1));
     kernel.put(Map::Slots, 100u32, Slot::only(5).pack());
     assert_eq!(kernel.decide(asked(VIP4)).refusal, STALE, "an empty entry");
-    let stranger =
-        endpoint { service: 8, state: endpoint_state::ENDPOINT_ACTIVE.0 as u8, ..endpoint::default() };
+    kernel.endpoint(5, "10.0.0.5:80", endpoint_state::ENDPOINT_ACTIVE);
+    let own: endpoint = kernel.get(Map::Endpoints, 5u32).unwrap();
+    let stranger = endpoint { service: 8, ..own };
     kernel.put(Map::Endpoints, 5u32, stranger);
     assert_eq!(kernel.decide(asked(VIP4)).refusal, STALE, "another service's");
     kernel.endpoint(5, "10.0.0.5:80", endpoint_state::ENDPOINT_GONE);

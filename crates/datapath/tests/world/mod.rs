@@ -25,8 +25,10 @@ pub struct World {
 }
 
 impl World {
+    pub const BUDGETS: Budgets = Budgets { services: 256, endpoints: 1024, slots: 65_536, affinity: 1024 };
+
     pub fn new(test: &str) -> Self {
-        Self::with_budgets(test, Budgets { services: 256, endpoints: 1024, slots: 65_536, affinity: 1024 })
+        Self::with_budgets(test, Self::BUDGETS)
     }
 
     pub fn with_budgets(test: &str, budgets: Budgets) -> Self {
