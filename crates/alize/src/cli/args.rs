@@ -175,6 +175,18 @@ pub(crate) enum Command {
         "alize watch -o json | jq 'select(.kind == \"refused\")'"
     ))]
     Watch(WatchArgs),
+    /// What is in the kernel and what it costs: programs, hooks, maps, memory, time
+    ///
+    /// Asks the kernel by the pins of the instance, so it works without an agent. Needs root. Figures of the verifier are
+    /// instructions that it walked, of the 1,000,000 that it would.
+    #[command(after_help = examples!(
+        "sudo alize programs"
+        "sudo alize programs --stats              runs, time of a run, share of a CPU, in one second"
+        "sudo alize programs connect4 --stats 10"
+        "sudo alize programs connect4 --dump xlated    instructions with their lines of C, by bpftool"
+        "sudo alize programs -o json | jq '.maps[] | {{name, used, limit}}'"
+    ))]
+    Programs(ProgramsArgs),
     /// Remove every program, link, map and pin from the kernel
     ///
     /// Running connections go on. Refused while the agent runs: stop it first.
@@ -331,6 +343,31 @@ pub(crate) struct WatchArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ProgramsArgs {
+    /// Only this program; `alize_` may be left out
+    #[arg(value_name = "PROGRAM")]
+    pub(crate) program: Option<String>,
+    /// Turn the kernel's run-time statistics on for SECONDS (1 when not given) and show what programs cost
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = interval)]
+    pub(crate) stats: Option<Duration>,
+    /// Print the instructions of PROGRAM: as the kernel has rewritten them, or as machine code
+    #[arg(long, value_name = "FORM", requires = "program", conflicts_with = "stats")]
+    pub(crate) dump: Option<Dump>,
+    /// Mount point of bpffs; programs, links and maps are pinned below it
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf", value_hint = ValueHint::DirPath)]
+    pub(crate) bpffs: PathBuf,
+}
+
+/// Forms of a program's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Dump {
+    /// BPF instructions after the verifier
+    Xlated,
+    /// Machine code
+    Jited,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct CompletionsArgs {
     /// The shell
     pub(crate) shell: clap_complete::Shell,
@@ -385,7 +422,7 @@ fn interval(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.1..=3600.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
         Ok(_) => Err("must be from 0.1 to 3600 seconds".into()),
-        Err(_) => Err("not a number of seconds; write the service's name before --watch".into()),
+        Err(_) => Err("not a number of seconds; write the name before the flag".into()),
     }
 }
 

@@ -6,6 +6,7 @@ mod apply;
 mod check;
 mod endpoints;
 mod live;
+mod programs;
 #[cfg(test)]
 mod reference;
 mod run;
@@ -35,6 +36,7 @@ pub(crate) fn dispatch(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Services(args) => block_on(services::services(&client(&global), args, output)),
         Command::Endpoints(args) => block_on(endpoints::endpoints(&client(&global), args, output)),
         Command::Watch(args) => block_on(watch::watch(&client(&global), args, output)),
+        Command::Programs(args) => programs::programs(&global, args, output),
         Command::Unload(place) => unload::unload(&global, place, output),
         Command::Schema => shell::schema(),
         Command::Completions(args) => shell::completions(args.shell),
