@@ -373,7 +373,7 @@ fn file_name(path: &Path) -> String {
 }
 
 /// A number that the kernel shows of a descriptor of ours.
-fn fdinfo(fd: BorrowedFd<'_>, key: &str) -> Option<u64> {
+pub(crate) fn fdinfo(fd: BorrowedFd<'_>, key: &str) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
     let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
     value.trim().parse().ok()

@@ -187,6 +187,20 @@ pub(crate) enum Command {
         "sudo alize programs -o json | jq '.maps[] | {{name, used, limit}}'"
     ))]
     Programs(ProgramsArgs),
+    /// What this machine can do for the mesh; where it cannot, why, and what to do about it
+    ///
+    /// Looks at the kernel, its settings and mounts, and at other programs on the same hooks; then loads every kernel
+    /// program on trial, so that it is the kernel that says which features it has. Nothing is attached, pinned or changed.
+    /// Ends with 1 if something is off without which nothing can be meshed. Needs root; without, it says what it cannot
+    /// check and ends with 5.
+    #[command(after_help = examples!(
+        "sudo alize doctor"
+        "sudo alize doctor --cgroup /sys/fs/cgroup/system.slice    if only that is to be meshed"
+        "sudo alize doctor --log verifier.log                      all that the kernel said of refused programs"
+        "sudo alize doctor --report report.tar.gz                  one archive for a bug report"
+        "sudo alize doctor -o json | jq '.findings[] | select(.state == \"off\") | .name'"
+    ))]
+    Doctor(DoctorArgs),
     /// Remove every program, link, map and pin from the kernel
     ///
     /// Running connections go on. Refused while the agent runs: stop it first.
@@ -356,6 +370,23 @@ pub(crate) struct ProgramsArgs {
     /// Mount point of bpffs; programs, links and maps are pinned below it
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf", value_hint = ValueHint::DirPath)]
     pub(crate) bpffs: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Subtree that is to be meshed, a folder of cgroup v2; may be given several times [default: the root of cgroup v2]
+    #[arg(long = "cgroup", value_name = "PATH", value_hint = ValueHint::DirPath)]
+    pub(crate) cgroups: Vec<PathBuf>,
+    /// Mount point of bpffs
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf", value_hint = ValueHint::DirPath)]
+    pub(crate) bpffs: PathBuf,
+    /// Write all that kernel and libbpf said of refused programs to FILE
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) log: Option<PathBuf>,
+    /// Write an archive for a bug report: versions, these findings, programs and maps, logs, counters; no payloads, no
+    /// secrets, nothing of the configuration
+    #[arg(long, value_name = "FILE.tar.gz", value_hint = ValueHint::FilePath)]
+    pub(crate) report: Option<PathBuf>,
 }
 
 /// Forms of a program's instructions.

@@ -336,7 +336,7 @@ fn dump(form: Dump, program: &ProgramFacts) -> Result<(), Failure> {
         Ok(status) if status.success() => Ok(()),
         // Killed by a closed pipe, or it has said what went wrong.
         Ok(status) if status.code().is_none() => Err(Failure::OutputClosed),
-        Ok(status) => Err(Failure::Other(anyhow::anyhow!(
+        Ok(_) => Err(Failure::Other(anyhow::anyhow!(
             "bpftool could not print {} as {form}, and said why above",
             program.name
         ))),
