@@ -1,6 +1,7 @@
 //! `alize doctor`: what this machine can do for the mesh, and what to do where it cannot.
 
 use std::fs;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -77,9 +78,13 @@ fn verdict(answer: &Answer) -> Result<(), Failure> {
         .filter(|finding| finding.prevents())
         .map(|finding| finding.name.as_str())
         .collect();
-    match off.is_empty() {
-        true => Ok(()),
-        false => Err(Failure::Other(anyhow::anyhow!("this cannot be meshed as it is: {}", off.join(", ")))),
+    match off.as_slice() {
+        [] => Ok(()),
+        [one] => Err(Failure::Other(anyhow::anyhow!("nothing can be meshed because of: {one}"))),
+        [first, rest @ ..] => Err(Failure::Other(anyhow::anyhow!(
+            "nothing can be meshed because of: {first}, and {} more",
+            rest.len()
+        ))),
     }
 }
 
@@ -160,7 +165,10 @@ fn log(answer: &Answer) -> String {
 fn archive(path: &Path, global: &Global, options: &Options, answer: &Answer) -> Result<(), Failure> {
     let folder = std::env::temp_dir().join(format!("alize-report-{}", std::process::id()));
     // Not one that somebody else has put there.
-    fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&folder)
+        .with_context(|| format!("cannot make {}", folder.display()))?;
     let packed = fill(&folder, global, options, answer).and_then(|()| pack(path, &folder));
     let _ = fs::remove_dir_all(&folder);
     Ok(packed?)

@@ -202,7 +202,8 @@ fn told(owner: &str, holding: &Holding) -> Finding {
         0 | 1 => String::new(),
         number => format!(" and {} more", number - 1),
     };
-    let what = format!("{}, at {first}{more}", programs.join(", "));
+    let at = format!("at {first}{more}");
+    let what = format!("{}, {at}", programs.join(", "));
     match holding.effect.unwrap_or(Effect::Beside) {
         Effect::Beside => finding(owner, State::On, format!("runs beside ours: {what}")),
         Effect::Redirects => finding(owner, State::Degraded, format!("redirects connects too: {what}"))
@@ -210,7 +211,7 @@ fn told(owner: &str, holding: &Holding) -> Finding {
         Effect::Displaced => finding(owner, State::Degraded, format!("would no longer run below our cgroup: {what}"))
             .mend("it must attach with BPF_F_ALLOW_MULTI, or as a link"),
         Effect::Excludes if owner.starts_with("alize") => {
-            finding(owner, State::Off, format!("meshes these processes already: {what}")).essential().mend(
+            finding(owner, State::Off, format!("meshes these processes already, {at}")).essential().mend(
                 "choose a cgroup that does not contain its cgroup, nor lies in it (--cgroup), or unload that instance",
             )
         }
