@@ -459,6 +459,11 @@ impl DataPath {
         counters::read(&self.maps, &self.picture, self.sweep.as_ref())
     }
 
+    /// The anomalies of [`Counters`] alone, which cost no walk over open connections.
+    pub fn anomalies(&self) -> Result<Vec<(&'static str, u64)>, Error> {
+        counters::anomalies(&self.maps)
+    }
+
     /// How much of the budgets is in use.
     pub fn usage(&self) -> alize_model::api::Usage {
         alize_model::api::Usage {
