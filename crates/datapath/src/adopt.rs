@@ -28,9 +28,11 @@ pub(crate) fn read(maps: &Maps, budgets: &Budgets) -> Result<Picture, Error> {
     for (number, mut service) in services {
         service.frontends.sort();
         service.endpoints.sort_by_key(LiveEndpoint::key);
-        // A service has at least one address; without, and with empty words, an earlier agent had let it go.
-        service.removed = service.frontends.is_empty() && service.words == [0; 2];
+        // A service has at least one address; without, an earlier agent had let it go.
+        service.removed = service.frontends.is_empty();
         if service.removed {
+            picture.garbage.runs.extend(service.runs());
+            service.words = [0; 2];
             let kept = service.endpoints.iter_mut().filter(|endpoint| !endpoint.stage.is_removed());
             kept.for_each(|endpoint| endpoint.stage = Stage::Leaving);
             picture.garbage.leaving.insert(number);

@@ -64,10 +64,7 @@ fn write(maps: &Maps, picture: &Picture, phase: &Phase, delete_first: bool) -> R
     if !delete_first {
         drop_frontends(maps, phase)?;
     }
-    for retired in &phase.retired {
-        retire(maps, picture, retired, &mut words)?;
-    }
-    Ok(())
+    phase.retired.iter().try_for_each(|retired| retire(maps, picture, retired))
 }
 
 fn numbered(run: crate::allocate::Run, words: Vec<u64>) -> impl Iterator<Item = (u32, u64)> {
@@ -80,18 +77,14 @@ fn drop_frontends(maps: &Maps, phase: &Phase) -> Result<(), Error> {
     maps.frontends.delete_all(changed.chain(retired).map(|dialled| abi::frontend_key(dialled.0, dialled.1)))
 }
 
-/// Nobody finds the service by its address any more: its endpoints are left, and its words are emptied.
-fn retire(maps: &Maps, picture: &Picture, retired: &Retired, words: &mut Words<'_>) -> Result<(), Error> {
+/// Nobody finds the service by its address any more. Its endpoints are left; its words stay until [`settle`], because a
+/// connect that found the service just before still has to read them: empty ones would send it nowhere.
+fn retire(maps: &Maps, picture: &Picture, retired: &Retired) -> Result<(), Error> {
     let Some(service) = picture.services.get(&retired.name) else { return Ok(()) };
-    maps.endpoints.put_all(
-        service
-            .endpoints
-            .iter()
-            .filter(|endpoint| !endpoint.stage.is_removed())
-            .map(|endpoint| LiveEndpoint { stage: Stage::Leaving, ..*endpoint }.border(service.number)),
-    )?;
-    words.store(service.number, Family::V4, 0)?;
-    words.store(service.number, Family::V6, 0)
+    let staying = service.endpoints.iter().filter(|endpoint| !endpoint.stage.is_removed());
+    let leaving =
+        |endpoint: &LiveEndpoint| LiveEndpoint { stage: Stage::Leaving, ..*endpoint }.border(service.number);
+    maps.endpoints.put_all(staying.map(leaving))
 }
 
 /// Brings the picture up to date with a plan that has been written. Returns the endpoints whose connections are to be
@@ -158,15 +151,16 @@ pub(crate) fn settle(maps: &Maps, picture: &mut Picture) -> Result<(), Error> {
     let waiting = !picture.garbage.runs.is_empty() || !picture.garbage.leaving.is_empty();
     if waiting && grace::period() {
         picture.garbage.runs.drain(..).for_each(|run| picture.runs.give_back(run));
+        let mut words = Words::new(&maps.services);
         for number in std::mem::take(&mut picture.garbage.leaving) {
-            end_leaving(maps, picture, number)?;
+            end_leaving(maps, picture, number, &mut words)?;
         }
     }
     let gone: Vec<u32> = picture.garbage.gone.iter().copied().collect();
     gone.into_iter().try_for_each(|number| release(maps, picture, number))
 }
 
-fn end_leaving(maps: &Maps, picture: &mut Picture, number: u32) -> Result<(), Error> {
+fn end_leaving(maps: &Maps, picture: &mut Picture, number: u32, words: &mut Words<'_>) -> Result<(), Error> {
     let Some(service) = picture.names.get(&number).and_then(|name| picture.services.get_mut(name)) else {
         return Ok(());
     };
@@ -174,6 +168,10 @@ fn end_leaving(maps: &Maps, picture: &mut Picture, number: u32) -> Result<(), Er
     for endpoint in service.endpoints.iter_mut().filter(|endpoint| endpoint.stage == Stage::Leaving) {
         endpoint.stage = Stage::Gone;
         entries.push(endpoint.border(number));
+    }
+    if service.removed {
+        words.store(number, Family::V4, 0)?;
+        words.store(number, Family::V6, 0)?;
     }
     picture.garbage.gone.insert(number);
     maps.endpoints.put_all(entries.into_iter())

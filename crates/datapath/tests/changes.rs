@@ -261,7 +261,8 @@ fn tables_that_fill_the_map_can_be_replaced_whole() {
     let server = TcpServer::start("127.0.0.1:0");
     let text = |first: u8| {
         let services = (0..4).map(|at: u8| {
-            let endpoint = if at == 0 && first.is_multiple_of(20) { server.address } else { nowhere(first + at) };
+            let endpoint =
+                if at == 0 && first.is_multiple_of(20) { server.address } else { nowhere(first + at) };
             service(&format!("s{at}"), &format!("127.77.0.{}:80", at + 1), "", &[endpoint])
         });
         services.collect::<String>()

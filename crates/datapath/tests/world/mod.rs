@@ -60,7 +60,9 @@ impl World {
         let terminates = kallsyms.lines().any(|line| line.ends_with(" bpf_sock_destroy"));
         for program in data_path.programs() {
             match program.off {
-                Some(why) if program.name == "terminate" && !terminates => assert!(why.contains("6.5"), "{why}"),
+                Some(why) if program.name == "terminate" && !terminates => {
+                    assert!(why.contains("6.5"), "{why}")
+                }
                 off => assert_eq!(off, None, "{} is off on this machine", program.name),
             }
         }
