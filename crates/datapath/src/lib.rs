@@ -59,7 +59,7 @@ use plan::Plan;
 pub struct Options {
     /// Name of the instance; pins live in `<bpffs>/alize/<instance>/v<ABI>/`.
     pub instance: String,
-    /// Mount point of bpffs, usually `/sys/fs/bpf`; mounted when it is a folder without bpffs.
+    /// Mount point of bpffs, usually `/sys/fs/bpf`; mounted when it is an empty folder.
     pub bpffs: PathBuf,
     /// Folder for the lock, usually `/run/alize`.
     pub run_dir: PathBuf,

@@ -254,6 +254,19 @@ fn a_removed_service_comes_back_under_its_number() {
 }
 
 #[test]
+fn a_service_that_comes_back_writes_its_words_even_when_they_are_empty() {
+    let mut kernel = Kernel::new(&BUDGETS);
+    let text = service("web", "10.96.0.1:80", &["10.0.0.1:80"]);
+    kernel.apply(&text).unwrap();
+    kernel.apply("").unwrap();
+    // The kernel's words are the old ones until the grace period is over.
+    let observed = text.replace("balance: round-robin", "mode: observe");
+    let plan = kernel.plan(&observed).unwrap();
+    let change = &plan.phases[0].changes[0];
+    assert_eq!((change.after.words, change.word_writes), ([0, 0], true));
+}
+
+#[test]
 fn tcp_and_udp_endpoints_of_one_address_are_two() {
     let mut kernel = Kernel::new(&BUDGETS);
     let text = service("dns", "10.96.0.1:53", &["10.0.0.1:53"]);
