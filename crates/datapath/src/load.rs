@@ -116,7 +116,7 @@ pub(crate) struct Terminate {
 /// Entries of the map called `name`; `None` for those whose size the C source gives.
 fn size_of_map(name: &str, budgets: &Budgets) -> Option<u32> {
     match name {
-        // Half of all services may have two addresses each, or one of IPv4 and of IPv6.
+        // One address of IPv4 and one of IPv6 each; services with more live on those with fewer.
         "frontends" => Some(budgets.services.saturating_mul(2)),
         "services" | "service_names" | "turns" | "service_traffic" | "service_decisions" => {
             Some(budgets.services)
