@@ -81,7 +81,9 @@ const FILES: [File; 9] = [
     File {
         name: "terminate",
         bytes: object!("terminate"),
-        feature: Some("`removal: terminate` closes no connection; it takes Linux 6.5, for bpf_sock_destroy()"),
+        feature: Some(
+            "`removal: terminate` closes no connection; it takes Linux 6.5, for bpf_sock_destroy()",
+        ),
         needs: None,
     },
 ];
