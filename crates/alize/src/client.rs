@@ -66,6 +66,7 @@ impl Error {
             Error::Garbled { .. } => {
                 Some("check that --socket is Alizé's and that `alize version` is that of the agent".into())
             }
+            Error::Refused(_, StatusCode::NOT_FOUND) => Some("`alize services` lists all".into()),
             Error::Refused(..) => None,
         }
     }

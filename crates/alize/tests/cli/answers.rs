@@ -128,7 +128,10 @@ fn a_refusal_is_the_agent_s_own_words() {
     let refusal = r#"{"error":"there is no service \"wbe\"; did you mean \"web\"?","diagnostics":[]}"#;
     let refused = against("refusal", "404 Not Found", refusal, &["services", "wbe"]);
     assert_eq!((refused.code, refused.out.as_str()), (1, ""));
-    assert_eq!(refused.err, "error: there is no service \"wbe\"; did you mean \"web\"?\n");
+    assert_eq!(
+        refused.err,
+        "error: there is no service \"wbe\"; did you mean \"web\"?\n  `alize services` lists all\n"
+    );
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A cgroup of its own for a test, with this process inside, and real servers on loopback.
 //!
 //! Needs root: without, tests fail and say so. The cgroup, the pins and the lock are removed when the world is dropped.
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
 use std::fs;
 use std::io::{Read, Write};
@@ -25,15 +25,18 @@ pub struct World {
 }
 
 impl World {
+    pub const BUDGETS: Budgets = Budgets { services: 256, endpoints: 1024, slots: 65_536, affinity: 1024 };
+
     pub fn new(test: &str) -> Self {
-        Self::with_budgets(test, Budgets { services: 256, endpoints: 1024, slots: 65_536, affinity: 1024 })
+        Self::with_budgets(test, Self::BUDGETS)
     }
 
     pub fn with_budgets(test: &str, budgets: Budgets) -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let name = format!("datapath-{test}-{}", std::process::id());
         let cgroup = alize_datapath::cgroup2_root().expect("cgroup v2 is mounted").join(&name);
-        fs::create_dir(&cgroup).expect("tests of the kernel need root and a cgroup v2 that can be written to");
+        fs::create_dir(&cgroup)
+            .expect("tests of the kernel need root and a cgroup v2 that can be written to");
         join(&cgroup);
         let options = Options {
             instance: name.clone(),
@@ -52,6 +55,17 @@ impl World {
     pub fn open_as(&self, expected: Opened) -> DataPath {
         let (data_path, opened) = DataPath::open(&self.options).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(opened, expected);
+        // bpf_sock_destroy() came with Linux 6.5; without it one feature is off, and says so.
+        let kallsyms = std::fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+        let terminates = kallsyms.lines().any(|line| line.ends_with(" bpf_sock_destroy"));
+        for program in data_path.programs() {
+            match program.off {
+                Some(why) if program.name == "terminate" && !terminates => {
+                    assert!(why.contains("6.5"), "{why}")
+                }
+                off => assert_eq!(off, None, "{} is off on this machine", program.name),
+            }
+        }
         data_path
     }
 
@@ -108,7 +122,8 @@ pub fn snapshot(services: &str) -> Snapshot {
     let budgets = Budgets { services: u32::MAX, endpoints: u32::MAX, slots: u32::MAX, affinity: u32::MAX };
     let text = format!("services:\n{services}");
     let source = Source { name: "test.yaml", text: &text };
-    let (snapshot, _) = alize_model::parse(source, &budgets, &HostFacts::default()).expect("the test's file is valid");
+    let (snapshot, _) =
+        alize_model::parse(source, &budgets, &HostFacts::default()).expect("the test's file is valid");
     snapshot
 }
 
@@ -116,7 +131,11 @@ pub fn try_apply(data_path: &mut DataPath, services: &str) -> Result<Applied, Er
     try_apply_with(data_path, services, &Availability::new())
 }
 
-pub fn try_apply_with(data_path: &mut DataPath, services: &str, unavailable: &Availability) -> Result<Applied, Error> {
+pub fn try_apply_with(
+    data_path: &mut DataPath,
+    services: &str,
+    unavailable: &Availability,
+) -> Result<Applied, Error> {
     data_path.apply(Desired { snapshot: &snapshot(services), unavailable })
 }
 
