@@ -21,12 +21,15 @@ mod events;
 mod grace;
 #[cfg(test)]
 mod host;
+pub mod inspect;
 mod load;
+mod log;
 mod maps;
 mod memory;
 mod picture;
 mod pin;
 mod plan;
+mod refused;
 mod tables;
 mod terminate;
 mod unload;
@@ -44,6 +47,7 @@ use libbpf_rs::{Link, MapHandle};
 pub use environment::cgroup2_root;
 pub use error::Error;
 pub use memory::trim as trim_memory;
+pub use refused::Refused;
 pub use unload::{Unloaded, unload};
 
 use abi::ServiceWord;
@@ -471,7 +475,7 @@ impl DataPath {
 
     /// The anomalies of [`Counters`] alone, which cost no walk over open connections.
     pub fn anomalies(&self) -> Result<Vec<(&'static str, u64)>, Error> {
-        counters::anomalies(&self.maps)
+        counters::anomalies(&self.maps.anomalies)
     }
 
     /// How much of the budgets is in use.
