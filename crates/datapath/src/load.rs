@@ -1,6 +1,7 @@
 //! The kernel programs, from the bytes in this binary into the kernel, sharing their pinned maps.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 
 use alize_model::Budgets;
@@ -116,7 +117,7 @@ pub(crate) struct Terminate {
 /// Entries of the map called `name`; `None` for those whose size the C source gives.
 fn size_of_map(name: &str, budgets: &Budgets) -> Option<u32> {
     match name {
-        // Half of all services may have two addresses each, or one of IPv4 and of IPv6.
+        // One address of IPv4 and one of IPv6 each; services with more live on those with fewer.
         "frontends" => Some(budgets.services.saturating_mul(2)),
         "services" | "service_names" | "turns" | "service_traffic" | "service_decisions" => {
             Some(budgets.services)
@@ -245,9 +246,9 @@ fn keep(objects: &HashMap<&str, Object>, programs: Vec<ProgramStatus>) -> Result
             let handle = handle(&map)?;
             if is_private(&name) {
                 every_map.push(handle);
-            } else if !handles.contains_key(&name) {
+            } else if let Entry::Vacant(place) = handles.entry(name) {
                 every_map.push(self::handle(&map)?);
-                handles.insert(name, handle);
+                place.insert(handle);
             }
         }
     }
