@@ -8,7 +8,6 @@ mod world;
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::path::PathBuf;
 
 use alize_datapath::doctor::{Area, Finding, State, examine};
 use alize_datapath::{Options, inspect};
@@ -43,7 +42,7 @@ fn the_kernel_is_asked_what_it_takes() {
     assert!(connect.essential);
     assert_eq!(connect.programs.len(), 2);
     assert!(connect.programs.iter().all(|program| program.verified.is_some_and(|walked| walked > 100)));
-    assert_eq!(world.pins(), [PathBuf::new(); 0], "nothing stays");
+    assert!(world.pins().is_empty(), "nothing stays: {:?}", world.pins());
 }
 
 #[test]
