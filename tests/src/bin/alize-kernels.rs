@@ -80,7 +80,17 @@ fn target_folder() -> Result<PathBuf> {
 /// The tests of balancing with real sockets, built as `cargo test` builds them. The others need bpftool or a real clock.
 fn test_programs() -> Result<Vec<PathBuf>> {
     let mut child = Command::new("cargo")
-        .args(["test", "--no-run", "--message-format=json", "-p", "alize-datapath", "--test", "connections"])
+        .args([
+            "test",
+            "--no-run",
+            "--message-format=json",
+            "-p",
+            "alize-datapath",
+            "--test",
+            "connections",
+            "--test",
+            "doctor",
+        ])
         .stdout(Stdio::piped())
         .spawn()
         .context("cargo test --no-run")?;
