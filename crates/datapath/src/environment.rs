@@ -52,12 +52,19 @@ fn kernel_version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-/// Makes sure that `path` is a bpffs, by mounting one there if it is an ordinary folder.
+/// Makes sure that `path` is a bpffs, by mounting one there if it is an empty folder. In a folder that holds something
+/// a mount would hide that from the whole machine: `--bpffs /proc` must be a mistake that costs nothing.
 pub(crate) fn ensure_bpffs(path: &Path) -> Result<(), Error> {
     let no_bpffs = |reason: String| Error::NoBpffs { path: path.into(), reason };
     let kind = rustix::fs::statfs(path).map_err(|errno| no_bpffs(errno.to_string()))?.f_type;
     if kind as u64 == BPF_FS_MAGIC {
         return Ok(());
+    }
+    let mut entries = fs::read_dir(path).map_err(|e| no_bpffs(e.to_string()))?;
+    if entries.next().is_some() {
+        return Err(no_bpffs(
+            "it is another file system and holds files; only an empty folder is taken".into(),
+        ));
     }
     rustix::mount::mount("bpf", path, "bpf", MountFlags::empty(), None)
         .map_err(|errno| no_bpffs(format!("it is another file system, and mounting one failed ({errno})")))
@@ -157,6 +164,17 @@ mod tests {
         assert_eq!(mount_point(mounts, b"cgroup2"), Some(PathBuf::from("/a b\\c")));
         assert_eq!(mount_point(b"cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\n", b"cgroup2"), None);
         assert_eq!(mount_point(b"truncated", b"cgroup2"), None);
+    }
+
+    #[test]
+    fn mounts_over_nothing() {
+        let taken = std::env::temp_dir().join(format!("alize-taken-{}", std::process::id()));
+        fs::create_dir_all(taken.join("files")).unwrap();
+        let error = ensure_bpffs(&taken).unwrap_err().to_string();
+        assert!(error.contains("holds files") && !is_bpffs(&taken), "{error}");
+        fs::remove_dir_all(&taken).unwrap();
+        let error = ensure_bpffs(Path::new("/proc/version")).unwrap_err().to_string();
+        assert!(error.contains("Not a directory"), "{error}");
     }
 
     #[test]
