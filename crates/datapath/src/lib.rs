@@ -15,6 +15,7 @@ mod allocate;
 mod apply;
 mod attach;
 mod counters;
+pub mod doctor;
 mod environment;
 mod error;
 mod events;
