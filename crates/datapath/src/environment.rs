@@ -168,7 +168,7 @@ mod tests {
         let taken = std::env::temp_dir().join(format!("alize-taken-{}", std::process::id()));
         fs::create_dir_all(taken.join("files")).unwrap();
         let error = ensure_bpffs(&taken).unwrap_err().to_string();
-        assert!(error.contains("holds files") && !is_bpffs(&taken), "{error}");
+        assert!(error.contains("holds other files") && !is_bpffs(&taken), "{error}");
         fs::remove_dir_all(&taken).unwrap();
         let error = ensure_bpffs(Path::new("/proc/version")).unwrap_err().to_string();
         assert!(error.contains("Not a directory"), "{error}");
