@@ -101,7 +101,7 @@ fn datapath_exit(error: &alize_datapath::Error) -> Exit {
 
 fn io_exit(error: &io::Error) -> Exit {
     match error.kind() {
-        io::ErrorKind::PermissionDenied => Exit::Environment,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Exit::Environment,
         _ => Exit::Failed,
     }
 }

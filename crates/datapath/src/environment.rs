@@ -164,6 +164,17 @@ mod tests {
     }
 
     #[test]
+    fn mounts_over_nothing() {
+        let taken = std::env::temp_dir().join(format!("alize-taken-{}", std::process::id()));
+        fs::create_dir_all(taken.join("files")).unwrap();
+        let error = ensure_bpffs(&taken).unwrap_err().to_string();
+        assert!(error.contains("holds other files") && !is_bpffs(&taken), "{error}");
+        fs::remove_dir_all(&taken).unwrap();
+        let error = ensure_bpffs(Path::new("/proc/version")).unwrap_err().to_string();
+        assert!(error.contains("Not a directory"), "{error}");
+    }
+
+    #[test]
     fn reads_kernel_releases() {
         assert_eq!(kernel_version("6.1.0-18-amd64\n"), Some((6, 1)));
         assert_eq!(kernel_version("5.18-rc1"), Some((5, 18)));

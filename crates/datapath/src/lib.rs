@@ -295,8 +295,11 @@ impl DataPath {
         let fresh = check_pinned(&pins, &options.budgets)?;
         let opened = Self::load(&pins, options.budgets, &cgroups, fresh, lock);
         memory::trim();
-        if opened.is_err() && fresh {
-            unload::remove_pins(&pins)?;
+        if opened.is_err()
+            && fresh
+            && let Err(error) = unload::remove_pins(&pins)
+        {
+            tracing::warn!("cannot remove what a start that failed left behind: {error}");
         }
         opened
     }

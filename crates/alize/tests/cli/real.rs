@@ -265,10 +265,11 @@ fn what_the_machine_lacks_is_named() {
     let bad = host.folder.file("bad.yaml", "services: 3\n");
     let none = host.folder.path("none.yaml");
     let folder = host.folder.path("");
-    let cases: [(&str, &[&str], i32, &str); 6] = [
+    let cases: [(&str, &[&str], i32, &str); 7] = [
         (&good, &["--cgroup", &folder], 5, "not a folder of cgroup v2"),
         (&good, &["--cgroup", "/nowhere"], 5, "/nowhere"),
-        (&good, &["--bpffs", "/nowhere"], 5, "mount -t bpf bpf /nowhere"),
+        (&good, &["--bpffs", "/nowhere"], 5, "no bpffs at /nowhere: No such file"),
+        (&good, &["--bpffs", &folder], 5, "holds other files"),
         (&bad, &[], 3, "bad.yaml:1:11: error: "),
         (&none, &[], 3, "none.yaml"),
         (&good, &["--metrics", "192.0.2.1:1"], 1, "192.0.2.1:1"),
