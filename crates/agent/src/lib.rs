@@ -1,1 +1,96 @@
-//! Placeholder.
+//! The agent: everything between the file and the data path.
+//!
+//! It reads desired state, keeps the kernel equal to it, asks endpoints whether they are well, hears of connects that
+//! failed, and answers questions over a unix socket and over `/metrics`. It can be killed at any time: the data path
+//! is pinned and goes on without it.
+//!
+//! One task, [`run`], owns the data path. All other tasks send it work ([`owner::Handle`]) and never wait for each
+//! other.
+#![forbid(unsafe_code)]
+
+mod api;
+mod difference;
+mod ejection;
+mod error;
+mod events;
+mod flood;
+mod health;
+mod kept;
+mod listen;
+mod mesh;
+mod metrics;
+mod notify;
+mod owner;
+mod probe;
+mod process;
+mod scrape;
+mod serve;
+mod source;
+mod status;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use alize_datapath::Opened;
+use alize_model::Diagnostic;
+
+pub use error::Error;
+pub use owner::run;
+pub use source::host_facts;
+
+/// Where the agent reads, writes and listens.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The file that is watched; without it only `POST /v1/apply` changes anything.
+    pub config: Option<PathBuf>,
+    /// The data path: instance, cgroups, budgets, folders.
+    pub datapath: alize_datapath::Options,
+    /// Unix socket of the API, usually `/run/alize/<instance>.sock`.
+    pub socket: PathBuf,
+    /// Permissions of that socket, which are its access control.
+    pub socket_mode: u32,
+    /// TCP address of `/metrics` and `/healthz`; nothing listens when absent.
+    pub metrics: Option<SocketAddr>,
+}
+
+impl Options {
+    /// Permissions of the API's socket unless told otherwise: owner and group.
+    pub const SOCKET_MODE: u32 = 0o660;
+    /// Where metrics are served unless told otherwise.
+    pub const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9478);
+
+    /// The usual places for `datapath`, and no file.
+    pub fn new(datapath: alize_datapath::Options) -> Self {
+        let socket = datapath.run_dir.join(format!("{}.sock", datapath.instance));
+        Self {
+            config: None,
+            datapath,
+            socket,
+            socket_mode: Self::SOCKET_MODE,
+            metrics: Some(Self::METRICS),
+        }
+    }
+}
+
+/// What is true when the agent is ready: the state is in force, API and metrics listen.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// Whether a data path was there already.
+    pub opened: Opened,
+    /// Folder of the pins.
+    pub pins: PathBuf,
+    /// Unix socket of the API.
+    pub socket: PathBuf,
+    /// Where metrics are served, with the port that was given.
+    pub metrics: Option<SocketAddr>,
+    /// Services in force.
+    pub services: u32,
+    /// Endpoints in force.
+    pub endpoints: u32,
+    /// What is in force, as in [`alize_model::api::ConfigStatus::source`].
+    pub source: String,
+    /// Remarks about it.
+    pub warnings: Vec<Diagnostic>,
+    /// Why the watched file was refused, when an adopted state is served in its place.
+    pub refused: Vec<Diagnostic>,
+}

@@ -44,6 +44,7 @@ static __always_inline void closed(struct bpf_sock_ops *ctx, struct bpf_sock *sk
 		.retransmits = ctx->total_retrans,
 		.rtt_us = ctx->srtt_us >> 3, /* the kernel keeps eight times the value */
 	};
+	totals_without_flags(&totals, ctx->args[0]);
 	connection_closed(connection, &totals,
 			  connection->phase == PHASE_ESTABLISHED ? 0 : failure_of(sk, totals.retransmits));
 }

@@ -2,7 +2,33 @@
 //!
 //! Others hand over a desired state ([`Desired`]) and read back counters and events; the layout of the maps, the order
 //! of the writes and everything else that is BPF is this crate's secret.
-#![allow(unused_variables, missing_docs)]
+//!
+//! - A connect sees a service as it was before a change or as it is after it, never a mixture: what a service is, is
+//!   one 64-bit word per address family, and what the word names is complete before it is written and stays until no
+//!   program can still be reading it.
+//! - Everything is pinned: the kernel goes on without this process, and the next one takes over where it stopped.
+//! - What does not fit is refused before the first write.
+
+mod abi;
+mod adopt;
+mod allocate;
+mod apply;
+mod attach;
+mod counters;
+mod environment;
+mod error;
+mod events;
+mod grace;
+mod load;
+mod maps;
+mod memory;
+mod picture;
+mod pin;
+mod plan;
+mod tables;
+mod terminate;
+mod unload;
+mod words;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -11,6 +37,20 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use alize_model::{Budgets, ServiceName, Snapshot};
+use libbpf_rs::{Link, MapHandle};
+
+pub use environment::cgroup2_root;
+pub use error::Error;
+pub use memory::trim as trim_memory;
+pub use unload::{Unloaded, unload};
+
+use abi::ServiceWord;
+use environment::Cgroup;
+use events::Events;
+use maps::Maps;
+use picture::{Picture, run_of};
+use pin::{Lock, Pins};
+use plan::Plan;
 
 /// Where and how large.
 #[derive(Clone, Debug)]
@@ -57,12 +97,6 @@ pub struct Applied {
     pub elapsed: Duration,
     /// Sockets closed because their endpoint was removed with `removal: terminate`.
     pub terminated: u32,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("{0}")]
-    Placeholder(String),
 }
 
 /// Whether a data path was there already.
@@ -174,99 +208,297 @@ pub struct ProgramStatus {
     pub off: Option<String>,
 }
 
-/// What [`unload`] removed.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Unloaded {
-    pub links: u32,
-    pub maps: u32,
-}
-
 /// The loaded data path of one instance. Dropping it changes nothing in the kernel: everything is pinned.
-pub struct DataPath {}
+pub struct DataPath {
+    pins: Pins,
+    budgets: Budgets,
+    maps: Maps,
+    picture: Picture,
+    events: Events,
+    programs: Vec<ProgramStatus>,
+    every_map: Vec<MapHandle>,
+    sweep: Option<Link>,
+    terminate: Option<load::Terminate>,
+    _lock: Lock,
+}
 
 impl DataPath {
     /// Loads, verifies, attaches and pins, or adopts what is pinned already: maps are kept, programs are replaced by
     /// this binary's through an atomic link update. Holds the instance's lock until dropped.
     pub fn open(options: &Options) -> Result<(Self, Opened), Error> {
-        Err(Error::Placeholder("not written yet".into()))
+        environment::check_root()?;
+        environment::check_kernel()?;
+        check_budgets(&options.budgets)?;
+        let pins = Pins::new(options)?;
+        let cgroups = outermost(&options.cgroups)?;
+        environment::ensure_bpffs(&options.bpffs)?;
+        let lock = Lock::take(options)?;
+        pins.check_version()?;
+        pins.check_cgroups(&cgroups)?;
+
+        let fresh = check_pinned(&pins, &options.budgets)?;
+        let opened = Self::load(&pins, options.budgets, &cgroups, fresh, lock);
+        memory::trim();
+        if opened.is_err() && fresh {
+            unload::remove_pins(&pins)?;
+        }
+        opened
+    }
+
+    fn load(
+        pins: &Pins,
+        budgets: Budgets,
+        cgroups: &[Cgroup],
+        fresh: bool,
+        lock: Lock,
+    ) -> Result<(Self, Opened), Error> {
+        pins.make_folders()?;
+        // Attached before anything is in the maps: without addresses every connect passes as if nothing were there.
+        let loaded = load::load(pins, &budgets, |object| attach::attach(object, pins, cgroups))?;
+        attach::detach_others(pins, cgroups)?;
+        if !grace::is_possible() {
+            tracing::warn!("the kernel refuses membarrier(2): balancing slots that were in use are not used again");
+        }
+        let picture = match fresh {
+            true => Picture::new(&budgets, loaded.maps.frontends.max_entries()),
+            false => read_back(&loaded.maps, &budgets)?,
+        };
+        let opened = match fresh {
+            true => Opened::Fresh,
+            false => Opened::Adopted { services: live_services(&picture), endpoints: live_endpoints(&picture) },
+        };
+        let data_path = Self {
+            pins: pins.clone(),
+            budgets,
+            maps: loaded.maps,
+            picture,
+            events: Events::new(loaded.events)?,
+            programs: loaded.programs,
+            every_map: loaded.every_map,
+            sweep: loaded.sweep,
+            terminate: loaded.terminate,
+            _lock: lock,
+        };
+        Ok((data_path, opened))
     }
 
     /// Makes the kernel equal to `desired`; each service changes atomically, unchanged ones cost nothing. On an error
     /// (a budget is exceeded, a write failed) no service is half written and the rest stay as they were.
     pub fn apply(&mut self, desired: Desired<'_>) -> Result<Applied, Error> {
-        Err(Error::Placeholder("not written yet".into()))
+        let plan = match self.plan(desired) {
+            // What earlier changes left behind may be what is missing.
+            Err(Error::Budget { .. }) if self.has_garbage() => {
+                self.settle()?;
+                self.plan(desired)?
+            }
+            other => other?,
+        };
+        let large = plan.added + plan.changed + plan.removed >= LARGE;
+        let mut applied = Applied {
+            added: plan.added,
+            changed: plan.changed,
+            removed: plan.removed,
+            unchanged: plan.unchanged,
+            ..Applied::default()
+        };
+        let done = match apply::apply(&self.maps, &mut self.picture, plan) {
+            Ok(done) => done,
+            Err(error) => {
+                // Some of it is written: the kernel knows how much.
+                self.picture = read_back(&self.maps, &self.budgets)?;
+                return Err(error);
+            }
+        };
+        applied.elapsed = done.elapsed;
+        if large {
+            memory::trim();
+        }
+        if !done.terminated.is_empty() {
+            // A connect that has chosen but not yet sent must be there to be closed.
+            self.settle()?;
+        }
+        if let Some(terminate) = self.terminate.as_ref().filter(|_| !done.terminated.is_empty()) {
+            applied.terminated = terminate::close(&self.maps, terminate, &done.terminated)?;
+        }
+        Ok(applied)
+    }
+
+    /// Finishes what earlier changes left behind: frees the slots they took out of use, moves UDP flows away from
+    /// removed endpoints, frees the numbers of endpoints whose last connection has ended. To be called about once a
+    /// second. Takes up to 25 ms when there is something to do (it waits for an RCU grace period), else microseconds.
+    pub fn settle(&mut self) -> Result<(), Error> {
+        apply::settle(&self.maps, &mut self.picture)
+    }
+
+    fn plan(&self, desired: Desired<'_>) -> Result<Plan, Error> {
+        plan::plan(&self.picture, desired, &mut |run| self.maps.slots.get_run(run.base, run.length))
+    }
+
+    fn has_garbage(&self) -> bool {
+        let garbage = &self.picture.garbage;
+        !(garbage.runs.is_empty() && garbage.leaving.is_empty() && garbage.gone.is_empty())
     }
 
     /// Number of the service called `name`.
     pub fn service_id(&self, name: &str) -> Option<u32> {
-        None
+        let name = ServiceName::new(name).ok()?;
+        self.picture.services.get(&name).filter(|service| !service.removed).map(|service| service.number)
     }
 
     /// Name of the service with number `id`.
     pub fn service_name(&self, id: u32) -> Option<&ServiceName> {
-        None
+        self.picture.names.get(&id)
     }
 
     /// The endpoints of a service, the removed ones that still hold connections included, sorted by address.
     pub fn endpoints(&self, service: u32) -> Vec<LiveEndpoint> {
-        Vec::new()
+        let Some(live) = self.picture.service(service) else { return Vec::new() };
+        let shares = self.shares(live.words);
+        let is_open = |number| {
+            let load = self.maps.endpoint_load.get(&number).ok().flatten();
+            load.is_some_and(|load| load.open > 0)
+        };
+        let shown = live.endpoints.iter().filter(|endpoint| !endpoint.stage.is_removed() || is_open(endpoint.number));
+        shown
+            .map(|endpoint| LiveEndpoint {
+                id: endpoint.number,
+                address: endpoint.address,
+                state: endpoint.stage.live_state(),
+                share: shares.get(&endpoint.number).copied().unwrap_or(0.0),
+            })
+            .collect()
+    }
+
+    /// By endpoint number, from the table that is in force.
+    fn shares(&self, words: [u64; 2]) -> HashMap<u32, f64> {
+        let Some(word) = words.into_iter().find(|&word| run_of(word).length > 0) else { return HashMap::new() };
+        let run = run_of(word);
+        match self.maps.slots.get_run(run.base, run.length) {
+            Ok(slots) => tables::shares_of(ServiceWord::unpack(word).choice, &slots),
+            Err(error) => {
+                tracing::warn!("shares are not known: {error}");
+                HashMap::new()
+            }
+        }
     }
 
     /// Address of endpoint number `id`.
     pub fn endpoint_address(&self, id: u32) -> Option<SocketAddr> {
-        None
+        if !self.picture.endpoint_numbers.is_taken(id) {
+            return None;
+        }
+        let entry = self.maps.endpoints.get(&id).ok().flatten()?;
+        (entry.port != 0).then(|| abi::socket_addr(entry.address, entry.port))
+    }
+
+    /// TCP connects to endpoint number `id` that failed since the last one that did not; 0 when that is not known.
+    pub fn consecutive_failures(&self, id: u32) -> u32 {
+        self.maps.endpoint_load.get(&id).ok().flatten().map_or(0, |load| load.failures)
     }
 
     /// Reads all counters, those of connections that are still open included.
     pub fn counters(&self) -> Result<Counters, Error> {
-        Ok(Counters::default())
+        counters::read(&self.maps, &self.picture, self.sweep.as_ref())
     }
 
     /// How much of the budgets is in use.
     pub fn usage(&self) -> alize_model::api::Usage {
-        Default::default()
+        alize_model::api::Usage {
+            services: self.picture.service_numbers.used(),
+            frontends: self.picture.frontends,
+            endpoints: self.picture.endpoint_numbers.used(),
+            slots: self.picture.runs.used(),
+        }
     }
 
     /// Budgets the pinned maps were made with.
     pub fn budgets(&self) -> Budgets {
-        Budgets::default()
+        self.budgets
     }
 
     /// Hands over what has come in the event ring since the last call. Does not block.
     pub fn drain_events(&mut self, each: &mut dyn FnMut(KernelEvent)) -> Result<(), Error> {
-        Ok(())
+        self.events.drain(each)
     }
 
     /// The programs and whether they are on.
     pub fn programs(&self) -> Vec<ProgramStatus> {
-        Vec::new()
+        self.programs.clone()
     }
 
     /// Kernel memory of maps and programs, in bytes.
     pub fn kernel_memory(&self) -> u64 {
-        0
+        memory::of_kernel(&self.every_map, &self.programs)
     }
 
     /// Folder of the pins.
     pub fn pins(&self) -> PathBuf {
-        PathBuf::new()
+        self.pins.folder()
     }
 }
 
 impl AsFd for DataPath {
     /// Readable when the event ring holds something: for epoll.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        panic!("not written yet")
+        self.events.as_fd()
     }
 }
 
-/// Removes every program, link, map and pin of the instance; running connections go on. Refuses while an agent holds
-/// the instance's lock. Finding nothing is no error.
-pub fn unload(options: &Options) -> Result<Unloaded, Error> {
-    Err(Error::Placeholder("not written yet".into()))
+/// A change of this many services leaves memory behind that is worth giving back.
+const LARGE: u32 = 256;
+
+fn check_budgets(budgets: &Budgets) -> Result<(), Error> {
+    let ranges = [
+        ("--max-services", budgets.services, 1 << 20),
+        ("--max-endpoints", budgets.endpoints, 1 << 20),
+        ("--max-slots", budgets.slots, abi::MAX_PLACES),
+        ("--max-affinity", budgets.affinity, 1 << 24),
+    ];
+    match ranges.into_iter().find(|(_, value, max)| !(1..=*max).contains(value)) {
+        Some((flag, value, max)) => Err(Error::BudgetRange { flag, value, max }),
+        None => Ok(()),
+    }
 }
 
-/// Mount point of cgroup v2, found in `/proc/self/mounts`.
-pub fn cgroup2_root() -> Option<PathBuf> {
-    None
+/// Whether nothing is pinned yet; refuses when what is pinned was made for other budgets.
+fn check_pinned(pins: &Pins, asked: &Budgets) -> Result<bool, Error> {
+    match load::pinned_budgets(pins, asked)? {
+        None => Ok(true),
+        Some(pinned) if pinned == *asked => Ok(false),
+        Some(pinned) => Err(Error::BudgetsDiffer {
+            pins: pins.folder(),
+            pinned: Box::new(pinned),
+            asked: Box::new(*asked),
+        }),
+    }
+}
+
+/// The cgroups, without those that lie inside another: there a connect would be balanced twice.
+fn outermost(paths: &[PathBuf]) -> Result<Vec<Cgroup>, Error> {
+    let mut cgroups = paths.iter().map(|path| environment::open_cgroup(path)).collect::<Result<Vec<_>, _>>()?;
+    cgroups.sort_by(|a, b| a.path.cmp(&b.path));
+    let mut outermost: Vec<Cgroup> = Vec::new();
+    for cgroup in cgroups {
+        if !outermost.iter().any(|outer| cgroup.path.starts_with(&outer.path)) {
+            outermost.push(cgroup);
+        }
+    }
+    Ok(outermost)
+}
+
+/// The picture of the maps. What an earlier agent, or a change that failed, took out of use is free in it, so a grace
+/// period passes first.
+fn read_back(maps: &Maps, budgets: &Budgets) -> Result<Picture, Error> {
+    let picture = adopt::read(maps, budgets)?;
+    grace::period();
+    Ok(picture)
+}
+
+fn live_services(picture: &Picture) -> u32 {
+    picture.services.values().filter(|service| !service.removed).count() as u32
+}
+
+fn live_endpoints(picture: &Picture) -> u32 {
+    let live = |endpoint: &&picture::LiveEndpoint| !endpoint.stage.is_removed();
+    picture.services.values().flat_map(|service| &service.endpoints).filter(live).count() as u32
 }

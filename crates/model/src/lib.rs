@@ -7,9 +7,12 @@
 
 pub mod api;
 mod diagnostic;
+mod maglev;
 mod parse;
+mod schema;
 mod service;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Position, Severity};
 pub use parse::{Source, parse};
+pub use schema::{json_schema, reference};
 pub use service::*;

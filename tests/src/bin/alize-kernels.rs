@@ -60,7 +60,10 @@ fn run(arguments: Vec<String>) -> Result<bool> {
         passed += report.passed;
         failed += report.failed;
         if !report.complete || report.passed == 0 {
-            eprintln!("    the kernel stopped before all tests had run; its console is in {}", console(&image).display());
+            eprintln!(
+                "    the kernel stopped before all tests had run; its console is in {}",
+                console(&image).display()
+            );
             failed += 1;
         }
     }
@@ -103,7 +106,10 @@ fn kernel_image(name: &str, suite: &str, cache: &Path) -> Result<PathBuf> {
     fs::create_dir_all(folder.join("lists/partial"))?;
     fs::create_dir_all(folder.join("cache/archives/partial"))?;
     let list = folder.join("sources.list");
-    let line = format!("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {} {suite} main\n", mirror()?);
+    let line = format!(
+        "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {} {suite} main\n",
+        mirror()?
+    );
     fs::write(&list, line)?;
     let option = |key: &str, path: &Path| format!("-o{key}={}", path.display());
     let options = [
@@ -114,7 +120,8 @@ fn kernel_image(name: &str, suite: &str, cache: &Path) -> Result<PathBuf> {
         "-oAPT::Sandbox::User=root".into(),
     ];
     output(Command::new("apt-get").args(&options).args(["update", "-qq"])).context("is there a network?")?;
-    let depends = output(Command::new("apt-cache").args(&options).args(["depends", "linux-image-cloud-amd64"]))?;
+    let depends =
+        output(Command::new("apt-cache").args(&options).args(["depends", "linux-image-cloud-amd64"]))?;
     let package = depends
         .lines()
         .find_map(|line| line.trim().strip_prefix("Depends: linux-image-"))
@@ -218,7 +225,19 @@ fn console(image: &Path) -> PathBuf {
 
 fn boot(image: &Path, initramfs: &Path) -> Result<Report> {
     let mut child = Command::new("qemu-system-x86_64")
-        .args(["-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "1024", "-nographic", "-no-reboot", "-nodefaults"])
+        .args([
+            "-accel",
+            "tcg",
+            "-cpu",
+            "max",
+            "-smp",
+            "2",
+            "-m",
+            "1024",
+            "-nographic",
+            "-no-reboot",
+            "-nodefaults",
+        ])
         .args(["-serial", "stdio", "-append", "console=ttyS0 quiet panic=-1 loglevel=4"])
         .arg("-kernel")
         .arg(image)
@@ -233,7 +252,11 @@ fn boot(image: &Path, initramfs: &Path) -> Result<Report> {
         if Instant::now() > end {
             child.kill()?;
             child.wait()?;
-            bail!("not done after {} s; its console is in {}", TIME_LIMIT.as_secs(), console(image).display());
+            bail!(
+                "not done after {} s; its console is in {}",
+                TIME_LIMIT.as_secs(),
+                console(image).display()
+            );
         }
         std::thread::sleep(Duration::from_millis(100));
     }

@@ -1,0 +1,58 @@
+# Every target sets up what it needs (Debian 12 or later; sudo only where not root).
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+CARGO := cargo
+ROOT := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)")
+PREFIX ?= /usr/local
+
+.PHONY: help
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
+
+.PHONY: build
+build: ## Build the release binary, target/release/alize
+	@script/setup build
+	$(CARGO) build --release -p alize
+
+.PHONY: demo
+demo: ## Show real servers, clients and a changing split in under a minute
+	@script/setup build test
+	@$(CARGO) build --release --quiet -p alize -p alize-tests
+	@$(ROOT) target/release/alize-demo
+
+.PHONY: test
+test: lint ## Lint, then run every ring of tests
+	@script/test
+
+.PHONY: lint
+lint: ## Formatting, clippy, dependencies, C style
+	@script/setup build test
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+	$(CARGO) deny --log-level error check bans licenses sources
+	clang-format --dry-run -Werror $$(git ls-files '*.bpf.c' 'crates/datapath/bpf/*.h' 'crates/datapath/tests/host/*.[ch]')
+
+.PHONY: test-kernels
+test-kernels: ## Run the data path's kernel tests under other kernels, in virtual machines
+	@script/setup build kernels
+	$(CARGO) run --quiet -p alize-tests --bin alize-kernels
+
+.PHONY: fuzz
+fuzz: ## Fuzz every parser of foreign bytes for a while (FUZZ_SECONDS=300)
+	@script/setup build test
+	@script/fuzz $${FUZZ_SECONDS:-300}
+
+.PHONY: bench
+bench: ## Measure beside no mesh, iptables and nftables (a few minutes)
+	@script/setup build test bench
+	@$(CARGO) build --release --quiet -p alize -p alize-bench
+	@$(ROOT) target/release/alize-bench
+
+.PHONY: install
+install: build ## Install the binary, man pages, completions and the systemd unit below PREFIX
+	install -D -m 755 target/release/alize $(DESTDIR)$(PREFIX)/bin/alize
+	install -D -m 644 deploy/alize.service $(DESTDIR)/etc/systemd/system/alize.service
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	target/release/alize man $(DESTDIR)$(PREFIX)/share/man/man1
+	target/release/alize completions bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/alize

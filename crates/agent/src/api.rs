@@ -1,0 +1,378 @@
+//! The API: what the agent answers, over the unix socket and, in part, over the port of the metrics.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use alize_model::api::{Event, Refusal};
+use alize_model::{Diagnostic, Severity};
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Query, State};
+use axum::http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{get, post};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Frame;
+use serde::Deserialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio::time::timeout;
+use tokio_stream::wrappers::BroadcastStream;
+use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
+use tokio_stream::{Stream, StreamExt};
+
+use crate::events::{Kind, event};
+use crate::mesh::Rejected;
+use crate::metrics::{Dialect, Rendering};
+use crate::owner::{Handle, Stopping};
+use crate::scrape::Scrape;
+use crate::source::{LARGEST, text_of};
+use crate::status;
+
+/// Answers at once that hold a whole scrape; the next wait.
+const SCRAPES: usize = 4;
+/// Clients that follow events at once.
+const WATCHERS: usize = 16;
+/// How long a client may take to hand over a file, or to take a whole scrape.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a client waits for its turn.
+const TURN: Duration = Duration::from_secs(10);
+/// The owner answers within this time, or the agent is not well.
+const WELL: Duration = Duration::from_secs(1);
+/// Services are sent in pieces of about this many bytes.
+const CHUNK: usize = 16 * 1024;
+
+const OPENAPI: &str = include_str!("../../../docs/reference/openapi.json");
+
+/// What all handlers share.
+#[derive(Clone)]
+pub(crate) struct Api {
+    mesh: Handle,
+    scrapes: Arc<Semaphore>,
+    watchers: Arc<Semaphore>,
+    applying: Arc<Semaphore>,
+}
+
+impl Api {
+    pub(crate) fn new(mesh: Handle) -> Self {
+        Self {
+            mesh,
+            scrapes: Arc::new(Semaphore::new(SCRAPES)),
+            watchers: Arc::new(Semaphore::new(WATCHERS)),
+            applying: Arc::new(Semaphore::new(1)),
+        }
+    }
+
+    /// A scrape, and the right to hold it while it is being sent.
+    async fn scrape(&self) -> Result<(Arc<Scrape>, OwnedSemaphorePermit), Response> {
+        let place = turn(&self.scrapes).await?;
+        let asked = Instant::now();
+        match self.mesh.ask(move |mesh| mesh.scrape(asked)).await? {
+            Ok(scrape) => Ok((scrape, place)),
+            Err(error) => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot read the counters: {error}"))),
+        }
+    }
+}
+
+/// Everything, for the unix socket.
+pub(crate) fn router(api: Api) -> Router {
+    Router::new()
+        .route("/v1/status", get(status_now))
+        .route("/v1/services", get(services))
+        .route("/v1/services/{*name}", get(service))
+        .route("/v1/events", get(events))
+        .route("/v1/config", get(config))
+        .route("/v1/apply", post(apply))
+        .route("/v1/openapi.json", get(openapi))
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(health))
+        .method_not_allowed_fallback(wrong_method)
+        .fallback(unknown_path)
+        .with_state(api)
+}
+
+/// What everybody on the host may see.
+pub(crate) fn metrics_router(api: Api) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(health))
+        .method_not_allowed_fallback(wrong_method)
+        .fallback(unknown_path)
+        .with_state(api)
+}
+
+async fn status_now(State(api): State<Api>) -> Result<Response, Response> {
+    let status = api.mesh.ask(|mesh| mesh.status()).await?;
+    Ok(Json(status).into_response())
+}
+
+#[derive(Deserialize)]
+struct Filter {
+    /// Only services whose name begins with this.
+    #[serde(default)]
+    name: String,
+}
+
+async fn services(
+    State(api): State<Api>,
+    filter: Result<Query<Filter>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Response> {
+    let Query(filter) = filter.map_err(|error| refuse(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let (scrape, place) = api.scrape().await?;
+    let mut array = ServiceArray { scrape, prefix: filter.name, next: 0, state: ArrayState::Begin };
+    let body = Chunks::new(place, move || array.next_chunk());
+    Ok(([(CONTENT_TYPE, "application/json")], Body::new(body)).into_response())
+}
+
+async fn service(State(api): State<Api>, Path(name): Path<String>) -> Result<Response, Response> {
+    let (scrape, _place) = api.scrape().await?;
+    let found = scrape.service(&name).and_then(|scraped| status::service(&scrape, scraped));
+    let missing = || refuse(StatusCode::NOT_FOUND, format!("there is no service {name:?}; see GET /v1/services"));
+    Ok(Json(found.ok_or_else(missing)?).into_response())
+}
+
+#[derive(Deserialize)]
+struct Recent {
+    /// How many of the last events come first.
+    #[serde(default)]
+    recent: usize,
+}
+
+async fn events(
+    State(api): State<Api>,
+    recent: Result<Query<Recent>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Response> {
+    let Query(Recent { recent }) = recent.map_err(|error| refuse(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let place = Arc::clone(&api.watchers).try_acquire_owned().map_err(|_| {
+        let error = format!("{WATCHERS} clients follow events already; close one of them");
+        refuse(StatusCode::SERVICE_UNAVAILABLE, error)
+    })?;
+    let (recent, next) = api.mesh.ask(move |mesh| mesh.events.watch(recent)).await?;
+    let lines = event_lines(recent, next, place);
+    Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}
+
+/// One JSON object a line; a reader that is too slow is told how much it missed.
+fn event_lines(
+    recent: Vec<Arc<Event>>,
+    next: broadcast::Receiver<Arc<Event>>,
+    place: OwnedSemaphorePermit,
+) -> impl Stream<Item = Result<Bytes, Infallible>> {
+    let next = BroadcastStream::new(next).map(move |received| {
+        let _held = &place;
+        received.unwrap_or_else(|BroadcastStreamRecvError::Lagged(missed)| {
+            Arc::new(event(Kind::Agent, format!("{missed} events were missed: this reader is too slow")))
+        })
+    });
+    tokio_stream::iter(recent).chain(next).map(|event| Ok(json_line(&event)))
+}
+
+fn json_line(event: &Event) -> Bytes {
+    let mut line = serde_json::to_vec(event).unwrap_or_default();
+    line.push(b'\n');
+    line.into()
+}
+
+async fn config(State(api): State<Api>) -> Result<Response, Response> {
+    let Some(text) = api.mesh.ask(|mesh| mesh.text_in_force()).await? else {
+        let error = "the text of what is in force is not known; apply a file to make it known";
+        return Err(refuse(StatusCode::NOT_FOUND, error.into()));
+    };
+    Ok(([(CONTENT_TYPE, "application/yaml")], text).into_response())
+}
+
+#[derive(Deserialize)]
+struct Named {
+    /// The name of the file, for errors.
+    name: Option<String>,
+}
+
+async fn apply(
+    State(api): State<Api>,
+    named: Result<Query<Named>, axum::extract::rejection::QueryRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Response> {
+    let Query(Named { name }) = named.map_err(|error| refuse(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let _place = turn(&api.applying).await?;
+    let bytes = read_body(&headers, body).await?;
+    if name.is_none() && bytes.is_empty() {
+        let applied = api.mesh.ask(|mesh| mesh.reload()).await?;
+        return Ok(Json(applied.map_err(|rejected| refuse_text("the watched file", &rejected))?).into_response());
+    }
+    let name = name.unwrap_or_else(|| "-".into());
+    let text = text_of(&name, bytes).map_err(|diagnostic| refuse_text(&name, &Rejected::Text(vec![diagnostic])))?;
+    let asked = name.clone();
+    let applied = api.mesh.ask(move |mesh| mesh.apply(&asked, &text)).await?;
+    Ok(Json(applied.map_err(|rejected| refuse_text(&name, &rejected))?).into_response())
+}
+
+async fn read_body(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Response> {
+    let too_large = || {
+        let error = format!("the file is larger than {} MiB", LARGEST >> 20);
+        refuse(StatusCode::PAYLOAD_TOO_LARGE, error)
+    };
+    let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > LARGEST as u64) {
+        return Err(too_large());
+    }
+    match timeout(PATIENCE, Limited::new(body, LARGEST).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes().into()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) => Err(refuse(StatusCode::BAD_REQUEST, format!("the file broke off: {error}"))),
+        Err(_) => {
+            let error = format!("the file did not arrive within {} s", PATIENCE.as_secs());
+            Err(refuse(StatusCode::REQUEST_TIMEOUT, error))
+        }
+    }
+}
+
+fn refuse_text(name: &str, rejected: &Rejected) -> Response {
+    let diagnostics = rejected.diagnostics(name);
+    let (status, error) = match rejected {
+        Rejected::Text(_) => {
+            let errors = diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count();
+            let errors = if errors == 1 { "1 error".to_owned() } else { format!("{errors} errors") };
+            let error = format!("{name} was refused for {errors}; what was in force stays");
+            (StatusCode::UNPROCESSABLE_ENTITY, error)
+        }
+        Rejected::Kernel(error) => (StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
+        Rejected::NothingToRead => {
+            let error = "this agent watches no file; hand one over as the body, with ?name=FILE";
+            (StatusCode::CONFLICT, error.into())
+        }
+    };
+    refuse_with(status, error, diagnostics)
+}
+
+async fn openapi() -> Response {
+    ([(CONTENT_TYPE, "application/json")], OPENAPI).into_response()
+}
+
+async fn metrics(State(api): State<Api>, headers: HeaderMap) -> Result<Response, Response> {
+    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let dialect = Dialect::accepted(accept);
+    let (scrape, place) = api.scrape().await?;
+    let mut rendering = Rendering::new(scrape, dialect);
+    let body = Chunks::new(place, move || rendering.next_chunk());
+    Ok(([(CONTENT_TYPE, dialect.content_type())], Body::new(body)).into_response())
+}
+
+/// Well means: the owner of the mesh answers.
+async fn health(State(api): State<Api>) -> Response {
+    match timeout(WELL, api.mesh.ask(|_| ())).await {
+        Ok(Ok(())) => "ok\n".into_response(),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "the agent is busy or ending\n").into_response(),
+    }
+}
+
+async fn unknown_path() -> Response {
+    refuse(StatusCode::NOT_FOUND, "there is nothing at this path; see GET /v1/openapi.json".into())
+}
+
+async fn wrong_method() -> Response {
+    refuse(StatusCode::METHOD_NOT_ALLOWED, "this path takes another method; see GET /v1/openapi.json".into())
+}
+
+async fn turn(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Response> {
+    match timeout(TURN, Arc::clone(places).acquire_owned()).await {
+        Ok(Ok(place)) => Ok(place),
+        _ => {
+            let error = "too many clients ask for this at once; try again";
+            Err(refuse(StatusCode::SERVICE_UNAVAILABLE, error.into()))
+        }
+    }
+}
+
+fn refuse(status: StatusCode, error: String) -> Response {
+    refuse_with(status, error, Vec::new())
+}
+
+fn refuse_with(status: StatusCode, error: String, diagnostics: Vec<Diagnostic>) -> Response {
+    (status, Json(Refusal { error, diagnostics })).into_response()
+}
+
+impl From<Stopping> for Response {
+    fn from(_: Stopping) -> Self {
+        refuse(StatusCode::SERVICE_UNAVAILABLE, "the agent is ending".into())
+    }
+}
+
+/// Services as a JSON array, written piece by piece.
+struct ServiceArray {
+    scrape: Arc<Scrape>,
+    prefix: String,
+    next: usize,
+    state: ArrayState,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ArrayState {
+    Begin,
+    First,
+    Further,
+    Ended,
+}
+
+impl ServiceArray {
+    fn next_chunk(&mut self) -> Option<String> {
+        if self.state == ArrayState::Ended {
+            return None;
+        }
+        let mut text = String::with_capacity(CHUNK);
+        if self.state == ArrayState::Begin {
+            text.push('[');
+            self.state = ArrayState::First;
+        }
+        while let Some(scraped) = self.scrape.services.get(self.next) {
+            self.next += 1;
+            if !scraped.name.as_str().starts_with(&self.prefix) {
+                continue;
+            }
+            let Some(service) = status::service(&self.scrape, scraped) else { continue };
+            if self.state == ArrayState::Further {
+                text.push(',');
+            }
+            self.state = ArrayState::Further;
+            text.push_str(&serde_json::to_string(&service).unwrap_or_default());
+            if text.len() >= CHUNK {
+                return Some(text);
+            }
+        }
+        self.state = ArrayState::Ended;
+        text.push(']');
+        Some(text)
+    }
+}
+
+/// A body that is written while it is being sent, never faster than the client reads.
+struct Chunks<F> {
+    next: F,
+    until: Instant,
+    _place: OwnedSemaphorePermit,
+}
+
+impl<F: FnMut() -> Option<String> + Unpin> Chunks<F> {
+    fn new(place: OwnedSemaphorePermit, next: F) -> Self {
+        Self { next, until: Instant::now() + PATIENCE, _place: place }
+    }
+}
+
+impl<F: FnMut() -> Option<String> + Unpin> hyper::body::Body for Chunks<F> {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        if Instant::now() > self.until {
+            let error = std::io::Error::new(std::io::ErrorKind::TimedOut, "the client reads too slowly");
+            return Poll::Ready(Some(Err(error)));
+        }
+        Poll::Ready((self.next)().map(|text| Ok(Frame::data(text.into()))))
+    }
+}

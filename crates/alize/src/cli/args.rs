@@ -1,0 +1,433 @@
+//! The command line, defined once: help, completions, man pages and docs/reference/cli.md are made from it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use alize_model::Budgets;
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint, value_parser};
+
+/// Where metrics are served unless told otherwise.
+const METRICS: &str = "127.0.0.1:9478";
+
+/// The codes that every command may end with.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done; the answer is yes
+  1  the answer is no, or something failed while running
+  2  wrong use of the command line
+  3  a file cannot be read or was refused
+  4  the agent cannot be reached
+  5  not permitted, or this machine lacks what is needed: the message says what";
+
+/// Help that stands below the options: examples of this command, then the exit codes.
+macro_rules! examples {
+    ($($line:literal)+) => {
+        format!(concat!("Examples:\n", $("  ", $line, "\n",)+ "\n{}"), EXIT_CODES)
+    };
+}
+
+/// A service mesh in the Linux kernel: virtual service addresses, balanced at connect(), without sidecars
+///
+/// One file says which services there are. The agent compiles it into kernel tables and keeps them equal to it; the
+/// kernel sends each new connection straight to an endpoint. The other commands look at a running agent or change it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "alize",
+    version,
+    disable_help_subcommand = true,
+    max_term_width = 110,
+    after_help = examples!(
+        "alize check mesh.yaml           is the file right?"
+        "sudo alize run mesh.yaml        mesh this host, in the foreground"
+        "alize status                    is the agent well?"
+        "alize services --watch          connections per second, live"
+        "sudo alize unload               remove everything from the kernel"
+    )
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Which instance: several agents may run on one host, each with its own socket, lock and pins
+    #[arg(
+        long, global = true, value_name = "NAME", env = "ALIZE_INSTANCE", hide_env_values = true,
+        default_value = "default", value_parser = instance
+    )]
+    pub(crate) instance: String,
+    /// Socket of the agent's API [default: /run/alize/<instance>.sock]
+    #[arg(
+        long, global = true, value_name = "PATH", env = "ALIZE_SOCKET", hide_env_values = true,
+        value_hint = ValueHint::FilePath
+    )]
+    pub(crate) socket: Option<PathBuf>,
+    /// Form of the answer: for people, or the API's own types for programs [default: table]
+    #[arg(long, short, global = true, value_name = "FORM")]
+    pub(crate) output: Option<Form>,
+    /// Colour; auto means on a terminal, unless NO_COLOR is set
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: Color,
+    /// Say more: -v debug, -vv trace
+    #[arg(long, short, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    pub(crate) verbose: u8,
+    /// Say less: -q warnings, -qq errors only
+    #[arg(long, short, global = true, action = ArgAction::Count)]
+    pub(crate) quiet: u8,
+}
+
+/// Forms of the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Form {
+    /// Aligned columns with units
+    Table,
+    /// The API's types as JSON
+    Json,
+    /// The same as YAML
+    Yaml,
+}
+
+/// When to use colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Mesh this host as FILE says, in the foreground, until Ctrl-C
+    ///
+    /// Loads the kernel programs, or adopts those of an earlier run, and follows changes of FILE. When the agent ends
+    /// the programs stay and go on balancing; `alize unload` removes them.
+    #[command(after_help = examples!(
+        "sudo alize run mesh.yaml"
+        "sudo alize run mesh.yaml --cgroup /sys/fs/cgroup/system.slice    mesh one subtree only"
+        "sudo alize run mesh.yaml --instance blue --metrics off           a second mesh beside the first"
+    ))]
+    Run(RunArgs),
+    /// The agent as a system service
+    ///
+    /// The same as `run`, with the defaults of a service; tells systemd when it is ready and that it lives.
+    #[command(after_help = examples!(
+        "alize agent                                              with /etc/alize/alize.yaml"
+        "alize agent --config /etc/mesh.yaml --log-format json    log lines for a collector"
+    ))]
+    Agent(ServiceArgs),
+    /// Check files without touching anything
+    ///
+    /// Needs no root, no agent and no kernel support. Each FILE is a whole desired state of its own. Remarks go to
+    /// standard error as `file:line:column: error: message`, the summary of each file to standard output.
+    #[command(after_help = examples!(
+        "alize check mesh.yaml"
+        "alize check /etc/alize/*.yaml -o json    for editors and CI"
+        "generate-mesh | alize check -            standard input"
+    ))]
+    Check(CheckArgs),
+    /// Put a file in force now
+    ///
+    /// The running agent takes the whole file or none of it. It stays in force until the next `apply` or until the
+    /// file that the agent watches changes.
+    #[command(after_help = examples!(
+        "alize apply mesh.yaml"
+        "generate-mesh | alize apply -    standard input"
+        "alize apply                      the agent's own file again"
+        "alize apply mesh.yaml && alize services"
+    ))]
+    Apply(ApplyArgs),
+    /// Is the agent well, and what does it mesh
+    #[command(after_help = examples!(
+        "alize status"
+        "alize status -o json | jq .usage"
+    ))]
+    Status,
+    /// Services and what happens to them; with NAME, all about one
+    #[command(after_help = examples!(
+        "alize services"
+        "alize services web               one service with its endpoints"
+        "alize services --watch           rates, every second"
+        "alize services web --watch 0.5   twice a second"
+        "alize services -o json | jq '.[] | select(.usable == 0) | .name'"
+    ))]
+    Services(LookArgs),
+    /// Endpoints, their state and their share of connections, wanted and seen
+    #[command(after_help = examples!(
+        "alize endpoints"
+        "alize endpoints web --watch"
+        "alize endpoints -o json | jq '.[] | select(.state != \"active\")'"
+    ))]
+    Endpoints(LookArgs),
+    /// Follow events: changes of configuration and health, refused and failed connects
+    ///
+    /// Goes on until Ctrl-C or until its output is closed. When the agent restarts it says so and connects again.
+    #[command(after_help = examples!(
+        "alize watch"
+        "alize watch --recent 20          the last 20 events first"
+        "alize watch -o json | jq 'select(.kind == \"refused\")'"
+    ))]
+    Watch(WatchArgs),
+    /// Remove every program, link, map and pin from the kernel
+    ///
+    /// Running connections go on. Refused while the agent runs: stop it first.
+    #[command(after_help = examples!(
+        "sudo alize unload"
+        "sudo alize unload --instance blue"
+    ))]
+    Unload(PlaceArgs),
+    /// Print the JSON Schema of the file, for completion in editors
+    #[command(after_help = examples!(
+        "alize schema > alize.schema.json"
+        "# first line of mesh.yaml:  # yaml-language-server: $schema=alize.schema.json"
+    ))]
+    Schema,
+    /// Print completions for a shell
+    #[command(after_help = examples!(
+        "alize completions bash > /etc/bash_completion.d/alize"
+        "alize completions zsh > \"${{fpath[1]}}/_alize\""
+        "alize completions fish > ~/.config/fish/completions/alize.fish"
+    ))]
+    Completions(CompletionsArgs),
+    /// Print the man page; with DIR, write the pages of all commands there
+    #[command(after_help = examples!(
+        "alize man | man -l -"
+        "alize man /usr/local/share/man/man1"
+    ))]
+    Man(ManArgs),
+    /// Print the version of this binary
+    #[command(after_help = examples!(
+        "alize version"
+        "alize version -o json"
+    ))]
+    Version,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The services to mesh
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) agent: AgentArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServiceArgs {
+    /// The services to mesh
+    #[arg(long, value_name = "FILE", default_value = "/etc/alize/alize.yaml", value_hint = ValueHint::FilePath)]
+    pub(crate) config: PathBuf,
+    #[command(flatten)]
+    pub(crate) agent: AgentArgs,
+}
+
+/// What an agent is told beyond its file.
+#[derive(Debug, Args)]
+pub(crate) struct AgentArgs {
+    /// Subtree whose processes are meshed, a folder of cgroup v2; may be given several times [default: the root of
+    /// cgroup v2]
+    #[arg(long = "cgroup", value_name = "PATH", value_hint = ValueHint::DirPath)]
+    pub(crate) cgroups: Vec<PathBuf>,
+    /// Serve Prometheus metrics at ADDRESS:PORT, or `off`
+    #[arg(long, value_name = "ADDR|off", default_value = METRICS)]
+    pub(crate) metrics: Metrics,
+    /// Form of the log on standard error
+    #[arg(long, value_name = "FORM", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+    #[command(flatten)]
+    pub(crate) budgets: BudgetArgs,
+}
+
+/// Where things are kept.
+#[derive(Debug, Args)]
+pub(crate) struct PlaceArgs {
+    /// Mount point of bpffs; programs, links and maps are pinned below it
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf", value_hint = ValueHint::DirPath)]
+    pub(crate) bpffs: PathBuf,
+    /// Folder of the lock and of the socket
+    #[arg(long, value_name = "DIR", default_value = "/run/alize", value_hint = ValueHint::DirPath)]
+    pub(crate) run_dir: PathBuf,
+}
+
+/// How much may be loaded. Kernel maps are made with these sizes; a later agent adopts the sizes it finds.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Budgets")]
+pub(crate) struct BudgetArgs {
+    /// Most services
+    #[arg(long, value_name = "N", default_value_t = Budgets::default().services,
+          value_parser = value_parser!(u32).range(1..=1_048_576))]
+    max_services: u32,
+    /// Most endpoints of all services together
+    #[arg(long, value_name = "N", default_value_t = Budgets::default().endpoints,
+          value_parser = value_parser!(u32).range(1..=1_048_576))]
+    max_endpoints: u32,
+    /// Most entries of all balancing tables together
+    #[arg(long, value_name = "N", default_value_t = Budgets::default().slots,
+          value_parser = value_parser!(u32).range(1..=16_777_216))]
+    max_slots: u32,
+    /// Most clients with affinity remembered at once; the oldest are forgotten beyond
+    #[arg(long, value_name = "N", default_value_t = Budgets::default().affinity,
+          value_parser = value_parser!(u32).range(1..=16_777_216))]
+    max_affinity: u32,
+}
+
+impl BudgetArgs {
+    pub(crate) fn budgets(&self) -> Budgets {
+        Budgets {
+            services: self.max_services,
+            endpoints: self.max_endpoints,
+            slots: self.max_slots,
+            affinity: self.max_affinity,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// Files to check, `-` for standard input
+    #[arg(required = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) files: Vec<PathBuf>,
+    /// Do not compare service addresses with those of this host's interfaces
+    #[arg(long)]
+    pub(crate) no_host: bool,
+    #[command(flatten)]
+    pub(crate) budgets: BudgetArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ApplyArgs {
+    /// The file, `-` for standard input; without it, the file that the agent watches
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LookArgs {
+    /// Only this service
+    #[arg(value_name = "SERVICE")]
+    pub(crate) service: Option<String>,
+    /// Show rates and refresh every SECONDS (1 when not given) until Ctrl-C
+    #[arg(long, short, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = interval)]
+    pub(crate) watch: Option<Duration>,
+    /// With --watch: end after N refreshes
+    #[arg(long, value_name = "N", requires = "watch", value_parser = value_parser!(u32).range(1..))]
+    pub(crate) count: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WatchArgs {
+    /// Begin with the last N events
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) recent: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// Folder for alize.1, alize-run.1 and so on; must exist
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+/// Forms of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line, with time
+    Json,
+}
+
+/// Whether metrics are served, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Metrics(pub(crate) Option<SocketAddr>);
+
+impl FromStr for Metrics {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        match text.parse() {
+            Ok(address) => Ok(Self(Some(address))),
+            Err(_) => Err(format!("expected ADDRESS:PORT such as {METRICS} or [::1]:9478, or `off`")),
+        }
+    }
+}
+
+/// An instance's name is part of file names in bpffs and in /run.
+fn instance(text: &str) -> Result<String, String> {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    match text.len() {
+        1..=32 if text.bytes().all(allowed) => Ok(text.to_owned()),
+        1..=32 => Err("only a-z, 0-9 and '-' are allowed".into()),
+        0 => Err("an instance needs a name".into()),
+        length => Err(format!("{length} bytes are longer than 32")),
+    }
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.1..=3600.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        Ok(_) => Err("must be from 0.1 to 3600 seconds".into()),
+        Err(_) => Err("not a number of seconds; write the service's name before --watch".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn instance_names_are_file_names() {
+        assert_eq!(instance("blue-2").as_deref(), Ok("blue-2"));
+        let long = "x".repeat(33);
+        for bad in ["", "Blue", "a/b", "a.b", "..", "ä", long.as_str()] {
+            assert!(instance(bad).is_err(), "{bad:?}");
+        }
+        assert!(instance(&"x".repeat(32)).is_ok());
+    }
+
+    #[test]
+    fn metrics_are_an_address_or_off() {
+        assert_eq!("off".parse(), Ok(Metrics(None)));
+        assert_eq!("[::1]:80".parse(), Ok(Metrics(Some("[::1]:80".parse().unwrap()))));
+        for bad in ["", "on", "9478", "localhost:9478", "127.0.0.1"] {
+            assert!(bad.parse::<Metrics>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_name_before_watch_is_not_taken_for_an_interval() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        let look = |line| match parse(line).unwrap().command {
+            Command::Services(look) => (look.service, look.watch),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(look("alize services web --watch"), (Some("web".into()), Some(Duration::from_secs(1))));
+        assert_eq!(look("alize services --watch 0.5"), (None, Some(Duration::from_millis(500))));
+        assert!(parse("alize services --watch web").is_err());
+        assert!(parse("alize services --count 3").is_err());
+    }
+}

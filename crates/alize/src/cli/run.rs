@@ -1,0 +1,107 @@
+//! `alize run` and `alize agent`: the agent in this process.
+
+use std::path::PathBuf;
+
+use alize_agent::{Options, Ready};
+use alize_datapath::Opened;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::prelude::*;
+use tracing_subscriber::{fmt, registry};
+
+use super::args::{AgentArgs, Global, LogFormat};
+use super::check::{plural, remarks};
+use super::{block_on, socket_in};
+use crate::failure::Failure;
+use crate::output::{Output, say};
+use crate::style::Tone;
+
+pub(crate) fn run(global: &Global, args: AgentArgs, file: PathBuf, output: Output) -> Result<(), Failure> {
+    log(global, args.log_format, output)?;
+    let options = options(global, args, file)?;
+    block_on(async {
+        let ran = alize_agent::run(options, |ready| banner(ready, output)).await;
+        ran.map_err(|error| refused(error, output))
+    })
+}
+
+fn options(global: &Global, args: AgentArgs, file: PathBuf) -> Result<Options, Failure> {
+    let cgroups = match args.cgroups.is_empty() {
+        false => args.cgroups,
+        true => vec![alize_datapath::cgroup2_root().ok_or(alize_datapath::Error::NoCgroup2)?],
+    };
+    let instance = global.instance.clone();
+    let socket = global.socket.clone().unwrap_or_else(|| socket_in(&args.place.run_dir, &instance));
+    let datapath = alize_datapath::Options {
+        instance,
+        bpffs: args.place.bpffs,
+        run_dir: args.place.run_dir,
+        cgroups,
+        budgets: args.budgets.budgets(),
+    };
+    // Others ask for the file by the name that the agent tells, wherever they are.
+    let file = std::path::absolute(&file).unwrap_or(file);
+    let options = Options::new(datapath);
+    Ok(Options { config: Some(file), socket, metrics: args.metrics.0, ..options })
+}
+
+/// What is said once, when the mesh is up.
+fn banner(ready: &Ready, output: Output) {
+    let paint = output.error_paint;
+    let opened = match ready.opened {
+        Opened::Fresh => "loaded into the kernel".to_owned(),
+        Opened::Adopted { services, .. } => {
+            format!("adopted from the kernel with {}", plural(services as usize, "service"))
+        }
+    };
+    let metrics = match ready.metrics {
+        Some(address) => format!("http://{address}/metrics"),
+        None => "off".into(),
+    };
+    let title = format!("alize {} is ready", env!("CARGO_PKG_VERSION"));
+    say(&paint.tone(Tone::Good, &title));
+    let services = plural(ready.services as usize, "service");
+    say(&format!("  meshed     {services}, {}", plural(ready.endpoints as usize, "endpoint")));
+    say(&format!("  data path  {opened}, pinned in {}", ready.pins.display()));
+    say(&format!("  socket     {}", ready.socket.display()));
+    say(&format!("  metrics    {metrics}"));
+    remarks(&ready.warnings, "", output);
+    if !ready.refused.is_empty() {
+        remarks(&ready.refused, "", output);
+        output.remark("the file was refused; what was found in the kernel stays in force");
+    }
+}
+
+/// A refused file is shown as `alize check` shows it.
+fn refused(error: alize_agent::Error, output: Output) -> Failure {
+    match error {
+        alize_agent::Error::Refused(diagnostics) => {
+            remarks(&diagnostics.0, "", output);
+            Failure::BadFile
+        }
+        error => Failure::Agent(error),
+    }
+}
+
+/// Logs to standard error. A closed standard error is no reason to end: what is lost is the log.
+fn log(global: &Global, form: LogFormat, output: Output) -> Result<(), Failure> {
+    let level = match (global.verbose, global.quiet) {
+        (0, 0) => LevelFilter::INFO,
+        (1, _) => LevelFilter::DEBUG,
+        (2.., _) => LevelFilter::TRACE,
+        (0, 1) => LevelFilter::WARN,
+        (0, _) => LevelFilter::ERROR,
+    };
+    // Libraries speak of their own inner life below warnings.
+    let levels = Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_targets(["alize", "alize_agent", "alize_datapath"].map(|target| (target, level)));
+    let layer = fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
+    let installed = match form {
+        LogFormat::Text => {
+            let layer = layer.without_time().with_target(false).with_ansi(output.error_paint.is_coloured());
+            registry().with(layer.with_filter(levels)).try_init()
+        }
+        LogFormat::Json => registry().with(layer.json().flatten_event(true).with_filter(levels)).try_init(),
+    };
+    installed.map_err(|error| Failure::Other(anyhow::anyhow!("cannot start the log: {error}")))
+}

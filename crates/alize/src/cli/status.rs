@@ -1,0 +1,106 @@
+//! `alize status`: the agent, its file, its budgets and its kernel programs.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use alize_model::api::{ConfigStatus, Program, Status};
+
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::source;
+use crate::style::{Paint, Tone, visible};
+use crate::units;
+
+pub(crate) async fn status(client: &Client, output: Output) -> Result<(), Failure> {
+    let status = client.status().await?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    output.answer(&status, || report(&status, now, output.paint))
+}
+
+fn report(status: &Status, now: f64, paint: Paint) -> String {
+    let title = format!("alize {}, instance {}", status.version, status.instance);
+    let mut text = format!("{}\n", paint.tone(Tone::Heading, &visible(&title)));
+    let mut fact = |name: &str, value: String| text.push_str(&format!("  {name:<14} {value}\n"));
+
+    let found = if status.adopted { "adopted what it found" } else { "began afresh" };
+    fact("agent", format!("pid {}, for {}, {found}", status.pid, since(status.started, now)));
+    fact("config", config(&status.config, now));
+    fact("cgroups", visible(&status.cgroups.join(", ")));
+    fact("pins", visible(&status.pins));
+    let (usage, budgets) = (&status.usage, &status.budgets);
+    fact("services", used(usage.services, budgets.services, paint));
+    fact("addresses", units::count(usage.frontends.into()));
+    fact("endpoints", used(usage.endpoints, budgets.endpoints, paint));
+    fact("slots", used(usage.slots, budgets.slots, paint));
+    fact("kernel memory", units::bytes(status.kernel_memory));
+    fact("programs", programs(&status.programs, paint));
+    fact("anomalies", anomalies(status, paint));
+    if let Some(refused) = refused(&status.config, now, paint) {
+        text.push_str(&refused);
+    }
+    for warning in &status.config.warnings {
+        text.push_str(&format!("  {}\n", source::line(warning, paint)));
+    }
+    text
+}
+
+fn config(config: &ConfigStatus, now: f64) -> String {
+    let file = config.file.as_deref().map(visible).unwrap_or_else(|| "no file".into());
+    let from = match config.source.as_str() {
+        "file" => file,
+        "applied" => format!("applied by hand, instead of {file}"),
+        "adopted" => format!("as found in the kernel; {file} is not in force"),
+        other => format!("{}, {file}", visible(other)),
+    };
+    let age = config.applied.map_or(String::new(), |applied| format!(", for {}", since(applied, now)));
+    format!("{from}{age} (generation {})", config.generation)
+}
+
+/// What the user wrote and the agent did not take.
+fn refused(config: &ConfigStatus, now: f64, paint: Paint) -> Option<String> {
+    if config.refused.is_empty() {
+        return None;
+    }
+    let age = config.refused_at.map_or(String::new(), |at| format!(" {} ago", since(at, now)));
+    let title = format!("The last change was refused{age}; the one before it is in force:");
+    let mut text = format!("{}\n", paint.tone(Tone::Bad, &title));
+    for diagnostic in &config.refused {
+        text.push_str(&format!("  {}\n", source::line(diagnostic, paint)));
+    }
+    Some(text)
+}
+
+fn used(used: u32, budget: u32, paint: Paint) -> String {
+    let part = f64::from(used) / f64::from(budget.max(1));
+    let tone = match part {
+        p if p >= 0.95 => Tone::Bad,
+        p if p >= 0.8 => Tone::Caution,
+        _ => Tone::Plain,
+    };
+    paint.tone(tone, &format!("{used} of {budget} ({})", units::percent(part)))
+}
+
+fn programs(programs: &[Program], paint: Paint) -> String {
+    let off: Vec<&Program> = programs.iter().filter(|program| program.state != "on").collect();
+    let mut text = format!("{} on", programs.len() - off.len());
+    for program in off {
+        let line = format!("{}: {}", program.name, program.state);
+        text.push_str(&format!("\n{:17}{}", "", paint.tone(Tone::Bad, &visible(&line))));
+    }
+    text
+}
+
+fn anomalies(status: &Status, paint: Paint) -> String {
+    let some = status.anomalies.iter().filter(|(_, number)| **number > 0);
+    let all: Vec<String> =
+        some.map(|(name, number)| format!("{} {}", units::count(*number), visible(name))).collect();
+    match all.is_empty() {
+        true => "none".into(),
+        false => paint.tone(Tone::Caution, &all.join(", ")),
+    }
+}
+
+fn since(then: f64, now: f64) -> String {
+    // The clock may have been set back.
+    units::age(Duration::try_from_secs_f64(now - then).unwrap_or_default())
+}

@@ -1,0 +1,74 @@
+//! `alize unload`: leave nothing in the kernel.
+
+use std::time::Duration;
+
+use alize_model::Budgets;
+use serde::Serialize;
+
+use super::args::{Global, PlaceArgs};
+use super::block_on;
+use super::check::plural;
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// Removing takes milliseconds, unless the kernel has many maps to free.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What was removed.
+#[derive(Serialize)]
+struct Answer {
+    instance: String,
+    links: u32,
+    maps: u32,
+}
+
+pub(crate) fn unload(global: &Global, place: PlaceArgs, output: Output) -> Result<(), Failure> {
+    let options = alize_datapath::Options {
+        instance: global.instance.clone(),
+        bpffs: place.bpffs,
+        run_dir: place.run_dir,
+        // What is pinned says itself where it is attached and how large it is.
+        cgroups: Vec::new(),
+        budgets: Budgets::default(),
+    };
+    let unloaded = block_on(async {
+        let mut work = tokio::task::spawn_blocking(move || alize_datapath::unload(&options));
+        let ended = match tokio::time::timeout(PATIENCE, &mut work).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                output.remark("removing programs and maps from the kernel ...");
+                work.await
+            }
+        };
+        let unloaded = ended.map_err(|error| Failure::Other(error.into()))?;
+        unloaded.map_err(Failure::from)
+    })?;
+    let instance = global.instance.clone();
+    let answer = Answer { instance, links: unloaded.links, maps: unloaded.maps };
+    output.answer(&answer, || summary(&answer))
+}
+
+fn summary(answer: &Answer) -> String {
+    let Answer { instance, links, maps } = answer;
+    if *links == 0 && *maps == 0 {
+        return format!("nothing to remove: no kernel program of instance {instance} is loaded\n");
+    }
+    let links = plural(*links as usize, "link");
+    let maps = plural(*maps as usize, "map");
+    format!("removed instance {instance}: {links} with their programs, {maps}; running connections go on\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_says_what_was_removed() {
+        let answer = |links, maps| Answer { instance: "blue".into(), links, maps };
+        assert_eq!(
+            summary(&answer(9, 1)),
+            "removed instance blue: 9 links with their programs, 1 map; running connections go on\n"
+        );
+        assert!(summary(&answer(0, 0)).starts_with("nothing to remove"));
+    }
+}

@@ -1,0 +1,6 @@
+//! The built binary, run as people and scripts run it.
+
+mod answers;
+mod check;
+mod program;
+mod usage;

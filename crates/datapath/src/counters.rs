@@ -1,0 +1,130 @@
+//! Counters: read from per-CPU maps and added up.
+//!
+//! The maps change while they are read, so sums are of nearly, not exactly, one moment.
+
+use std::io::Read;
+
+use alize_model::Transport;
+use libbpf_rs::{Iter, Link};
+
+use crate::abi::{anomaly, decisions, refusal, traffic};
+use crate::error::io_error;
+use crate::maps::Maps;
+use crate::picture::Picture;
+use crate::{Counters, Decisions, Error, Traffic};
+
+/// The names of `enum anomaly`, in its order.
+const ANOMALIES: [&str; anomaly::ANOMALIES.0 as usize] = [
+    "connection-untracked",
+    "flow-untracked",
+    "flow-evicted",
+    "service-uncounted",
+    "endpoint-uncounted",
+    "affinity-unsaved",
+    "event-lost",
+];
+
+/// Reads all counters; `sweep` first adds what open connections have done so far.
+pub(crate) fn read(maps: &Maps, picture: &Picture, sweep: Option<&Link>) -> Result<Counters, Error> {
+    if let Some(link) = sweep {
+        run(link).map_err(|e| Error::kernel("cannot run", "sweep", e))?;
+    }
+    let mut counters = Counters::default();
+    maps.service_traffic.for_each(|number, values| {
+        // What was counted under a number after it was freed belongs to nobody.
+        if let Some(service) = picture.service(number) {
+            let mut sum = add_up(values);
+            let transport = service.frontends.first().map(|(_, transport)| *transport);
+            // Flows of UDP sockets that are not connected have no end, so only their endpoints know what is open.
+            if transport != Some(Transport::Udp) {
+                let closed: u64 = values.iter().map(|value| value.closed).sum();
+                sum.open = sum.connections.saturating_sub(closed);
+            }
+            counters.services.entry(number).or_default().0 = sum;
+        }
+    })?;
+    maps.service_decisions.for_each(|number, values| {
+        if picture.names.contains_key(&number) {
+            counters.services.entry(number).or_default().1 = decided(values);
+        }
+    })?;
+    let mut owners = Vec::new();
+    maps.endpoint_traffic.for_each(|number, values| {
+        if picture.endpoint_numbers.is_taken(number) {
+            owners.push(number);
+            counters.endpoints.insert(number, add_up(values));
+        }
+    })?;
+    for number in owners {
+        let load = maps.endpoint_load.get(&number)?;
+        if let Some(sum) = counters.endpoints.get_mut(&number) {
+            sum.open = load.map_or(0, |load| load.open.into());
+        }
+    }
+    open_of_udp(picture, &mut counters);
+    maps.anomalies.for_each(|number, values| {
+        if let Some(name) = ANOMALIES.get(number as usize) {
+            counters.anomalies.push((name, values.iter().sum()));
+        }
+    })?;
+    Ok(counters)
+}
+
+fn open_of_udp(picture: &Picture, counters: &mut Counters) {
+    for (number, (traffic, _)) in &mut counters.services {
+        let Some(service) = picture.service(*number) else { continue };
+        if service.frontends.first().is_some_and(|(_, transport)| *transport == Transport::Udp) {
+            let open = |number: &u32| counters.endpoints.get(number).map_or(0, |traffic| traffic.open);
+            traffic.open = service.endpoints.iter().map(|endpoint| open(&endpoint.number)).sum();
+        }
+    }
+}
+
+fn add_up(values: &[traffic]) -> Traffic {
+    let mut sum = Traffic::default();
+    for value in values {
+        sum.connections += value.connections;
+        sum.established += value.established;
+        for (total, count) in sum.failures.iter_mut().zip(value.failures) {
+            *total += count;
+        }
+        sum.bytes_sent += value.bytes_sent;
+        sum.bytes_received += value.bytes_received;
+        sum.retransmits += value.retransmits;
+        sum.rtt_us += value.rtt_us;
+        sum.rtt_samples += value.rtt_samples;
+    }
+    sum
+}
+
+fn decided(values: &[decisions]) -> Decisions {
+    let mut sum = Decisions::default();
+    for value in values {
+        for which in 0..refusal::REFUSALS.0 as usize {
+            sum.refused[which] += value.refused[which];
+            sum.would_refuse[which] += value.would_refuse[which];
+        }
+        sum.would_balance += value.would_balance;
+        sum.affinity_kept += value.affinity_kept;
+    }
+    sum
+}
+
+/// How often reading an iterator is taken up again: the kernel stops after a million sockets (kernel/bpf/bpf_iter.c,
+/// bpf_seq_read) and asks to come back.
+const CALLS: u32 = 64;
+
+/// Runs an iterator program to its end.
+pub(crate) fn run(link: &Link) -> std::io::Result<()> {
+    let mut iterator = Iter::new(link).map_err(io_error)?;
+    let mut nothing = [0; 64];
+    for _ in 0..CALLS {
+        match iterator.read(&mut nothing) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,190 @@
+//! What can go wrong, told so that the reader knows what to check.
+
+use std::io;
+use std::path::PathBuf;
+
+use alize_model::Budgets;
+
+/// Why the data path could not be opened, changed, read or removed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The process may not load kernel programs.
+    #[error(
+        "loading kernel programs needs root (CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN); \
+         run as root, for example with sudo"
+    )]
+    NotRoot,
+    /// A kernel function that everything needs is missing.
+    #[error("Linux {found} is too old: {needed} or newer is needed, for {reason}")]
+    KernelTooOld {
+        /// The running kernel.
+        found: String,
+        /// The first that would do.
+        needed: &'static str,
+        /// What it brought.
+        reason: &'static str,
+    },
+    /// There is no bpffs and none could be mounted.
+    #[error("no bpffs at {path}: {reason}; mount it with: mount -t bpf bpf {path}")]
+    NoBpffs {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What happened.
+        reason: String,
+    },
+    /// cgroup v2 is not mounted.
+    #[error("cgroup v2 is not mounted; mount it with: mount -t cgroup2 none /sys/fs/cgroup")]
+    NoCgroup2,
+    /// A folder that should be meshed is none of cgroup v2.
+    #[error("{path} is not a folder of cgroup v2: {reason}; `--cgroup` takes a folder below the mount of cgroup2")]
+    NotACgroup2Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The name cannot be a folder of bpffs.
+    #[error("{name:?} cannot name an instance: 1 to 64 of a-z, A-Z, 0-9, '_' and '-' (bpffs refuses '.')")]
+    BadInstance {
+        /// The name.
+        name: String,
+    },
+    /// Another agent holds the instance.
+    #[error(
+        "an agent (process {pid}) already runs instance {instance:?}; stop it first, or choose another name and \
+         another cgroup with --instance and --cgroup"
+    )]
+    AgentRunning {
+        /// Its process.
+        pid: u32,
+        /// The instance.
+        instance: String,
+    },
+    /// Another instance meshes the same processes.
+    #[error(
+        "{cgroup} is meshed by instance {instance:?} already, at {other}; a connection can be balanced once only: \
+         choose cgroups that do not contain each other, or remove that instance with: alize unload --instance {instance}"
+    )]
+    CgroupTaken {
+        /// The cgroup asked for.
+        cgroup: PathBuf,
+        /// The cgroup of the other instance.
+        other: PathBuf,
+        /// The other instance.
+        instance: String,
+    },
+    /// A foreign program forbids others beside it.
+    #[error(
+        "the kernel refuses {program} at {cgroup}: {holder} holds the hook and shares it with nobody; it must attach \
+         with BPF_F_ALLOW_MULTI or as a link, or be removed (bpftool cgroup tree {cgroup})"
+    )]
+    HookTaken {
+        /// Ours.
+        program: String,
+        /// Where.
+        cgroup: PathBuf,
+        /// Theirs.
+        holder: String,
+    },
+    /// The kernel refused a program that nothing works without.
+    #[error("the kernel refuses program {program}:\n{}", lines.join("\n"))]
+    Verifier {
+        /// The object file.
+        program: String,
+        /// The last lines of what the kernel and libbpf said.
+        lines: Vec<String>,
+    },
+    /// Something does not fit.
+    #[error(
+        "{what} do not fit: {service} needs {needed} more, {free} of {budget} are free; \
+         raise {flag} (after `alize unload`: maps keep the size they were made with)"
+    )]
+    Budget {
+        /// Services, service addresses, endpoints or balancing slots.
+        what: &'static str,
+        /// The first service that did not fit.
+        service: String,
+        /// How many it needs.
+        needed: u32,
+        /// How many are left.
+        free: u32,
+        /// How many there are.
+        budget: u32,
+        /// The flag that raises the budget.
+        flag: &'static str,
+    },
+    /// The pinned maps have other sizes than asked for.
+    #[error(
+        "the maps pinned in {pins} were made for {pinned:?}, but {asked:?} are asked for; keep the old sizes, or run \
+         `alize unload` first (running connections go on, new ones are not balanced until the next start)"
+    )]
+    BudgetsDiffer {
+        /// The folder of the pins.
+        pins: PathBuf,
+        /// What they were made with.
+        pinned: Box<Budgets>,
+        /// What was asked for.
+        asked: Box<Budgets>,
+    },
+    /// Sizes that the kernel maps cannot have.
+    #[error("{flag} is {value}; 1 to {max} is possible")]
+    BudgetRange {
+        /// The flag.
+        flag: &'static str,
+        /// What was asked for.
+        value: u32,
+        /// The most there can be.
+        max: u32,
+    },
+    /// The pins are of another version of the border.
+    #[error(
+        "{found} was made by a version of alize with another map layout; run `alize unload` first (running connections \
+         go on, new ones are not balanced until the next start)"
+    )]
+    OtherVersion {
+        /// Its folder.
+        found: PathBuf,
+    },
+    /// A file or folder could not be used.
+    #[error("{action} {path}: {source}")]
+    Path {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// An operation on a kernel object failed.
+    #[error("{action} {object}: {source}")]
+    Kernel {
+        /// What was tried.
+        action: &'static str,
+        /// On which map, link or program.
+        object: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn path(action: &'static str, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {
+        Self::Path { action, path: path.into(), source: source.into() }
+    }
+
+    pub(crate) fn kernel(action: &'static str, object: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        Self::Kernel { action, object: object.into(), source: source.into() }
+    }
+}
+
+/// libbpf's error as one of the system: the kind stays, and what it says.
+pub(crate) fn io_error(error: libbpf_rs::Error) -> io::Error {
+    let kind = match error.kind() {
+        libbpf_rs::ErrorKind::NotFound => io::ErrorKind::NotFound,
+        libbpf_rs::ErrorKind::PermissionDenied => io::ErrorKind::PermissionDenied,
+        libbpf_rs::ErrorKind::AlreadyExists => io::ErrorKind::AlreadyExists,
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, error.to_string())
+}

@@ -1,0 +1,322 @@
+//! The kernel programs, from the bytes in this binary into the kernel, sharing their pinned maps.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Mutex;
+
+use alize_model::Budgets;
+use libbpf_rs::{Link, MapCore, MapHandle, Object, ObjectBuilder, OpenObject, PrintLevel};
+
+use crate::error::io_error;
+use crate::maps::{Map, Maps};
+use crate::pin::Pins;
+use crate::{Error, ProgramStatus};
+
+/// One object file of `bpf/`: what the verifier refuses of it costs one feature only.
+struct File {
+    name: &'static str,
+    bytes: &'static [u8],
+    /// What is lost without it; `None`: nothing works without it.
+    feature: Option<&'static str>,
+    /// An object that this one makes no sense without.
+    needs: Option<&'static str>,
+}
+
+/// libelf reads words in place, so the bytes must be aligned.
+#[repr(C, align(16))]
+struct Aligned<Bytes: ?Sized>(Bytes);
+
+macro_rules! object {
+    ($name:literal) => {{
+        const BYTES: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".bpf.o")));
+        &BYTES.0
+    }};
+}
+
+/// In the order in which they are attached: what observes comes before what acts, so that no connection is balanced
+/// and then not counted, and replies are translated before the first datagram is.
+const FILES: [File; 9] = [
+    File { name: "names", bytes: object!("names"), feature: None, needs: None },
+    File {
+        name: "sockops",
+        bytes: object!("sockops"),
+        feature: Some("TCP connections are not followed: no established, open, failed, bytes or RTT"),
+        needs: None,
+    },
+    File {
+        name: "release",
+        bytes: object!("release"),
+        feature: Some("the end of connected UDP sockets is not seen: they count as open"),
+        // It would take every TCP connection that sockops has not seen opening for one that failed.
+        needs: Some("sockops"),
+    },
+    File {
+        name: "getpeername",
+        bytes: object!("getpeername"),
+        feature: Some("getpeername() shows the endpoint's address, not the service's"),
+        needs: None,
+    },
+    File {
+        name: "recvmsg",
+        bytes: object!("recvmsg"),
+        feature: Some("UDP sockets that are not connected are not balanced"),
+        needs: None,
+    },
+    File {
+        name: "sendmsg",
+        bytes: object!("sendmsg"),
+        feature: Some("UDP sockets that are not connected are not balanced"),
+        // Replies would come from an address that the client never heard of.
+        needs: Some("recvmsg"),
+    },
+    File { name: "connect", bytes: object!("connect"), feature: None, needs: None },
+    File {
+        name: "sweep",
+        bytes: object!("sweep"),
+        feature: Some("bytes and RTT of a connection are counted when it ends, not before"),
+        needs: None,
+    },
+    File {
+        name: "terminate",
+        bytes: object!("terminate"),
+        feature: Some("`removal: terminate` closes no connection"),
+        needs: None,
+    },
+];
+
+/// Endpoints whose sockets one run of `terminate` closes: its map is not sized by a budget, because a hash pays for
+/// every entry that it might hold.
+pub(crate) const TERMINATING: u32 = 4096;
+
+/// Endpoints with traffic counters, at most. They are per CPU: at 262,144 endpoints a machine with 64 CPUs would give
+/// 2 GB. More endpoints in use at once are balanced but not counted, and that is an anomaly with a counter.
+const COUNTED_ENDPOINTS: u32 = 65_536;
+
+/// What is kept of the loaded objects; the rest (text, BTF, relocations) is freed.
+pub(crate) struct Loaded {
+    pub(crate) maps: Maps,
+    pub(crate) events: MapHandle,
+    /// Every map, for counting memory.
+    pub(crate) every_map: Vec<MapHandle>,
+    pub(crate) programs: Vec<ProgramStatus>,
+    pub(crate) sweep: Option<Link>,
+    pub(crate) terminate: Option<Terminate>,
+}
+
+/// The iterators that close sockets, and their map.
+pub(crate) struct Terminate {
+    pub(crate) terminating: Map<u32, u64>,
+    pub(crate) iterators: Vec<Link>,
+}
+
+/// Entries of the map called `name`; `None` for those whose size the C source gives.
+fn size_of_map(name: &str, budgets: &Budgets) -> Option<u32> {
+    match name {
+        // Half of all services may have two addresses each, or one of IPv4 and of IPv6.
+        "frontends" => Some(budgets.services.saturating_mul(2)),
+        "services" | "service_names" | "turns" | "service_traffic" | "service_decisions" => Some(budgets.services),
+        "endpoints" | "endpoint_load" => Some(budgets.endpoints),
+        "endpoint_traffic" => Some(budgets.endpoints.min(COUNTED_ENDPOINTS)),
+        "slots" => Some(budgets.slots),
+        "affinity" => Some(budgets.affinity),
+        "terminating" => Some(TERMINATING),
+        _ => None,
+    }
+}
+
+/// Maps of one object alone; all others are pinned and shared.
+fn is_private(name: &str) -> bool {
+    name == "terminating" || name.contains('.')
+}
+
+/// The sizes that the pinned maps were made with, `asked` where one is missing; `None` when all are.
+pub(crate) fn pinned_budgets(pins: &Pins, asked: &Budgets) -> Result<Option<Budgets>, Error> {
+    let mut pinned = *asked;
+    let mut found = false;
+    let sizes = [
+        ("services", &mut pinned.services),
+        ("endpoints", &mut pinned.endpoints),
+        ("slots", &mut pinned.slots),
+        ("affinity", &mut pinned.affinity),
+    ];
+    for (name, size) in sizes {
+        let path = pins.map(name);
+        if path.exists() {
+            let map = MapHandle::from_pinned_path(&path);
+            *size = map.map_err(|e| Error::path("cannot open map", path, io_error(e)))?.max_entries();
+            found = true;
+        }
+    }
+    Ok(found.then_some(pinned))
+}
+
+/// Loads all objects. `attach` gets each that is to be attached, in order, while it is loaded.
+pub(crate) fn load(
+    pins: &Pins,
+    budgets: &Budgets,
+    mut attach: impl FnMut(&Object) -> Result<(), Error>,
+) -> Result<Loaded, Error> {
+    let mut objects: HashMap<&str, Object> = HashMap::new();
+    let mut programs = Vec::new();
+    let log = Log::begin();
+    for file in &FILES {
+        let missing = file.needs.filter(|needed| !objects.contains_key(needed));
+        let loaded = match missing {
+            Some(needed) => Err(vec![format!("it needs {needed}, which is off")]),
+            None => load_object(file, pins, budgets, &log),
+        };
+        match (loaded, file.feature) {
+            (Ok(object), _) => {
+                programs.extend(object.progs().map(|program| status(&program)).collect::<Result<Vec<_>, _>>()?);
+                objects.insert(file.name, object);
+            }
+            (Err(lines), Some(feature)) => {
+                let reason = format!("{feature} ({})", lines[lines.len().saturating_sub(3)..].join("; "));
+                tracing::warn!(object = file.name, "off: {reason}");
+                programs.push(ProgramStatus { name: file.name.into(), id: 0, off: Some(reason) });
+            }
+            (Err(lines), None) => return Err(Error::Verifier { program: file.name.into(), lines }),
+        }
+    }
+    for file in &FILES {
+        if let Some(object) = objects.get(file.name) {
+            attach(object)?;
+        }
+    }
+    keep(&objects, programs)
+}
+
+fn load_object(file: &File, pins: &Pins, budgets: &Budgets, log: &Log) -> Result<Object, Vec<String>> {
+    log.clear();
+    let say = |error: libbpf_rs::Error| log.lines_or(&error);
+    let mut object = ObjectBuilder::default()
+        .name(file.name)
+        .and_then(|builder| builder.open_memory(file.bytes))
+        .map_err(say)?;
+    prepare_maps(&mut object, pins, budgets).map_err(say)?;
+    object.load().map_err(say)
+}
+
+/// libbpf makes and pins a map whose pin does not exist, and otherwise takes the pinned one if it is compatible.
+fn prepare_maps(object: &mut OpenObject, pins: &Pins, budgets: &Budgets) -> libbpf_rs::Result<()> {
+    for mut map in object.maps_mut() {
+        let name = map.name().to_string_lossy().into_owned();
+        if let Some(entries) = size_of_map(&name, budgets) {
+            map.set_max_entries(entries)?;
+        }
+        if !is_private(&name) {
+            map.set_pin_path(pins.map(&name))?;
+        }
+    }
+    Ok(())
+}
+
+fn status(program: &libbpf_rs::Program<'_>) -> Result<ProgramStatus, Error> {
+    use std::os::fd::AsFd;
+    let name = program.name().to_string_lossy().into_owned();
+    let id = libbpf_rs::Program::id_from_fd(program.as_fd())
+        .map_err(|e| Error::kernel("cannot ask the number of program", &name, io_error(e)))?;
+    Ok(ProgramStatus { name, id, off: None })
+}
+
+/// Handles to what is used later; everything else goes with the objects.
+fn keep(objects: &HashMap<&str, Object>, programs: Vec<ProgramStatus>) -> Result<Loaded, Error> {
+    let mut handles: HashMap<String, MapHandle> = HashMap::new();
+    let mut every_map = Vec::new();
+    for object in objects.values() {
+        for map in object.maps() {
+            let name = map.name().to_string_lossy().into_owned();
+            let handle = handle(&map)?;
+            if is_private(&name) {
+                every_map.push(handle);
+            } else if !handles.contains_key(&name) {
+                every_map.push(self::handle(&map)?);
+                handles.insert(name, handle);
+            }
+        }
+    }
+    let mut take = |name: &str| {
+        let missing = || Error::kernel("cannot find map", name, io::Error::other("no program uses it"));
+        handles.remove(name).ok_or_else(missing)
+    };
+    let connections = take("connections")?;
+    Ok(Loaded {
+        maps: Maps {
+            frontends: Map::new(take("frontends")?)?,
+            services: Map::new(take("services")?)?,
+            service_names: Map::new(take("service_names")?)?,
+            endpoints: Map::new(take("endpoints")?)?,
+            endpoint_load: Map::new(take("endpoint_load")?)?,
+            slots: Map::new(take("slots")?)?,
+            service_traffic: Map::new(take("service_traffic")?)?,
+            service_decisions: Map::new(take("service_decisions")?)?,
+            endpoint_traffic: Map::new(take("endpoint_traffic")?)?,
+            anomalies: Map::new(take("anomalies")?)?,
+        },
+        events: take("events")?,
+        every_map,
+        programs,
+        sweep: objects.get("sweep").map(|object| iterator_over(object, &connections)).transpose()?,
+        terminate: objects.get("terminate").map(terminate).transpose()?,
+    })
+}
+
+fn handle(map: &libbpf_rs::Map<'_>) -> Result<MapHandle, Error> {
+    MapHandle::try_from(map)
+        .map_err(|e| Error::kernel("cannot keep map", map.name().to_string_lossy(), io_error(e)))
+}
+
+fn iterator_over(object: &Object, map: &MapHandle) -> Result<Link, Error> {
+    use std::os::fd::AsFd;
+    let error = |e| Error::kernel("cannot make an iterator of", "sweep", e);
+    let program = object.progs_mut().next().ok_or_else(|| error(io::Error::other("the object holds no program")))?;
+    program.attach_iter(map.as_fd()).map_err(|e| error(io_error(e)))
+}
+
+fn terminate(object: &Object) -> Result<Terminate, Error> {
+    let error = |e| Error::kernel("cannot make an iterator of", "terminate", e);
+    let map = object.maps().find(|map| map.name() == "terminating");
+    let map = map.ok_or_else(|| error(io::Error::other("the object holds no map `terminating`")))?;
+    let iterators = object.progs_mut().map(|program| program.attach().map_err(|e| error(io_error(e))));
+    Ok(Terminate { terminating: Map::new(handle(&map)?)?, iterators: iterators.collect::<Result<_, _>>()? })
+}
+
+/// What libbpf and the verifier say while objects are loaded. libbpf knows one listener in a process.
+struct Log {
+    before: Option<(PrintLevel, libbpf_rs::PrintCallback)>,
+}
+
+static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// The end of a verifier's log says why; all of it may be a megabyte.
+const LINES_KEPT: usize = 40;
+
+impl Log {
+    fn begin() -> Self {
+        Self { before: libbpf_rs::set_print(Some((PrintLevel::Info, listen))) }
+    }
+
+    fn clear(&self) {
+        LINES.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clear();
+    }
+
+    fn lines_or(&self, error: &libbpf_rs::Error) -> Vec<String> {
+        let mut lines = std::mem::take(&mut *LINES.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        lines.push(error.to_string());
+        lines
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        libbpf_rs::set_print(self.before);
+        self.clear();
+    }
+}
+
+fn listen(_level: PrintLevel, message: String) {
+    let mut lines = LINES.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    lines.extend(message.lines().map(str::to_owned));
+    let surplus = lines.len().saturating_sub(LINES_KEPT);
+    lines.drain(..surplus);
+}

@@ -1,0 +1,249 @@
+//! The pinned maps, typed; many entries a system call.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use libbpf_rs::libbpf_sys;
+use libbpf_rs::{MapCore, MapHandle};
+
+use crate::Error;
+use crate::abi::{Plain, decisions, endpoint, endpoint_load, frontend_key, service, service_name, traffic};
+
+/// Most entries handled by one system call, so that its cost is spread.
+const BATCH: usize = 4096;
+
+/// Bytes of entries read by one system call, so that reading a large map does not make the agent grow.
+const READ_BYTES: usize = 64 * 1024;
+
+/// A hash bucket can hold more entries than a batch; the batch is doubled this often.
+const DOUBLINGS: u32 = 6;
+
+/// Tries when the kernel says that a map was busy.
+const TRIES: u32 = 16;
+
+/// A map with keys `K` and values `V`; values of per-CPU maps are handed over one after the other.
+#[derive(Debug)]
+pub(crate) struct Map<K, V> {
+    handle: MapHandle,
+    cpus: usize,
+    types: PhantomData<fn(K) -> V>,
+}
+
+/// All the maps that user space reads or writes.
+#[derive(Debug)]
+pub(crate) struct Maps {
+    pub(crate) frontends: Map<frontend_key, u32>,
+    pub(crate) services: Map<u32, service>,
+    pub(crate) service_names: Map<u32, service_name>,
+    pub(crate) endpoints: Map<u32, endpoint>,
+    pub(crate) endpoint_load: Map<u32, endpoint_load>,
+    pub(crate) slots: Map<u32, u64>,
+    pub(crate) service_traffic: Map<u32, traffic>,
+    pub(crate) service_decisions: Map<u32, decisions>,
+    pub(crate) endpoint_traffic: Map<u32, traffic>,
+    pub(crate) anomalies: Map<u32, u64>,
+}
+
+impl<K: Plain, V: Plain> Map<K, V> {
+    /// Takes `handle` if its keys and values have the sizes of `K` and `V`.
+    pub(crate) fn new(handle: MapHandle) -> Result<Self, Error> {
+        let sizes = (handle.key_size() as usize, handle.value_size() as usize);
+        if sizes != (size_of::<K>(), size_of::<V>()) {
+            let found = format!("keys and values of {} and {} bytes", sizes.0, sizes.1);
+            return Err(Error::kernel("cannot use map", name_of(&handle), io::Error::other(found)));
+        }
+        let cpus = match handle.map_type().is_percpu() {
+            true => libbpf_rs::num_possible_cpus()
+                .map_err(|e| Error::kernel("cannot count the CPUs for", name_of(&handle), crate::error::io_error(e)))?,
+            false => 1,
+        };
+        Ok(Self { handle, cpus, types: PhantomData })
+    }
+
+    pub(crate) fn name(&self) -> String {
+        name_of(&self.handle)
+    }
+
+    pub(crate) fn max_entries(&self) -> u32 {
+        self.handle.max_entries()
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.handle.as_fd()
+    }
+
+    fn raw_fd(&self) -> i32 {
+        self.handle.as_fd().as_raw_fd()
+    }
+
+    /// The value of `key`; not for per-CPU maps.
+    pub(crate) fn get(&self, key: &K) -> Result<Option<V>, Error> {
+        debug_assert_eq!(self.cpus, 1);
+        let mut value = vec![0u8; size_of::<V>()];
+        // SAFETY: the kernel reads one key and writes one value; Map::new has compared the sizes.
+        let done = unsafe {
+            libbpf_sys::bpf_map_lookup_elem(
+                self.raw_fd(),
+                key.bytes().as_ptr().cast(),
+                value.as_mut_ptr().cast(),
+            )
+        };
+        match done {
+            0 => Ok(V::read(&value)),
+            _ if last_error(libc::ENOENT) => Ok(None),
+            _ => Err(self.error("cannot read map")),
+        }
+    }
+
+    pub(crate) fn put(&self, key: &K, value: &V) -> Result<(), Error> {
+        self.put_all(std::iter::once((*key, *value)))
+    }
+
+    /// Writes the entries in order.
+    pub(crate) fn put_all(&self, entries: impl Iterator<Item = (K, V)>) -> Result<(), Error> {
+        let mut keys = Vec::new();
+        let mut values = Vec::new();
+        let mut count = 0;
+        for (key, value) in entries {
+            keys.extend_from_slice(key.bytes());
+            values.extend_from_slice(value.bytes());
+            count += 1;
+            if count == BATCH {
+                self.put_batch(&keys, &values, count)?;
+                (keys.clear(), values.clear());
+                count = 0;
+            }
+        }
+        self.put_batch(&keys, &values, count)
+    }
+
+    fn put_batch(&self, keys: &[u8], values: &[u8], count: usize) -> Result<(), Error> {
+        debug_assert_eq!((keys.len(), values.len()), (count * size_of::<K>(), count * size_of::<V>()));
+        if count == 0 {
+            return Ok(());
+        }
+        let mut done = count as u32;
+        // SAFETY: the kernel reads `count` keys and values, which the buffers hold; the options may be null.
+        let result = unsafe {
+            libbpf_sys::bpf_map_update_batch(
+                self.raw_fd(),
+                keys.as_ptr().cast(),
+                values.as_ptr().cast(),
+                &mut done,
+                std::ptr::null(),
+            )
+        };
+        if result == 0 { Ok(()) } else { Err(self.error("cannot write map")) }
+    }
+
+    /// Removes `keys`; one that is not there is no error.
+    pub(crate) fn delete_all(&self, keys: impl Iterator<Item = K>) -> Result<(), Error> {
+        for key in keys {
+            // SAFETY: the kernel reads one key, whose size Map::new has compared.
+            let done = unsafe { libbpf_sys::bpf_map_delete_elem(self.raw_fd(), key.bytes().as_ptr().cast()) };
+            if done != 0 && !last_error(libc::ENOENT) {
+                return Err(self.error("cannot remove from map"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands over all entries; those that come or go meanwhile may or may not be among them.
+    pub(crate) fn for_each(&self, each: impl FnMut(K, &[V])) -> Result<(), Error> {
+        let entry = size_of::<K>() + size_of::<V>() * self.cpus;
+        let batch = (READ_BYTES / entry).clamp(64, BATCH).min(self.max_entries() as usize);
+        self.read_from(None, batch, usize::MAX, each)
+    }
+
+    fn read_from(
+        &self,
+        start: Option<u32>,
+        mut batch: usize,
+        mut limit: usize,
+        mut each: impl FnMut(K, &[V]),
+    ) -> Result<(), Error> {
+        // The kernel hands per-CPU values over in steps of eight bytes, as are all of ours.
+        let value_size = size_of::<V>() * self.cpus;
+        let mut keys = vec![0u8; batch * size_of::<K>()];
+        let mut values = vec![0u8; batch * value_size];
+        let mut decoded = Vec::with_capacity(self.cpus);
+        // Of a hash the position is a bucket's number, of an array the last key: both have four bytes.
+        let mut position = start;
+        let (mut doublings, mut tries) = (0, 0);
+        while limit > 0 {
+            let mut count = batch.min(limit) as u32;
+            let mut next = 0u32;
+            // SAFETY: the kernel writes at most `count` keys and values, for which the buffers have room, and a
+            // position of four bytes (of all our maps that are read so the keys are no larger, or they are hashes).
+            let result = unsafe {
+                libbpf_sys::bpf_map_lookup_batch(
+                    self.raw_fd(),
+                    position.as_mut().map_or(std::ptr::null_mut(), |position| std::ptr::from_mut(position).cast()),
+                    std::ptr::from_mut(&mut next).cast(),
+                    keys.as_mut_ptr().cast(),
+                    values.as_mut_ptr().cast(),
+                    &mut count,
+                    std::ptr::null(),
+                )
+            };
+            let errno = if result == 0 { None } else { io::Error::last_os_error().raw_os_error() };
+            match errno {
+                Some(libc::ENOSPC) if doublings < DOUBLINGS => {
+                    doublings += 1;
+                    batch *= 2;
+                    keys.resize(batch * size_of::<K>(), 0);
+                    values.resize(batch * value_size, 0);
+                    continue;
+                }
+                Some(libc::EAGAIN | libc::EINTR | libc::EBUSY) if tries < TRIES => {
+                    tries += 1;
+                    continue;
+                }
+                None | Some(libc::ENOENT) => {}
+                Some(_) => return Err(self.error("cannot read map")),
+            }
+            let count = (count as usize).min(batch);
+            for at in 0..count {
+                decoded.clear();
+                let value = &values[at * value_size..][..value_size];
+                decoded.extend(value.chunks_exact(size_of::<V>()).filter_map(V::read));
+                if let Some(key) = K::read(&keys[at * size_of::<K>()..]) {
+                    each(key, &decoded);
+                }
+            }
+            limit -= count.min(limit);
+            if errno.is_some() || count == 0 {
+                break;
+            }
+            position = Some(next);
+        }
+        Ok(())
+    }
+}
+
+impl<V: Plain> Map<u32, V> {
+    /// `length` values of an array from place `base` on.
+    pub(crate) fn get_run(&self, base: u32, length: u32) -> Result<Vec<V>, Error> {
+        let mut run = Vec::with_capacity(length as usize);
+        // The kernel begins after the position that it is given.
+        let start = base.checked_sub(1);
+        self.read_from(start, (length as usize).clamp(1, BATCH), length as usize, |_, value| run.extend(value))?;
+        Ok(run)
+    }
+}
+
+impl<K, V> Map<K, V> {
+    fn error(&self, action: &'static str) -> Error {
+        Error::kernel(action, name_of(&self.handle), io::Error::last_os_error())
+    }
+}
+
+fn name_of(handle: &MapHandle) -> String {
+    handle.name().to_string_lossy().into_owned()
+}
+
+fn last_error(errno: i32) -> bool {
+    io::Error::last_os_error().raw_os_error() == Some(errno)
+}

@@ -1,0 +1,180 @@
+//! Where an instance's objects are pinned, and the lock that keeps a second agent away.
+//!
+//! `<bpffs>/alize/<instance>/v<ABI>/maps/NAME` and `.../links/PROGRAM-CGROUP`, where CGROUP is the number of the cgroup.
+//! Programs need no pins: the links hold them. Names in bpffs must not contain dots.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use libbpf_rs::Link;
+use libbpf_rs::query::LinkTypeInfo;
+use rustix::fs::FlockOperation;
+
+use crate::abi::ABI_VERSION;
+use crate::environment::{self, Cgroup};
+use crate::{Error, Options};
+
+/// The folders of one instance.
+#[derive(Clone, Debug)]
+pub(crate) struct Pins {
+    root: PathBuf,
+    instance: String,
+}
+
+impl Pins {
+    pub(crate) fn new(options: &Options) -> Result<Self, Error> {
+        let name = &options.instance;
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(fits) {
+            return Err(Error::BadInstance { name: name.clone() });
+        }
+        Ok(Self { root: options.bpffs.join("alize"), instance: name.clone() })
+    }
+
+    /// Of all versions.
+    pub(crate) fn instance(&self) -> PathBuf {
+        self.root.join(&self.instance)
+    }
+
+    /// Of this version.
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.instance().join(format!("v{ABI_VERSION}"))
+    }
+
+    pub(crate) fn map(&self, name: &str) -> PathBuf {
+        self.folder().join("maps").join(name)
+    }
+
+    pub(crate) fn links(&self) -> PathBuf {
+        self.folder().join("links")
+    }
+
+    pub(crate) fn link(&self, program: &str, cgroup: &Cgroup) -> PathBuf {
+        self.links().join(format!("{program}-{}", cgroup.id))
+    }
+
+    pub(crate) fn make_folders(&self) -> Result<(), Error> {
+        for folder in [self.folder().join("maps"), self.links()] {
+            fs::create_dir_all(&folder).map_err(|e| Error::path("cannot make", folder, e))?;
+        }
+        Ok(())
+    }
+
+    /// Refuses when the instance has pins of another version.
+    pub(crate) fn check_version(&self) -> Result<(), Error> {
+        match entries(&self.instance())?.into_iter().find(|path| *path != self.folder()) {
+            Some(found) => Err(Error::OtherVersion { found }),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses when another instance is attached to one of `cgroups`, or above or below it.
+    pub(crate) fn check_cgroups(&self, cgroups: &[Cgroup]) -> Result<(), Error> {
+        for folder in entries(&self.root)? {
+            if folder == self.instance() {
+                continue;
+            }
+            let attached = attached_cgroups(&folder)?;
+            if attached.is_empty() {
+                continue;
+            }
+            for cgroup in cgroups {
+                let above = environment::ancestors(cgroup).into_iter().find(|(id, _)| attached.contains(id));
+                let below = || environment::find_below(&cgroup.path, &|id| attached.contains(&id));
+                let found = match above {
+                    Some((_, path)) => Some(path),
+                    None => below().map_err(|e| Error::path("cannot search", &cgroup.path, e))?,
+                };
+                if let Some(other) = found {
+                    let instance = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                    return Err(Error::CgroupTaken { cgroup: cgroup.path.clone(), other, instance });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes folders that are empty, from the innermost to `alize` itself.
+    pub(crate) fn remove_empty_folders(&self) -> Result<(), Error> {
+        for version in entries(&self.instance())? {
+            for folder in entries(&version)? {
+                remove_if_empty(&folder)?;
+            }
+            remove_if_empty(&version)?;
+        }
+        remove_if_empty(&self.instance())?;
+        remove_if_empty(&self.root)
+    }
+}
+
+/// Numbers of the cgroups that the links of an instance, of any version, are attached to.
+fn attached_cgroups(instance: &Path) -> Result<Vec<u64>, Error> {
+    let mut attached = Vec::new();
+    for version in entries(instance)? {
+        for path in entries(&version.join("links"))? {
+            attached.extend(cgroup_of(&path));
+        }
+    }
+    attached.sort();
+    attached.dedup();
+    Ok(attached)
+}
+
+/// The cgroup that a pinned link is attached to; `None` when that cgroup is gone, which detaches the link.
+pub(crate) fn cgroup_of(link: &Path) -> Option<u64> {
+    match Link::open(link).and_then(|link| link.info()).ok()?.info {
+        LinkTypeInfo::Cgroup(cgroup) => Some(cgroup.cgroup_id).filter(|&id| id != 0),
+        _ => None,
+    }
+}
+
+/// What is in `folder`; nothing when it does not exist.
+pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let error = |e| Error::path("cannot read", folder, e);
+    let listing = match fs::read_dir(folder) {
+        Ok(listing) => listing,
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(Vec::new()),
+        Err(e) => return Err(error(e)),
+    };
+    listing.map(|entry| Ok(entry.map_err(error)?.path())).collect()
+}
+
+fn remove_if_empty(folder: &Path) -> Result<(), Error> {
+    match fs::remove_dir(folder) {
+        Ok(()) => Ok(()),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => Ok(()),
+        Err(e) => Err(Error::path("cannot remove", folder, e)),
+    }
+}
+
+/// The lock of an instance: held by its agent as long as it lives, whatever ends it.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    pub(crate) fn take(options: &Options) -> Result<Self, Error> {
+        fs::create_dir_all(&options.run_dir).map_err(|e| Error::path("cannot make", &options.run_dir, e))?;
+        let path = options.run_dir.join(format!("{}.lock", options.instance));
+        let error = |e: io::Error| Error::path("cannot lock", &path, e);
+        // Not truncated: until the lock is ours, the text is the other agent's.
+        let mut open = OpenOptions::new();
+        let mut file = open.read(true).write(true).create(true).truncate(false).open(&path).map_err(error)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut text = String::new();
+                file.read_to_string(&mut text).map_err(error)?;
+                let pid = text.trim().parse().unwrap_or(0);
+                return Err(Error::AgentRunning { pid, instance: options.instance.clone() });
+            }
+            Err(errno) => return Err(error(errno.into())),
+        }
+        file.set_len(0).map_err(error)?;
+        file.rewind().map_err(error)?;
+        writeln!(file, "{}", std::process::id()).map_err(error)?;
+        Ok(Self { _file: file })
+    }
+}

@@ -1,0 +1,78 @@
+//! What runs inside a world as a process of its own: the commands of `alize-world`.
+
+mod connect;
+mod datagram;
+mod dial;
+mod enter;
+mod hold;
+mod serve;
+mod stream;
+
+use std::io::Write;
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use clap::Parser;
+
+use crate::Tally;
+
+/// Servers and clients for worlds.
+#[derive(Debug, Parser)]
+#[command(name = "alize-world")]
+pub enum Command {
+    /// Join a cgroup and a network namespace, then become PROGRAM
+    Enter(enter::Enter),
+    /// Answer every connection and datagram with a name, then echo
+    Serve(serve::Serve),
+    /// Connect many times, one answer each, and tell what was seen
+    Connect(connect::Connect),
+    /// Connect until standard input ends; tell what was seen since the last time at each line of it
+    Stream(stream::Stream),
+    /// Open connections and keep them; ask over each at each line of standard input
+    Hold(hold::Hold),
+    /// Send datagrams and tell who answered from where
+    Datagram(datagram::Datagram),
+    /// Remove what killed tests have left
+    Sweep,
+}
+
+impl Command {
+    /// Does it.
+    pub fn run(self) -> Result<()> {
+        match self {
+            Command::Enter(enter) => enter.run(),
+            Command::Serve(serve) => serve.run(),
+            Command::Connect(connect) => connect.run(),
+            Command::Stream(stream) => stream.run(),
+            Command::Hold(hold) => hold.run(),
+            Command::Datagram(datagram) => datagram.run(),
+            Command::Sweep => crate::leftovers::sweep(),
+        }
+    }
+}
+
+/// How a server of a client tells its name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Speech {
+    /// The first line that it sends, unasked.
+    #[default]
+    Line,
+    /// The body of its answer to `GET /`.
+    Http,
+}
+
+/// Tells what was seen, on one line.
+fn tell(tally: &Tally) -> Result<()> {
+    let mut output = std::io::stdout().lock();
+    serde_json::to_writer(&mut output, tally)?;
+    output.write_all(b"\n")?;
+    Ok(output.flush()?)
+}
+
+/// The unspecified address of the family of `address`.
+fn any(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
+        SocketAddr::V6(_) => SocketAddr::from(([0; 16], 0)),
+    }
+}
