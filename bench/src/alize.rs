@@ -7,14 +7,17 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use alize_datapath::Options;
+use alize_model::Budgets;
 use alize_model::api::{Applied, Status};
 use anyhow::{Context, Result, bail};
 
 use crate::layout::{self, ENDPOINTS};
-use crate::process::{self, Kept, run};
+use crate::process::{Kept, run};
 use crate::report::Memory;
-use crate::world::Ground;
+use crate::world::{Ground, left_over};
 
+const BPFFS: &str = "/sys/fs/bpf";
 /// How long an agent may take until it is ready, and how long it is waited for a change.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -36,11 +39,42 @@ pub(crate) fn watched_file(services: u32, moved: bool) -> String {
 
 fn add_service(file: &mut String, service: u32, protocol: &str, moved: bool) {
     let address = layout::service(service);
-    let _ = writeln!(file, "  - name: bench/s{service}\n    address: {address}\n    protocol: {protocol}\n    endpoints:");
+    let _ = writeln!(
+        file,
+        "  - name: bench/s{service}\n    address: {address}\n    protocol: {protocol}\n    endpoints:"
+    );
     for index in 0..ENDPOINTS {
-        let endpoint =
-            if moved && index == 0 { layout::moved_endpoint(service) } else { layout::endpoint(service, index) };
+        let endpoint = if moved && index == 0 {
+            layout::moved_endpoint(service)
+        } else {
+            layout::endpoint(service, index)
+        };
         let _ = writeln!(file, "      - {endpoint}");
+    }
+}
+
+/// Where an instance of that name keeps what it loads.
+pub(crate) fn options(ground: &Ground, name: &str, cgroups: Vec<PathBuf>) -> Options {
+    options_of(format!("{}-{name}", ground.name()), ground.folder().join("run"), cgroups)
+}
+
+fn options_of(instance: String, run_dir: PathBuf, cgroups: Vec<PathBuf>) -> Options {
+    Options { instance, bpffs: BPFFS.into(), run_dir, cgroups, budgets: Budgets::default() }
+}
+
+/// Unloads what a bench left that was killed.
+pub(crate) fn unload_leftovers(ground: &Ground) {
+    for entry in fs::read_dir(Path::new(BPFFS).join("alize")).into_iter().flatten().flatten() {
+        let instance = entry.file_name().to_string_lossy().into_owned();
+        if !left_over(&instance) {
+            continue;
+        }
+        eprintln!("unloading {instance}, left by a bench that was killed");
+        if let Err(error) =
+            alize_datapath::unload(&options_of(instance, ground.folder().join("run"), Vec::new()))
+        {
+            eprintln!("cannot unload it: {error}");
+        }
     }
 }
 
@@ -54,13 +88,31 @@ pub(crate) struct Agent {
 
 impl Agent {
     /// Starts an agent for the processes of `cgroup` and waits until `file` is in force.
-    pub(crate) fn start(ground: &Ground, program: &Path, name: &str, cgroup: &Path, file: &Path) -> Result<Self> {
+    pub(crate) fn start(
+        ground: &Ground,
+        program: &Path,
+        name: &str,
+        cgroup: &Path,
+        file: &Path,
+    ) -> Result<Self> {
         let instance = format!("{}-{name}", ground.name());
         let run_dir = ground.folder().join("run");
         fs::create_dir_all(&run_dir)?;
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "TERM", "--"]).arg(program).args(["agent", "--quiet", "--metrics", "off", "--config"]);
-        command.arg(file).arg("--cgroup").arg(cgroup).arg("--run-dir").arg(&run_dir).args(["--instance", &instance]);
+        command.args(["--pdeathsig", "TERM", "--"]).arg(program).args([
+            "agent",
+            "--quiet",
+            "--metrics",
+            "off",
+            "--config",
+        ]);
+        command
+            .arg(file)
+            .arg("--cgroup")
+            .arg(cgroup)
+            .arg("--run-dir")
+            .arg(&run_dir)
+            .args(["--instance", &instance]);
         let socket = run_dir.join(format!("{instance}.sock"));
         command.arg("--socket").arg(socket);
         let log = ground.folder().join(format!("{name}-agent.log"));
@@ -76,7 +128,9 @@ impl Agent {
             self.process.as_mut().context("no agent")?.check_alive()?;
             match self.status() {
                 Ok(status) if status.config.generation > 0 => return Ok(()),
-                Ok(status) if !status.config.refused.is_empty() => bail!("the agent refused the bench's own file"),
+                Ok(status) if !status.config.refused.is_empty() => {
+                    bail!("the agent refused the bench's own file")
+                }
                 Ok(_) | Err(_) if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
                 Ok(_) => bail!("the agent put no file in force within {PATIENCE:?}"),
                 Err(error) => return Err(error),
@@ -113,7 +167,9 @@ impl Agent {
         let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
         let field = |name: &str| -> Result<u64> {
             let line = rollup.lines().find(|line| line.starts_with(name));
-            let kilobytes = line.and_then(|line| line.split_whitespace().nth(1)).and_then(|word| word.parse::<u64>().ok());
+            let kilobytes = line
+                .and_then(|line| line.split_whitespace().nth(1))
+                .and_then(|word| word.parse::<u64>().ok());
             Ok(kilobytes.with_context(|| format!("no {name} in smaps_rollup"))? * 1024)
         };
         let status = self.status()?;
@@ -142,7 +198,9 @@ fn pinned_maps(pins: &Path) -> Result<u64> {
                 continue;
             }
             // Links and programs are pinned beside the maps; bpftool refuses them here.
-            let Ok(shown) = run(Command::new("bpftool").args(["-j", "map", "show", "pinned"]).arg(&path), None) else {
+            let Ok(shown) =
+                run(Command::new("bpftool").args(["-j", "map", "show", "pinned"]).arg(&path), None)
+            else {
                 continue;
             };
             let map: serde_json::Value = serde_json::from_str(&shown.stdout)?;
@@ -161,10 +219,9 @@ fn said(log: &Path) -> String {
 impl Drop for Agent {
     fn drop(&mut self) {
         self.process = None;
-        let mut unload = Command::new(&self.program);
-        unload.args(["unload", "--quiet", "--instance", &self.instance, "--run-dir"]).arg(&self.run_dir);
-        if let Err(error) = process::run_whatever(&mut unload) {
-            eprintln!("cannot unload instance {}: {error:#}; try: alize unload --instance {}", self.instance, self.instance);
+        let options = options_of(self.instance.clone(), self.run_dir.clone(), Vec::new());
+        if let Err(error) = alize_datapath::unload(&options) {
+            eprintln!("cannot unload instance {0}: {error}; try: alize unload --instance {0}", self.instance);
         }
     }
 }

@@ -92,7 +92,9 @@ impl clap::ValueEnum for Only {
     fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
         match self {
             Only::Workload(workload) => workload.to_possible_value(),
-            Only::Loading => Some(clap::builder::PossibleValue::new("loading").help("Tables loaded and changed")),
+            Only::Loading => {
+                Some(clap::builder::PossibleValue::new("loading").help("Tables loaded and changed"))
+            }
         }
     }
 }
@@ -135,7 +137,8 @@ impl Arguments {
             Some(path) => path.clone(),
             None => std::env::current_exe()?.with_file_name("alize"),
         };
-        path.canonicalize()
-            .with_context(|| format!("no binary at {}; build it: cargo build --release -p alize", path.display()))
+        path.canonicalize().with_context(|| {
+            format!("no binary at {}; build it: cargo build --release -p alize", path.display())
+        })
     }
 }

@@ -1,7 +1,6 @@
 //! Who is measured: every subject at every size, made ready once and measured side by side, round by round.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -169,14 +168,14 @@ impl<'a> Contest<'a> {
             }
         };
         let subject = format!("{}-restore", self.iptables);
-        self.loaded(subject, services, "the tool, all chains into an empty table", loaded.elapsed);
+        self.loaded(subject, services, crate::loading::WHOLE_TABLE, loaded.elapsed);
         Ok(())
     }
 
     fn load_nftables(&mut self, pid: u32, services: u32) -> Result<()> {
         let rules = self.ground.file(&format!("nftables-{services}"), &rulesets::nftables(services))?;
         let loaded = run(inside(pid, "nft").arg("-f").arg(&rules), None)?;
-        self.loaded("nft -f".into(), services, "the tool, all chains into an empty table", loaded.elapsed);
+        self.loaded("nft -f".into(), services, crate::loading::WHOLE_TABLE, loaded.elapsed);
         Ok(())
     }
 
@@ -208,7 +207,8 @@ impl<'a> Contest<'a> {
         let mut cells = Vec::new();
         let mut visited = false;
         for (backend, of_phase) in phases {
-            let wanted: Vec<Workload> = of_phase.iter().copied().filter(|one| workloads.contains(one)).collect();
+            let wanted: Vec<Workload> =
+                of_phase.iter().copied().filter(|one| workloads.contains(one)).collect();
             if wanted.is_empty() {
                 continue;
             }
@@ -238,7 +238,11 @@ impl<'a> Contest<'a> {
             let targets = targets(one.subject, one.services);
             if let Err(error) = one.client.order(&Order::Visit(targets)) {
                 check_interrupt()?;
-                failed.push((place, format!("{} with {} services", one.subject.label(), one.services), error));
+                failed.push((
+                    place,
+                    format!("{} with {} services", one.subject.label(), one.services),
+                    error,
+                ));
             }
         }
         for (place, what, error) in failed.into_iter().rev() {
@@ -295,12 +299,17 @@ impl<'a> Contest<'a> {
         let agents_before = agents_cpu(agents);
         let before = if served { server.cpu_time()? } else { Duration::ZERO };
         let start = std::time::Instant::now();
-        let Answer::Loaded(loaded) = contestant.client.order(&order)? else { bail!("the generator answered out of turn") };
+        let Answer::Loaded(loaded) = contestant.client.order(&order)? else {
+            bail!("the generator answered out of turn")
+        };
         let after = if served { server.cpu_time()? } else { Duration::ZERO };
         self.agents_cpu.0 += agents_cpu(agents).saturating_sub(agents_before);
         self.agents_cpu.1 += start.elapsed();
         if loaded.operations == 0 {
-            bail!("nothing was completed: {}", loaded.first_error.unwrap_or_else(|| "no error either".into()));
+            bail!(
+                "nothing was completed: {}",
+                loaded.first_error.unwrap_or_else(|| "no error either".into())
+            );
         }
         let cpu = (after - before).as_nanos() as f64 + loaded.cpu as f64;
         Ok(Slice {
@@ -341,14 +350,6 @@ impl<'a> Contest<'a> {
 
     pub(crate) fn largest(&self) -> u32 {
         self.settings.sizes.iter().copied().max().unwrap_or(1)
-    }
-
-    pub(crate) fn file(&self, name: &str, content: &str) -> Result<PathBuf> {
-        self.ground.file(name, content)
-    }
-
-    pub(crate) fn command_inside(&self, pid: u32, program: &str) -> Command {
-        inside(pid, program)
     }
 }
 

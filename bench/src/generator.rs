@@ -286,7 +286,8 @@ fn connect(target: SocketAddrV4) -> Result<TcpStream> {
 }
 
 fn tcp_socket() -> io::Result<OwnedFd> {
-    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let socket =
+        rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
     Ok(socket)
 }
@@ -301,7 +302,8 @@ fn exchange(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<()> {
     stream.write_all(REQUEST).context("send the request")?;
     let mut filled = 0;
     loop {
-        let free = buffer.get_mut(filled..).filter(|free| !free.is_empty()).context("the response is too long")?;
+        let free =
+            buffer.get_mut(filled..).filter(|free| !free.is_empty()).context("the response is too long")?;
         match stream.read(free).context("receive the response")? {
             0 => bail!("the server closed before the end of its response"),
             read => filled += read,

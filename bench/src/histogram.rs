@@ -37,10 +37,6 @@ impl Histogram {
         self.total += other.total;
     }
 
-    pub(crate) fn total(&self) -> u64 {
-        self.total
-    }
-
     /// `None` when nothing was recorded.
     pub(crate) fn quantiles(&self) -> Option<Quantiles> {
         Some(Quantiles { p50: self.quantile(0.50)?, p99: self.quantile(0.99)? })
@@ -85,7 +81,8 @@ mod tests {
 
     #[test]
     fn every_value_is_inside_its_bucket() {
-        let edges = (0..64).flat_map(|bit| [1u64 << bit, (1u64 << bit) - 1, (1u64 << bit) + (1u64 << bit) / 3]);
+        let edges =
+            (0..64).flat_map(|bit| [1u64 << bit, (1u64 << bit) - 1, (1u64 << bit) + (1u64 << bit) / 3]);
         for value in edges.chain([0, 31, 32, 33, u64::MAX]) {
             let bucket = bucket(value);
             assert!(bucket < BUCKETS, "{value} falls out of the table");
@@ -107,12 +104,16 @@ mod tests {
     fn merging_is_recording_into_one() {
         let (mut one, mut two, mut both) = (Histogram::new(), Histogram::new(), Histogram::new());
         for value in 0..1_000u64 {
-            if value % 3 == 0 { one.record(value * 7) } else { two.record(value * 7) }
+            if value % 3 == 0 {
+                one.record(value * 7)
+            } else {
+                two.record(value * 7)
+            }
             both.record(value * 7);
         }
         one.merge(&two);
         assert_eq!(one.counts, both.counts);
-        assert_eq!(one.total(), 1_000);
+        assert_eq!(one.total, 1_000);
     }
 
     #[test]

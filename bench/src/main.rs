@@ -31,7 +31,7 @@ use clap::Parser;
 
 use arguments::{Arguments, Role};
 use contest::{Contest, Entries};
-use report::{LeftOut, Machine, Report, SCHEMA, Settings, rfc3339};
+use report::{Machine, Report, SCHEMA, rfc3339};
 use world::Ground;
 
 fn main() -> ExitCode {
@@ -75,6 +75,7 @@ fn measure(arguments: &Arguments) -> Result<Report> {
     let settings = arguments.settings()?;
     let machine = Machine::look(tools());
     let ground = Ground::new()?;
+    alize::unload_leftovers(&ground);
     let program = arguments.alize_program();
     let entries = Entries { alize: program.as_deref().ok(), workloads: &arguments.workloads() };
     let mut contest = Contest::prepare(&ground, &settings, &entries)?;
@@ -110,8 +111,12 @@ fn version(program: &Path) -> Result<String> {
 
 /// Versions of what Alizé is compared with.
 fn tools() -> Vec<String> {
-    let asked: [&[&str]; 4] =
-        [&["iptables-legacy", "--version"], &["iptables-nft", "--version"], &["nft", "--version"], &["nginx", "-v"]];
+    let asked: [&[&str]; 4] = [
+        &["iptables-legacy", "--version"],
+        &["iptables-nft", "--version"],
+        &["nft", "--version"],
+        &["nginx", "-v"],
+    ];
     asked
         .iter()
         .filter_map(|words| {

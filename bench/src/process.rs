@@ -53,7 +53,9 @@ pub(crate) fn run(command: &mut Command, input: Option<&Path>) -> Result<Finishe
     check_interrupt()?;
     let shown = show(command);
     let stdin = match input {
-        Some(path) => Stdio::from(fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?),
+        Some(path) => {
+            Stdio::from(fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?)
+        }
         None => Stdio::null(),
     };
     let start = Instant::now();
@@ -74,15 +76,6 @@ pub(crate) fn run(command: &mut Command, input: Option<&Path>) -> Result<Finishe
         bail!("{shown}: {status}: {complaint}");
     }
     Ok(Finished { stdout, elapsed })
-}
-
-/// As [`run`], even after an interrupt: for cleaning up.
-pub(crate) fn run_whatever(command: &mut Command) -> Result<()> {
-    let output = command.stdin(Stdio::null()).process_group(0).output()?;
-    if !output.status.success() {
-        bail!("{}: {}: {}", show(command), output.status, String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
 }
 
 fn collect(from: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
@@ -114,8 +107,10 @@ fn wait(child: &mut Child) -> Result<ExitStatus> {
 }
 
 fn show(command: &Command) -> String {
-    let words: Vec<_> =
-        std::iter::once(command.get_program()).chain(command.get_args()).map(|word| word.to_string_lossy()).collect();
+    let words: Vec<_> = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| word.to_string_lossy())
+        .collect();
     words.join(" ")
 }
 
@@ -178,7 +173,10 @@ impl Kept {
     /// Writes a line to its standard input.
     pub(crate) fn tell(&mut self, line: &str) -> Result<()> {
         let mut input = self.child.stdin.as_ref().context("no pipe to the child")?;
-        input.write_all(line.as_bytes()).and_then(|()| input.write_all(b"\n")).with_context(|| self.shown.clone())
+        input
+            .write_all(line.as_bytes())
+            .and_then(|()| input.write_all(b"\n"))
+            .with_context(|| self.shown.clone())
     }
 
     /// Its next line on standard output.

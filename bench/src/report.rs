@@ -26,6 +26,14 @@ pub(crate) struct Report {
     pub(crate) memory: Vec<Memory>,
     /// CPU time of all agents while load ran, as a share of one CPU.
     pub(crate) agents_cpu: Option<f64>,
+    /// The variant of iptables that was measured.
+    pub(crate) iptables: String,
+}
+
+/// What is read of a kept file; the summary beside it is worked out again.
+#[derive(Deserialize)]
+struct Kept {
+    report: Report,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -123,7 +131,9 @@ impl Workload {
             Workload::KeepAlive => "Keep-alive requests, one CPU",
             Workload::KeepAliveNginx => "Keep-alive requests to nginx, one CPU",
             Workload::Hook => "connect() of one UDP socket, again and again: no packet, the hook alone",
-            Workload::HookSocket => "UDP socket(), connect(), close(): the hook and what it keeps on the socket",
+            Workload::HookSocket => {
+                "UDP socket(), connect(), close(): the hook and what it keeps on the socket"
+            }
         }
     }
 
@@ -213,8 +223,9 @@ impl Report {
     /// Reads a report that an earlier run kept.
     pub(crate) fn read(path: &std::path::Path) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let report: Self =
-            serde_json::from_str(&text).with_context(|| format!("{} is no report of this bench", path.display()))?;
+        let kept: Kept = serde_json::from_str(&text)
+            .with_context(|| format!("{} is no report of this bench", path.display()))?;
+        let report = kept.report;
         anyhow::ensure!(
             report.schema == SCHEMA,
             "{} has schema {}, this bench reads {SCHEMA}",
@@ -268,15 +279,19 @@ impl Machine {
             Some(line[key.len()..].trim_start_matches([' ', '\t', ':', '=']).trim_matches('"').to_owned())
         };
         let memory = after(&read("/proc/meminfo"), "MemTotal");
-        let kilobytes = memory.as_deref().and_then(|text| text.split(' ').next()).and_then(|word| word.parse().ok());
-        let system = rustix::system::uname();
+        let kilobytes =
+            memory.as_deref().and_then(|text| text.split(' ').next()).and_then(|word| word.parse().ok());
         Self {
             processor: after(&read("/proc/cpuinfo"), "model name").unwrap_or_else(|| "unknown".into()),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             memory: kilobytes.unwrap_or(0u64) * 1024,
-            kernel: format!("{} {}", system.release().to_string_lossy(), system.machine().to_string_lossy()),
+            kernel: format!("{} {}", read("/proc/sys/kernel/osrelease").trim(), std::env::consts::ARCH),
             distribution: after(&read("/etc/os-release"), "PRETTY_NAME").unwrap_or_else(|| "unknown".into()),
-            load_average: read("/proc/loadavg").split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0.0),
+            load_average: read("/proc/loadavg")
+                .split(' ')
+                .next()
+                .and_then(|word| word.parse().ok())
+                .unwrap_or(0.0),
             tools,
         }
     }

@@ -9,7 +9,8 @@ use crate::layout::{self, ENDPOINT_PORT, ENDPOINTS, SERVICE_PORT};
 
 /// Input of `iptables-restore`: KUBE-SERVICES (a list) to KUBE-SVC (by chance) to KUBE-SEP (DNAT).
 pub(crate) fn iptables(services: u32) -> String {
-    let mut rules = String::from("*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-POSTROUTING - [0:0]\n:KUBE-MARK-MASQ - [0:0]\n");
+    let mut rules =
+        String::from("*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-POSTROUTING - [0:0]\n:KUBE-MARK-MASQ - [0:0]\n");
     for service in 0..services {
         declare_chains(&mut rules, service);
     }
@@ -127,7 +128,8 @@ pub(crate) fn nftables(services: u32) -> String {
 /// Input of `nft -f` that moves the first endpoint of a service: its chain is filled again, in one transaction.
 pub(crate) fn nftables_change(service: u32, moved: bool) -> String {
     let chain = nft_endpoint_chain(service, 0);
-    let mut rules = format!("flush chain ip kube-proxy {chain}\ntable ip kube-proxy {{\n\tchain {chain} {{\n");
+    let mut rules =
+        format!("flush chain ip kube-proxy {chain}\ntable ip kube-proxy {{\n\tchain {chain} {{\n");
     nft_endpoint_rules(&mut rules, service, 0, moved);
     rules.push_str("\t}\n}\n");
     rules
@@ -144,8 +146,9 @@ fn nft_endpoint_rules(rules: &mut String, service: u32, index: u32, moved: bool)
 }
 
 fn nft_draw(service: u32) -> String {
-    let choices: Vec<String> =
-        (0..ENDPOINTS).map(|index| format!("{index} : goto {}", nft_endpoint_chain(service, index))).collect();
+    let choices: Vec<String> = (0..ENDPOINTS)
+        .map(|index| format!("{index} : goto {}", nft_endpoint_chain(service, index)))
+        .collect();
     format!("numgen random mod {ENDPOINTS} vmap {{ {} }}", choices.join(", "))
 }
 

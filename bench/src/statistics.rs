@@ -79,12 +79,14 @@ fn redraw(values: &[f64], random: &mut Random) -> Vec<f64> {
 
 /// `subject / base`, round by round: what slows the machine for a while slows both and cancels out.
 pub(crate) fn paired_ratios(subject: &[f64], base: &[f64]) -> Vec<f64> {
-    subject.iter().zip(base).filter(|(_, base)| **base > 0.0).map(|(subject, base)| subject / base).collect()
+    let ratios = subject.iter().zip(base).map(|(subject, base)| subject / base);
+    ratios.filter(|ratio| ratio.is_finite()).collect()
 }
 
 /// `subject - base`, round by round.
 pub(crate) fn paired_differences(subject: &[f64], base: &[f64]) -> Vec<f64> {
-    subject.iter().zip(base).map(|(subject, base)| subject - base).collect()
+    let differences = subject.iter().zip(base).map(|(subject, base)| subject - base);
+    differences.filter(|difference| difference.is_finite()).collect()
 }
 
 /// What a ratio of costs against Alizé says about Alizé.

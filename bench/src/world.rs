@@ -28,7 +28,8 @@ pub(crate) struct Ground {
 impl Ground {
     pub(crate) fn new() -> Result<Self> {
         let name = format!("{PREFIX}{}", std::process::id());
-        let cgroups = cgroup2().context("no cgroup v2 is mounted; mount one: mount -t cgroup2 none /sys/fs/cgroup")?;
+        let cgroups =
+            cgroup2().context("no cgroup v2 is mounted; mount one: mount -t cgroup2 none /sys/fs/cgroup")?;
         remove_leftovers(&cgroups);
         let ground = Self { folder: std::env::temp_dir().join(&name), cgroup: cgroups.join(&name), name };
         for path in [&ground.folder, &ground.cgroup] {
@@ -73,8 +74,7 @@ fn remove_leftovers(cgroups: &Path) {
     for parent in [cgroups, &std::env::temp_dir()] {
         for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let Some(pid) = name.strip_prefix(PREFIX).and_then(|pid| pid.parse::<u32>().ok()) else { continue };
-            if Path::new(&format!("/proc/{pid}")).exists() {
+            if !left_over(&name) {
                 continue;
             }
             if parent == cgroups {
@@ -84,6 +84,13 @@ fn remove_leftovers(cgroups: &Path) {
             }
         }
     }
+}
+
+/// Whether something of that name was made by a bench that is no more.
+pub(crate) fn left_over(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix(PREFIX) else { return false };
+    let pid = rest.split('-').next().and_then(|pid| pid.parse::<u32>().ok());
+    pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
 }
 
 /// Processes take a moment to leave a cgroup after they have ended.
@@ -139,6 +146,24 @@ fn configure(ground: &Ground, pid: u32, commands: &str) -> Result<()> {
     run(inside(pid, "ip").arg("-batch").arg(&batch), None).map(|_| ())
 }
 
+/// A network namespace with nothing in it.
+pub(crate) struct Apart {
+    // `cat` holds the namespace and ends when the bench ends, for then its input ends.
+    holder: Kept,
+}
+
+impl Apart {
+    pub(crate) fn new(ground: &Ground, name: &str) -> Result<Self> {
+        let holder = Kept::start(&mut apart(Path::new("cat")), &ground.folder().join(format!("{name}.log")))?;
+        await_namespace(holder.pid())?;
+        Ok(Self { holder })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.holder.pid()
+    }
+}
+
 /// Which server answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Backend {
@@ -150,16 +175,14 @@ pub(crate) enum Backend {
 
 /// The namespace of the servers: every endpoint address is local there. One server runs in it at a time.
 pub(crate) struct ServerSide {
-    holder: Kept,
+    holder: Apart,
     server: Option<Kept>,
     links: u8,
 }
 
 impl ServerSide {
     pub(crate) fn new(ground: &Ground) -> Result<Self> {
-        // `cat` holds the namespace and ends when the bench ends, for then its input ends.
-        let holder = Kept::start(&mut apart(Path::new("cat")), &ground.folder().join("holder.log"))?;
-        await_namespace(holder.pid())?;
+        let holder = Apart::new(ground, "server-side")?;
         let routes = format!("link set lo up\nroute add local {ENDPOINT_NETWORK} dev lo\n");
         configure(ground, holder.pid(), &routes)?;
         Ok(Self { holder, server: None, links: 0 })
@@ -181,7 +204,9 @@ impl ServerSide {
             Backend::Nginx { cpu } => {
                 let configuration = ground.file("nginx.conf", &nginx_configuration(ground.folder(), cpu))?;
                 let mut command = inside(self.holder.pid(), "setpriv");
-                command.args(["--pdeathsig", "TERM", "nginx", "-e"]).arg(ground.folder().join("nginx-error.log"));
+                command
+                    .args(["--pdeathsig", "TERM", "nginx", "-e"])
+                    .arg(ground.folder().join("nginx-error.log"));
                 command.arg("-c").arg(configuration);
                 Kept::start(&mut command, &log)?
             }
@@ -259,19 +284,13 @@ impl Client {
         let link = server.links;
         let (here, there) = (self.generator.pid(), server.holder.pid());
         run(
-            Command::new("ip").args(["link", "add", "up0", "netns", &here.to_string(), "type", "veth", "peer", "name"]).args([
-                &format!("down{link}"),
-                "netns",
-                &there.to_string(),
-            ]),
+            Command::new("ip")
+                .args(["link", "add", "up0", "netns", &here.to_string(), "type", "veth", "peer", "name"])
+                .args([&format!("down{link}"), "netns", &there.to_string()]),
             None,
         )?;
         let (near, far) = layout::link(link);
-        configure(
-            ground,
-            there,
-            &format!("address add {far}/24 dev down{link}\nlink set down{link} up\n"),
-        )?;
+        configure(ground, there, &format!("address add {far}/24 dev down{link}\nlink set down{link} up\n"))?;
         configure(
             ground,
             here,

@@ -182,12 +182,17 @@ impl Agent {
         Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
     }
 
-    /// Runs another command of the binary for this instance.
-    pub fn command(&self, arguments: &[&str]) -> Result<Output> {
-        let socket = format!("--socket={}", self.socket.display());
+    /// Another command of the binary, for this instance.
+    pub fn cli(&self, arguments: &[&str]) -> Result<Command> {
         let mut command = Command::new(crate::place::binary("alize")?);
-        command.args(arguments).arg(format!("--instance={}", self.instance)).arg(socket);
-        command.output().context("cannot start alize")
+        command.args(arguments).arg(format!("--instance={}", self.instance));
+        command.arg("--socket").arg(&self.socket);
+        Ok(command)
+    }
+
+    /// Runs [`Agent::cli`] to its end.
+    pub fn command(&self, arguments: &[&str]) -> Result<Output> {
+        self.cli(arguments)?.output().context("cannot start alize")
     }
 
     /// As [`Agent::command`], which must be a success; its standard output.

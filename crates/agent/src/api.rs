@@ -29,7 +29,7 @@ use crate::mesh::Rejected;
 use crate::metrics::{Dialect, Rendering};
 use crate::owner::{Handle, Stopping};
 use crate::scrape::Scrape;
-use crate::source::{LARGEST, text_of};
+use crate::source::LARGEST;
 use crate::status;
 
 /// Answers at once that hold a whole scrape; the next wait.
@@ -72,7 +72,9 @@ impl Api {
         let asked = Instant::now();
         match self.mesh.ask(move |mesh| mesh.scrape(asked)).await? {
             Ok(scrape) => Ok((scrape, place)),
-            Err(error) => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot read the counters: {error}"))),
+            Err(error) => {
+                Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot read the counters: {error}")))
+            }
         }
     }
 }
@@ -130,7 +132,8 @@ async fn services(
 async fn service(State(api): State<Api>, Path(name): Path<String>) -> Result<Response, Response> {
     let (scrape, _place) = api.scrape().await?;
     let found = scrape.service(&name).and_then(|scraped| status::service(&scrape, scraped));
-    let missing = || refuse(StatusCode::NOT_FOUND, format!("there is no service {name:?}; see GET /v1/services"));
+    let missing =
+        || refuse(StatusCode::NOT_FOUND, format!("there is no service {name:?}; see GET /v1/services"));
     Ok(Json(found.ok_or_else(missing)?).into_response())
 }
 
@@ -145,7 +148,8 @@ async fn events(
     State(api): State<Api>,
     recent: Result<Query<Recent>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Response> {
-    let Query(Recent { recent }) = recent.map_err(|error| refuse(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let Query(Recent { recent }) =
+        recent.map_err(|error| refuse(StatusCode::BAD_REQUEST, error.body_text()))?;
     let place = Arc::clone(&api.watchers).try_acquire_owned().map_err(|_| {
         let error = format!("{WATCHERS} clients follow events already; close one of them");
         refuse(StatusCode::SERVICE_UNAVAILABLE, error)
@@ -201,12 +205,13 @@ async fn apply(
     let bytes = read_body(&headers, body).await?;
     if name.is_none() && bytes.is_empty() {
         let applied = api.mesh.ask(|mesh| mesh.reload()).await?;
-        return Ok(Json(applied.map_err(|rejected| refuse_text("the watched file", &rejected))?).into_response());
+        return Ok(
+            Json(applied.map_err(|rejected| refuse_text("the watched file", &rejected))?).into_response()
+        );
     }
     let name = name.unwrap_or_else(|| "-".into());
-    let text = text_of(&name, bytes).map_err(|diagnostic| refuse_text(&name, &Rejected::Text(vec![diagnostic])))?;
     let asked = name.clone();
-    let applied = api.mesh.ask(move |mesh| mesh.apply(&asked, &text)).await?;
+    let applied = api.mesh.ask(move |mesh| mesh.apply(&asked, bytes)).await?;
     Ok(Json(applied.map_err(|rejected| refuse_text(&name, &rejected))?).into_response())
 }
 
@@ -234,7 +239,8 @@ fn refuse_text(name: &str, rejected: &Rejected) -> Response {
     let diagnostics = rejected.diagnostics(name);
     let (status, error) = match rejected {
         Rejected::Text(_) => {
-            let errors = diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count();
+            let errors =
+                diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count();
             let errors = if errors == 1 { "1 error".to_owned() } else { format!("{errors} errors") };
             let error = format!("{name} was refused for {errors}; what was in force stays");
             (StatusCode::UNPROCESSABLE_ENTITY, error)

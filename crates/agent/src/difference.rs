@@ -31,7 +31,9 @@ fn compare(old: &Service, new: &Service, changes: &mut Vec<EndpointChange>) {
         let now = (endpoint.draining, endpoint.weight);
         match find(&old.endpoints, endpoint.address) {
             None => note(endpoint.address, "added"),
-            Some((false, _)) if now.0 => note(endpoint.address, "draining: no new connections, the old ones stay"),
+            Some((false, _)) if now.0 => {
+                note(endpoint.address, "draining: no new connections, the old ones stay")
+            }
             Some((true, _)) if !now.0 => note(endpoint.address, "no longer draining"),
             Some((_, weight)) if weight != now.1 => note(endpoint.address, "weight changed"),
             Some(_) => {}

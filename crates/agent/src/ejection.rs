@@ -191,7 +191,13 @@ mod tests {
     }
 
     /// Fails `index` for the `failures`th time in a row.
-    fn fail(ejections: &mut Ejections, web: &Service, index: usize, failures: u32, now: Instant) -> Option<Verdict> {
+    fn fail(
+        ejections: &mut Ejections,
+        web: &Service,
+        index: usize,
+        failures: u32,
+        now: Instant,
+    ) -> Option<Verdict> {
         let down: Vec<_> = ejections.ejected().map(|(_, address)| *address).collect();
         ejections.failed(web, address(index), failures, |address| !down.contains(&address), now)
     }

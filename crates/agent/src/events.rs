@@ -79,11 +79,8 @@ impl Events {
         endpoint: SocketAddr,
         message: String,
     ) {
-        let event = Event {
-            service: Some(service.to_string()),
-            endpoint: Some(endpoint),
-            ..event(kind, message)
-        };
+        let event =
+            Event { service: Some(service.to_string()), endpoint: Some(endpoint), ..event(kind, message) };
         self.publish(kind, event);
     }
 

@@ -74,8 +74,11 @@ impl Checks {
     /// Takes over a new state. What is known of an endpoint stays, unless it is asked something else from now on; new
     /// endpoints are taken for healthy and asked within their interval, spread by chance.
     pub(crate) fn reload(&mut self, snapshot: &Snapshot, now: Instant) {
-        let mut known: HashMap<Key, Entry> =
-            self.entries.drain(..).map(|entry| ((entry.service.name.clone(), entry.address), entry)).collect();
+        let mut known: HashMap<Key, Entry> = self
+            .entries
+            .drain(..)
+            .map(|entry| ((entry.service.name.clone(), entry.address), entry))
+            .collect();
         self.running.clear();
         for service in snapshot.services() {
             let Some(check) = &service.health else { continue };
@@ -217,7 +220,9 @@ mod tests {
         for service in 0..services {
             let (high, low) = (service / 250, service % 250 + 1);
             text += &format!("  - name: svc-{service}\n    address: 10.96.{high}.{low}:80\n");
-            text += &format!("    health: {{http: {path}, interval: 10s, timeout: 1s, healthy: 2, unhealthy: 3}}\n");
+            text += &format!(
+                "    health: {{http: {path}, interval: 10s, timeout: 1s, healthy: 2, unhealthy: 3}}\n"
+            );
             text += if endpoints == 0 { "    endpoints: []\n" } else { "    endpoints:\n" };
             for endpoint in 0..endpoints {
                 text += &format!("      - 192.0.2.{}:{}\n", endpoint + 1, 1000 + service);
@@ -260,7 +265,9 @@ mod tests {
         let mut ask = |answer: Result<(), &str>| {
             let due = checks.deadline().unwrap();
             let job = checks.take_due(due).unwrap();
-            checks.answered(job.ticket, answer.map_err(String::from)).map(|change| (change.healthy, change.reason))
+            checks
+                .answered(job.ticket, answer.map_err(String::from))
+                .map(|change| (change.healthy, change.reason))
         };
         assert_eq!(ask(Err("x")), None);
         assert_eq!(ask(Err("x")), None);
@@ -307,7 +314,8 @@ mod tests {
         let mut checks = checks(&snapshot(2, 2, "/"), now);
         let changes = answer_all(&mut checks, now, now + 4 * INTERVAL, refused);
         assert_eq!(changes.len(), 4);
-        let running = std::iter::repeat_with(|| checks.take_due(now + 10 * INTERVAL)).take(1).flatten().next();
+        let running =
+            std::iter::repeat_with(|| checks.take_due(now + 10 * INTERVAL)).take(1).flatten().next();
         checks.reload(&snapshot(1, 3, "/"), now);
         assert_eq!(checks.unhealthy().count(), 2, "svc-1 is gone, the new endpoint counts as healthy");
         let ticket = running.expect("a check was due").ticket;

@@ -93,7 +93,8 @@ mod tests {
     #[test]
     fn anything_else_is_nothing() {
         let keep = keep("odd");
-        for odd in ["", "services: {}\n", "x\n# alize keeps: {}\n", "# alize keeps: \n", "x# alize keeps: {}"] {
+        for odd in ["", "services: {}\n", "x\n# alize keeps: {}\n", "# alize keeps: \n", "x# alize keeps: {}"]
+        {
             fs::write(&keep.path, odd).unwrap();
             assert_eq!(keep.read(), None, "{odd:?}");
         }

@@ -36,7 +36,7 @@ use alize_model::Diagnostic;
 
 pub use error::Error;
 pub use owner::run;
-pub use source::host_facts;
+pub use source::{LARGEST, host_facts, refusal, text_of};
 
 /// Where the agent reads, writes and listens.
 #[derive(Clone, Debug)]
@@ -62,13 +62,7 @@ impl Options {
     /// The usual places for `datapath`, and no file.
     pub fn new(datapath: alize_datapath::Options) -> Self {
         let socket = datapath.run_dir.join(format!("{}.sock", datapath.instance));
-        Self {
-            config: None,
-            datapath,
-            socket,
-            socket_mode: Self::SOCKET_MODE,
-            metrics: Some(Self::METRICS),
-        }
+        Self { config: None, datapath, socket, socket_mode: Self::SOCKET_MODE, metrics: Some(Self::METRICS) }
     }
 }
 

@@ -25,7 +25,7 @@ use crate::health::{Change, Checks};
 use crate::kept::{Keep, Kept, Origin};
 use crate::probe::seconds;
 use crate::scrape::{Scrape, ScrapedService};
-use crate::source::{self, Identity, Text, Unreadable, host_facts, refusal};
+use crate::source::{self, Identity, Text, Unreadable, host_facts, refusal, text_of};
 use crate::{Error, Options, notify, process};
 
 /// A write that failed is tried again after this long.
@@ -154,13 +154,16 @@ impl Mesh {
         Ok(())
     }
 
-    /// Puts `text` in force, in place of the watched file until that changes.
-    pub(crate) fn apply(&mut self, name: &str, text: &str) -> Result<api::Applied, Rejected> {
+    /// Puts the text of `bytes` in force, in place of the watched file until that changes.
+    pub(crate) fn apply(&mut self, name: &str, bytes: Vec<u8>) -> Result<api::Applied, Rejected> {
         let watched = self.options.config.as_deref().and_then(Identity::of);
         self.seen.clone_from(&watched);
         let origin = Origin { name: name.to_owned(), applied: true, watched };
         notify::reloading();
-        let result = self.take(text, origin, "applied");
+        let result = match text_of(name, bytes) {
+            Ok(text) => self.take(&text, origin, "applied"),
+            Err(diagnostic) => Err(Rejected::Text(vec![diagnostic])),
+        };
         self.end_attempt(name, &result);
         result
     }
@@ -211,9 +214,8 @@ impl Mesh {
     fn take(&mut self, text: &str, origin: Origin, source: &str) -> Result<api::Applied, Rejected> {
         let began = Instant::now();
         let source_text = Source { name: &origin.name, text };
-        let (snapshot, warnings) =
-            alize_model::parse(source_text, &self.datapath.budgets(), &host_facts())
-                .map_err(|diagnostics| Rejected::Text(diagnostics.0))?;
+        let (snapshot, warnings) = alize_model::parse(source_text, &self.datapath.budgets(), &host_facts())
+            .map_err(|diagnostics| Rejected::Text(diagnostics.0))?;
         let parsed = began.elapsed();
         let unavailable = still_meant(&self.unavailable, &snapshot);
         let desired = Desired { snapshot: &snapshot, unavailable: &unavailable };
@@ -364,7 +366,9 @@ impl Mesh {
                 message
             }
             Some(Verdict::Spared) => {
-                format!("not ejected although {failures} connects in a row failed: too many others are unavailable")
+                format!(
+                    "not ejected although {failures} connects in a row failed: too many others are unavailable"
+                )
             }
         };
         self.events.tell_endpoint(Kind::Ejection, &service.name, address, message);
@@ -397,7 +401,8 @@ impl Mesh {
             }
             Err(error) => {
                 if self.retry_at.is_none() {
-                    let message = format!("cannot write the availability of endpoints, trying again: {error}");
+                    let message =
+                        format!("cannot write the availability of endpoints, trying again: {error}");
                     self.events.tell(Kind::Agent, message);
                 }
                 self.retry_at = Some(now + RETRY);
@@ -475,7 +480,10 @@ impl Mesh {
     pub(crate) fn sum_up_flood(&mut self, now: Instant) {
         for (what, count) in self.flood.end_window(now) {
             let Some((kind, service, endpoint)) = what else {
-                self.events.tell(Kind::Agent, format!("and {count} more connect failures and refusals of many services"));
+                self.events.tell(
+                    Kind::Agent,
+                    format!("and {count} more connect failures and refusals of many services"),
+                );
                 continue;
             };
             let name = self.datapath.service_name(service);
@@ -515,7 +523,9 @@ impl Mesh {
     fn programs(&self) -> Vec<Program> {
         let state = |off: Option<String>| off.map_or_else(|| "on".to_owned(), |why| format!("off: {why}"));
         let programs = self.datapath.programs().into_iter();
-        programs.map(|program| Program { name: program.name, id: program.id, state: state(program.off) }).collect()
+        programs
+            .map(|program| Program { name: program.name, id: program.id, state: state(program.off) })
+            .collect()
     }
 
     /// Reads everything from the kernel; shared with everybody who asked before it was read.

@@ -134,7 +134,8 @@ struct Owner {
 impl Owner {
     fn new(mut mesh: Mesh, options: &Options) -> Result<Self, Error> {
         let kernel = mesh.kernel_events().and_then(readiness);
-        let kernel = kernel.map_err(|source| Error::System { what: "listen to the kernel's events", source })?;
+        let kernel =
+            kernel.map_err(|source| Error::System { what: "listen to the kernel's events", source })?;
         let watch = options.config.as_deref().and_then(|path| {
             Watch::new(path)
                 .inspect_err(|error| {
@@ -271,7 +272,9 @@ struct Stop {
 
 impl Stop {
     fn new() -> Result<Self, Error> {
-        let listen = |kind| signal(kind).map_err(|source: io::Error| Error::System { what: "listen to signals", source });
+        let listen = |kind| {
+            signal(kind).map_err(|source: io::Error| Error::System { what: "listen to signals", source })
+        };
         Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
     }
 

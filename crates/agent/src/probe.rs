@@ -34,7 +34,8 @@ pub(crate) async fn probe(check: &HealthCheck, endpoint: SocketAddr) -> Result<(
 }
 
 async fn ask(probe: &Probe, target: SocketAddr) -> Result<(), String> {
-    let stream = TcpStream::connect(target).await.map_err(|error| format!("connect {}", what_failed(&error)))?;
+    let stream =
+        TcpStream::connect(target).await.map_err(|error| format!("connect {}", what_failed(&error)))?;
     let Probe::Http { path, host, status } = probe else {
         return Ok(());
     };

@@ -18,7 +18,8 @@ impl Process {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
         let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
         // Own descriptor of the folder being listed not counted.
-        let open_files = fs::read_dir("/proc/self/fd").map_or(0, |files| files.count().saturating_sub(1)) as u64;
+        let open_files =
+            fs::read_dir("/proc/self/fd").map_or(0, |files| files.count().saturating_sub(1)) as u64;
         Self { open_files, max_files: limit.current.unwrap_or(u64::MAX), ..Self::from_stat(&stat) }
     }
 
@@ -27,7 +28,8 @@ impl Process {
     fn from_stat(stat: &str) -> Self {
         let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
         let fields: Vec<&str> = after_name.split_ascii_whitespace().collect();
-        let field = |number: usize| fields.get(number - 3).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+        let field =
+            |number: usize| fields.get(number - 3).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
         let ticks = rustix::param::clock_ticks_per_second().max(1) as f64;
         Self {
             cpu_seconds: (field(14) + field(15)) as f64 / ticks,

@@ -15,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 use tracing::warn;
 
 /// The largest text that is taken, in bytes: about 20 times the largest mesh that the default budgets allow.
-pub(crate) const LARGEST: usize = 64 << 20;
+pub const LARGEST: usize = 64 << 20;
 
 /// Editors and `kubelet` make several changes in a row; the state is read when they have paused for so long.
 pub(crate) const PAUSE: Duration = Duration::from_millis(50);
@@ -88,7 +88,7 @@ fn kind_of_file(kind: fs::FileType) -> &'static str {
 }
 
 /// Takes bytes as text, or says what is wrong with them.
-pub(crate) fn text_of(name: &str, bytes: Vec<u8>) -> Result<String, Diagnostic> {
+pub fn text_of(name: &str, bytes: Vec<u8>) -> Result<String, Diagnostic> {
     if bytes.len() > LARGEST {
         return Err(refusal(name, format!("the file is larger than {} MiB", LARGEST >> 20)));
     }
@@ -115,7 +115,7 @@ fn position_of(bytes: &[u8], length: usize) -> Position {
 }
 
 /// A remark about a file as a whole.
-pub(crate) fn refusal(name: &str, message: String) -> Diagnostic {
+pub fn refusal(name: &str, message: String) -> Diagnostic {
     Diagnostic {
         severity: Severity::Error,
         file: name.to_owned(),
@@ -132,7 +132,9 @@ pub fn host_facts() -> HostFacts {
     let interfaces = match nix::ifaddrs::getifaddrs() {
         Ok(interfaces) => interfaces,
         Err(error) => {
-            warn!("cannot list the addresses of this machine's interfaces: {error}; none is checked against the file");
+            warn!(
+                "cannot list the addresses of this machine's interfaces: {error}; none is checked against the file"
+            );
             return HostFacts::default();
         }
     };
@@ -206,8 +208,11 @@ impl Watch {
 }
 
 /// Hands `fd` to the runtime.
-#[expect(deprecated, reason = "an OwnedFd keeps its number for life, which `new` cannot know of every type; \
-                               what replaces it is unsafe")]
+#[expect(
+    deprecated,
+    reason = "an OwnedFd keeps its number for life, which `new` cannot know of every type; \
+                               what replaces it is unsafe"
+)]
 pub(crate) fn readiness(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::new(fd)
 }
@@ -302,7 +307,9 @@ mod tests {
         symlink(&elsewhere, &link).unwrap();
         let within = Duration::from_secs(5);
         let seen = async |watch: &Watch, what: &str| {
-            tokio::time::timeout(within, watch.changed()).await.unwrap_or_else(|_| panic!("{what} was not seen"));
+            tokio::time::timeout(within, watch.changed())
+                .await
+                .unwrap_or_else(|_| panic!("{what} was not seen"));
         };
 
         let watch = Watch::new(&path).unwrap();

@@ -66,6 +66,7 @@ impl Error {
             Error::Garbled { .. } => {
                 Some("check that --socket is Alizé's and that `alize version` is that of the agent".into())
             }
+            Error::Refused(_, StatusCode::NOT_FOUND) => Some("`alize services` lists all".into()),
             Error::Refused(..) => None,
         }
     }
@@ -117,9 +118,12 @@ impl Client {
 
     /// Puts `text` in force; `name` is how remarks about it call it.
     pub(crate) async fn apply(&self, name: &str, text: String) -> Result<Applied, Error> {
-        let path = format!("/v1/apply?file={}", percent_encoded(name));
-        let response = self.ask(Method::POST, &path, text.into(), APPLYING).await?;
-        self.answer(response).await
+        self.post(&format!("/v1/apply?name={}", percent_encoded(name)), text).await
+    }
+
+    /// Puts the file in force that the agent watches.
+    pub(crate) async fn reload(&self) -> Result<Applied, Error> {
+        self.post("/v1/apply", String::new()).await
     }
 
     /// The last `recent` events, then all that come.
@@ -134,6 +138,11 @@ impl Client {
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
         let response = self.ask(Method::GET, path, Bytes::new(), SILENCE).await?;
+        self.answer(response).await
+    }
+
+    async fn post<T: DeserializeOwned>(&self, path: &str, text: String) -> Result<T, Error> {
+        let response = self.ask(Method::POST, path, text.into(), APPLYING).await?;
         self.answer(response).await
     }
 

@@ -26,6 +26,8 @@ pub(crate) enum Failure {
     Client(client::Error),
     /// The agent in this process did not start, or had to end.
     Agent(alize_agent::Error),
+    /// The kernel's tables cannot be removed while an agent keeps them.
+    InUse { pid: u32, instance: String },
     /// Anything else.
     Other(anyhow::Error),
 }
@@ -37,6 +39,7 @@ impl Failure {
             Failure::BadFile => Exit::BadFile,
             Failure::Client(error) => error.exit(),
             Failure::Agent(error) => agent_exit(error),
+            Failure::InUse { .. } => Exit::Environment,
             Failure::Other(_) => Exit::Failed,
         }
     }
@@ -47,6 +50,10 @@ impl Failure {
             Failure::BadFile | Failure::OutputClosed => None,
             Failure::Client(error) => Some((error.to_string(), error.mend())),
             Failure::Agent(error) => Some((error.to_string(), None)),
+            Failure::InUse { pid, instance } => Some((
+                format!("process {pid} is the agent of instance {instance:?}, and runs; nothing was removed"),
+                Some(format!("stop it first: `systemctl stop alize`, Ctrl-C where it runs, or `kill {pid}`")),
+            )),
             Failure::Other(error) => Some((format!("{error:#}"), None)),
         }
     }

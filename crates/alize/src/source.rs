@@ -4,12 +4,11 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use alize_agent::{LARGEST, refusal, text_of};
 use alize_model::{Diagnostic, Position, Severity};
 
 use crate::style::{Paint, Tone, visible};
 
-/// Larger files are refused unread: 1,048,576 endpoints need about 100 MB.
-const LARGEST: u64 = 256 << 20;
 /// This much of a long source line is shown.
 const LINE_SHOWN: usize = 120;
 
@@ -26,37 +25,15 @@ pub(crate) fn read(path: &Path) -> Result<Text, Diagnostic> {
         true => read_all(io::stdin().lock()),
         false => File::open(path).and_then(read_all),
     };
-    let bytes = bytes.map_err(|error| refusal(&name, b"", format!("cannot read it: {error}")))?;
-    if bytes.len() as u64 > LARGEST {
-        return Err(refusal(&name, b"", format!("larger than {} MiB", LARGEST >> 20)));
-    }
-    String::from_utf8(bytes).map(|text| Text { name: name.clone(), text }).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        let bytes = error.as_bytes();
-        let what = format!("byte {at} (0x{:02x}) is not UTF-8; the file must be text in UTF-8", bytes[at]);
-        refusal(&name, &bytes[..at], what)
-    })
+    let bytes = bytes.map_err(|error| refusal(&name, format!("cannot read it: {error}")))?;
+    text_of(&name, bytes).map(|text| Text { name, text })
 }
 
+/// All of `file`, or just more than is taken: an endless file ends too.
 fn read_all(file: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    file.take(LARGEST + 1).read_to_end(&mut bytes)?;
+    file.take(LARGEST as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-/// An error just after `before`, which is valid UTF-8.
-fn refusal(name: &str, before: &[u8], message: String) -> Diagnostic {
-    let before = String::from_utf8_lossy(before);
-    let line = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-    let number = |value| u32::try_from(value).unwrap_or(u32::MAX);
-    Diagnostic {
-        severity: Severity::Error,
-        file: name.to_owned(),
-        position: Position { line: number(line), column: number(column) },
-        message,
-        help: None,
-    }
 }
 
 /// `diagnostic` on one line.
@@ -127,11 +104,5 @@ mod tests {
     fn nothing_in_a_file_acts_on_the_terminal() {
         let shown = excerpt(&error_at(1, 1), "\u{1b}]0;owned\u{7}\u{9b}2J", Paint::PLAIN);
         assert!(shown.chars().all(|c| c == '\n' || !c.is_control()), "{shown:?}");
-    }
-
-    #[test]
-    fn bytes_that_are_not_text_are_placed() {
-        let error = refusal("mesh.yaml", "ä: 1\nüb".as_bytes(), "byte 9".into());
-        assert_eq!(error.to_string(), "mesh.yaml:2:3: error: byte 9");
     }
 }

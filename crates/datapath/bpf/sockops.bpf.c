@@ -13,12 +13,11 @@ enum {
 };
 
 /* Why connect() failed: what the kernel is about to tell the application. */
-static __always_inline __u32 failure_of(struct bpf_sock *sk, __u32 retransmits)
+static __always_inline __u32 failure_of(const struct sock *sk, __u32 retransmits)
 {
-	struct sock *kernel_sk = (struct sock *)bpf_skc_to_tcp_sock(sk);
-	if (!kernel_sk)
+	if (!sk)
 		return FAILURE_OTHER;
-	switch (kernel_sk->sk_err) {
+	switch (sk->sk_err) {
 	case 0: /* the application closed; most do not wait the minutes until the kernel gives up */
 		return retransmits ? FAILURE_TIMEOUT : FAILURE_ABORTED;
 	case ERRNO_ECONNREFUSED:
@@ -44,9 +43,10 @@ static __always_inline void closed(struct bpf_sock_ops *ctx, struct bpf_sock *sk
 		.retransmits = ctx->total_retrans,
 		.rtt_us = ctx->srtt_us >> 3, /* the kernel keeps eight times the value */
 	};
-	totals_without_flags(&totals, ctx->args[0]);
+	const struct sock *kernel_sk = (struct sock *)bpf_skc_to_tcp_sock(sk);
+	totals_without_flags(&totals, ctx->args[0], kernel_sk && kernel_sk->__sk_common.skc_flags >> SOCK_DONE_BIT & 1);
 	connection_closed(connection, &totals,
-			  connection->phase == PHASE_ESTABLISHED ? 0 : failure_of(sk, totals.retransmits));
+			  connection->phase == PHASE_ESTABLISHED ? 0 : failure_of(kernel_sk, totals.retransmits));
 }
 
 SEC("sockops")

@@ -24,7 +24,7 @@ int alize_sweep(struct bpf_iter__bpf_sk_storage_map *ctx)
 		.retransmits = tcp->total_retrans,
 		.rtt_us = tcp->srtt_us >> 3,
 	};
-	totals_without_flags(&totals, sk->__sk_common.skc_state);
+	totals_without_flags(&totals, sk->__sk_common.skc_state, sk->__sk_common.skc_flags >> SOCK_DONE_BIT & 1);
 	struct owners owners = connection_owners(connection);
 	connection_account(connection, &owners, &totals);
 	return 0;

@@ -18,11 +18,11 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/abi.rs"));
 }
 
-pub(crate) use generated::types::{
-    anomaly, decisions, endpoint, endpoint_load, endpoint_state, event, event_kind, failure, frontend_key, refusal,
-    service, service_name, traffic,
-};
 use generated::types::{abi, balance, mode, service_word, slot_word};
+pub(crate) use generated::types::{
+    anomaly, decisions, endpoint, endpoint_load, endpoint_state, event, event_kind, failure, frontend_key,
+    refusal, service, service_name, traffic,
+};
 
 pub(crate) const ABI_VERSION: u32 = abi::ABI_VERSION.0;
 
@@ -257,9 +257,9 @@ mod tests {
     proptest! {
         #[test]
         fn service_words_come_back(base in 0..MAX_PLACES, length in 0..=MAX_LENGTH, affinity: u16) {
-            for mode in [Mode::Observe, Mode::Shadow, Mode::Enforce] {
+            for how_far in [Mode::Observe, Mode::Shadow, Mode::Enforce] {
                 for choice in [Choice::WeightedRandom, Choice::RoundRobin, Choice::LeastConnections, Choice::Maglev] {
-                    let word = ServiceWord { base, length, choice, mode, affinity };
+                    let word = ServiceWord { base, length, choice, mode: how_far, affinity };
                     prop_assert_eq!(ServiceWord::unpack(word.pack()), word);
                 }
             }

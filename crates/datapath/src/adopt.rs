@@ -19,7 +19,10 @@ pub(crate) fn read(maps: &Maps, budgets: &Budgets) -> Result<Picture, Error> {
     endpoints(maps, &mut picture, &mut services)?;
     for service in services.values() {
         if !service.runs().all(|run| picture.runs.adopt(run)) {
-            tracing::warn!(service = service.number, "the slots of a service overlap another's; they will be rewritten");
+            tracing::warn!(
+                service = service.number,
+                "the slots of a service overlap another's; they will be rewritten"
+            );
         }
     }
     for (number, mut service) in services {

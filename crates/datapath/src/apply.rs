@@ -15,30 +15,16 @@ use crate::{Error, grace};
 /// Carries `plan` out and brings `picture` up to date. After an error the picture is not to be trusted.
 pub(crate) fn apply(maps: &Maps, picture: &mut Picture, plan: Plan) -> Result<Done, Error> {
     let started = Instant::now();
-    let mut removed = Vec::new();
-    let last = plan.phases.len().saturating_sub(1);
-    for (index, phase) in plan.phases.into_iter().enumerate() {
-        write(maps, picture, &phase, plan.delete_first)?;
-        removed.extend(record(picture, phase));
-        if index < last && !grace::period() {
-            return Err(Error::kernel(
-                "cannot reuse slots of",
-                "slots",
-                std::io::Error::other("the kernel refuses membarrier(2) (nohz_full?); raise --max-slots"),
-            ));
+    for (index, phase) in plan.phases.iter().enumerate() {
+        if index > 0 && !grace::period() {
+            let reason =
+                "the kernel refuses membarrier(2) (nohz_full?), and without they are too few: --max-slots";
+            return Err(Error::kernel("cannot use slots again:", "slots", std::io::Error::other(reason)));
         }
+        write(maps, picture, phase, plan.delete_first)?;
     }
-    for service in plan.refreshed {
-        if let Some(live) = picture.services.get_mut(&service.name) {
-            live.definition = Some(service);
-        }
-    }
-    picture.service_numbers = plan.service_numbers;
-    picture.endpoint_numbers = plan.endpoint_numbers;
-    picture.runs = plan.runs;
-    picture.frontends = plan.frontends;
-    picture.garbage.runs = plan.freed;
-    Ok(Done { elapsed: started.elapsed(), terminated: removed })
+    let elapsed = started.elapsed();
+    Ok(Done { elapsed, terminated: remember(picture, plan) })
 }
 
 pub(crate) struct Done {
@@ -54,7 +40,8 @@ fn write(maps: &Maps, picture: &Picture, phase: &Phase, delete_first: bool) -> R
     changes.sort_by_key(|change| change.after.number);
 
     let new = changes.iter().filter(|change| change.is_new);
-    maps.service_names.put_all(new.map(|change| (change.after.number, abi::service_name(change.name.as_str()))))?;
+    maps.service_names
+        .put_all(new.map(|change| (change.after.number, abi::service_name(change.name.as_str()))))?;
     maps.endpoints.put_all(changes.iter().flat_map(|change| {
         change.endpoint_writes.iter().map(|&at| change.after.endpoints[at].border(change.after.number))
     }))?;
@@ -96,32 +83,51 @@ fn drop_frontends(maps: &Maps, phase: &Phase) -> Result<(), Error> {
 /// Nobody finds the service by its address any more: its endpoints are left, and its words are emptied.
 fn retire(maps: &Maps, picture: &Picture, retired: &Retired, words: &mut Words<'_>) -> Result<(), Error> {
     let Some(service) = picture.services.get(&retired.name) else { return Ok(()) };
-    maps.endpoints.put_all(service.endpoints.iter().filter(|endpoint| !endpoint.stage.is_removed()).map(
-        |endpoint| LiveEndpoint { stage: Stage::Leaving, ..*endpoint }.border(service.number),
-    ))?;
+    maps.endpoints.put_all(
+        service
+            .endpoints
+            .iter()
+            .filter(|endpoint| !endpoint.stage.is_removed())
+            .map(|endpoint| LiveEndpoint { stage: Stage::Leaving, ..*endpoint }.border(service.number)),
+    )?;
     words.store(service.number, Family::V4, 0)?;
     words.store(service.number, Family::V6, 0)
 }
 
-/// Brings the picture up to date with a phase that has been written. Returns the endpoints whose connections are to be
+/// Brings the picture up to date with a plan that has been written. Returns the endpoints whose connections are to be
 /// closed.
-fn record(picture: &mut Picture, phase: Phase) -> Vec<u32> {
+pub(crate) fn remember(picture: &mut Picture, plan: Plan) -> Vec<u32> {
     let mut terminated = Vec::new();
-    for change in phase.changes {
-        let terminate = change.after.definition.as_ref().is_some_and(|service| service.removal == Removal::Terminate);
-        let newly = |at: &&usize| change.after.endpoints[**at].stage == Stage::Leaving;
-        if terminate {
-            terminated.extend(change.endpoint_writes.iter().filter(newly).map(|&at| change.after.endpoints[at].number));
-        }
-        if change.after.endpoints.iter().any(|endpoint| endpoint.stage == Stage::Leaving) {
-            picture.garbage.leaving.insert(change.after.number);
-        }
-        picture.names.insert(change.after.number, change.name.clone());
-        picture.services.insert(change.name, change.after);
+    for phase in plan.phases {
+        phase.changes.into_iter().for_each(|change| terminated.extend(remember_change(picture, change)));
+        phase.retired.into_iter().for_each(|retired| terminated.extend(leave(picture, &retired.name)));
     }
-    for retired in phase.retired {
-        terminated.extend(leave(picture, &retired.name));
+    for service in plan.refreshed {
+        if let Some(live) = picture.services.get_mut(&service.name) {
+            live.definition = Some(service);
+        }
     }
+    picture.service_numbers = plan.service_numbers;
+    picture.endpoint_numbers = plan.endpoint_numbers;
+    picture.runs = plan.runs;
+    picture.frontends = plan.frontends;
+    picture.garbage.runs = plan.freed;
+    terminated
+}
+
+fn remember_change(picture: &mut Picture, change: Change) -> Vec<u32> {
+    let Change { name, after, endpoint_writes, .. } = change;
+    let mut terminated = Vec::new();
+    if after.definition.as_ref().is_some_and(|service| service.removal == Removal::Terminate) {
+        let written = endpoint_writes.iter().map(|&at| after.endpoints[at]);
+        let newly = written.filter(|endpoint| endpoint.stage == Stage::Leaving);
+        terminated.extend(newly.map(|endpoint| endpoint.number));
+    }
+    if after.endpoints.iter().any(|endpoint| endpoint.stage == Stage::Leaving) {
+        picture.garbage.leaving.insert(after.number);
+    }
+    picture.names.insert(after.number, name.clone());
+    picture.services.insert(name, after);
     terminated
 }
 

@@ -23,7 +23,10 @@ pub(crate) fn attach(object: &Object, pins: &Pins, cgroups: &[Cgroup]) -> Result
 }
 
 fn is_for_cgroups(program: &Program<'_>) -> bool {
-    matches!(program.prog_type(), ProgramType::CgroupSockAddr | ProgramType::CgroupSock | ProgramType::SockOps)
+    matches!(
+        program.prog_type(),
+        ProgramType::CgroupSockAddr | ProgramType::CgroupSock | ProgramType::SockOps
+    )
 }
 
 /// An existing link gets the program in one step: no connect runs without one, and none runs both.

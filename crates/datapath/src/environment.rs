@@ -130,7 +130,8 @@ fn unescape(path: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(path.len());
     let mut rest = path;
     while let Some((&byte, after)) = rest.split_first() {
-        let octal = |digits: &[u8]| digits.iter().try_fold(0u32, |n, d| Some(n * 8 + char::from(*d).to_digit(8)?));
+        let octal =
+            |digits: &[u8]| digits.iter().try_fold(0u32, |n, d| Some(n * 8 + char::from(*d).to_digit(8)?));
         match (byte, after.get(..3).and_then(octal)) {
             (b'\\', Some(code)) => {
                 plain.push(code as u8);
@@ -151,7 +152,8 @@ mod tests {
 
     #[test]
     fn finds_the_mount_of_cgroup2() {
-        let mounts = b"cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\nnone /a\\040b\\134c cgroup2 rw,relatime 0 0\n";
+        let mounts =
+            b"cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\nnone /a\\040b\\134c cgroup2 rw,relatime 0 0\n";
         assert_eq!(mount_point(mounts, b"cgroup2"), Some(PathBuf::from("/a b\\c")));
         assert_eq!(mount_point(b"cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\n", b"cgroup2"), None);
         assert_eq!(mount_point(b"truncated", b"cgroup2"), None);

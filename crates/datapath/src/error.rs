@@ -37,7 +37,9 @@ pub enum Error {
     #[error("cgroup v2 is not mounted; mount it with: mount -t cgroup2 none /sys/fs/cgroup")]
     NoCgroup2,
     /// A folder that should be meshed is none of cgroup v2.
-    #[error("{path} is not a folder of cgroup v2: {reason}; `--cgroup` takes a folder below the mount of cgroup2")]
+    #[error(
+        "{path} is not a folder of cgroup v2: {reason}; `--cgroup` takes a folder below the mount of cgroup2"
+    )]
     NotACgroup2Folder {
         /// The folder.
         path: PathBuf,
@@ -173,7 +175,11 @@ impl Error {
         Self::Path { action, path: path.into(), source: source.into() }
     }
 
-    pub(crate) fn kernel(action: &'static str, object: impl Into<String>, source: impl Into<io::Error>) -> Self {
+    pub(crate) fn kernel(
+        action: &'static str,
+        object: impl Into<String>,
+        source: impl Into<io::Error>,
+    ) -> Self {
         Self::Kernel { action, object: object.into(), source: source.into() }
     }
 }

@@ -83,16 +83,23 @@ pub type Availability = HashMap<(ServiceName, SocketAddr), Unavailable>;
 /// What the kernel should do from now on.
 #[derive(Clone, Copy, Debug)]
 pub struct Desired<'a> {
+    /// The services.
     pub snapshot: &'a Snapshot,
+    /// Endpoints to leave out for now. Those of services that are not in the snapshot are ignored.
     pub unavailable: &'a Availability,
 }
 
 /// What [`DataPath::apply`] did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
+    /// Services that are new.
     pub added: u32,
+    /// Services whose definition or whose endpoints' availability is another; after a restart of the agent, those for
+    /// which something had to be written.
     pub changed: u32,
+    /// Services that are gone.
     pub removed: u32,
+    /// Services for which nothing was done.
     pub unchanged: u32,
     /// Time spent writing the kernel's maps.
     pub elapsed: Duration,
@@ -103,41 +110,63 @@ pub struct Applied {
 /// Whether a data path was there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opened {
+    /// There was none.
     Fresh,
-    Adopted { services: u32, endpoints: u32 },
+    /// There was one; it goes on with what it holds.
+    Adopted {
+        /// Services in its maps.
+        services: u32,
+        /// Endpoints in its maps, without the removed ones that only wait for their last connection.
+        endpoints: u32,
+    },
 }
 
 /// Connect failures, as the kernel tells them (`enum failure` of abi.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Failure {
+    /// Nobody listens.
     Refused,
+    /// No answer, until the kernel or the caller gave up.
     Timeout,
+    /// No way to the host or network.
     Unreachable,
+    /// Answered with a reset during the handshake.
     Reset,
+    /// The caller closed its socket before the first SYN was due again.
     Aborted,
+    /// No SYN went out (no route, no free port), or an error that is none of these.
     Other,
 }
 
 /// Reasons for refusing at once (`enum refusal` of abi.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Refusal {
+    /// No endpoint is usable from the caller's address family.
     NoEndpoint,
+    /// The tables named an endpoint that does not exist: a bug; it fails closed.
     Stale,
 }
 
 /// `struct traffic` of abi.h, summed over CPUs; `open` comes from `endpoint_load`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
+    /// TCP connects and UDP flows.
     pub connections: u64,
+    /// TCP connections that were established.
     pub established: u64,
+    /// Open now: TCP connections and connected UDP sockets.
     pub open: u64,
     /// Indexed by [`Failure`].
     pub failures: [u64; 6],
+    /// From client to endpoint, acknowledged.
     pub bytes_sent: u64,
+    /// From endpoint to client.
     pub bytes_received: u64,
+    /// Segments sent again.
     pub retransmits: u64,
     /// Sum of the samples of smoothed RTT, in microseconds.
     pub rtt_us: u64,
+    /// How many samples that is.
     pub rtt_samples: u64,
 }
 
@@ -146,8 +175,11 @@ pub struct Traffic {
 pub struct Decisions {
     /// Indexed by [`Refusal`].
     pub refused: [u64; 2],
+    /// In mode shadow: connects that would have been balanced.
     pub would_balance: u64,
+    /// In mode shadow: connects that would have been refused, indexed by [`Refusal`].
     pub would_refuse: [u64; 2],
+    /// Connects that went where the client was before.
     pub affinity_kept: u64,
 }
 
@@ -167,34 +199,49 @@ pub struct Counters {
 pub struct KernelEvent {
     /// Of the monotonic clock.
     pub time: Duration,
+    /// Number of the service.
     pub service: u32,
+    /// Number of the endpoint, where one was chosen.
     pub endpoint: Option<u32>,
+    /// What happened.
     pub what: KernelEventKind,
+    /// Process of the caller.
     pub pid: u32,
+    /// Cgroup of the caller: the inode of its folder.
     pub cgroup: u64,
 }
 
+/// What a [`KernelEvent`] tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KernelEventKind {
+    /// A connect that was let through failed, by the endpoint's fault.
     ConnectFailed(Failure),
+    /// A connect or a datagram was refused at once.
     Refused(Refusal),
 }
 
 /// An endpoint as the kernel has it now.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LiveEndpoint {
+    /// Its number.
     pub id: u32,
+    /// Where it listens.
     pub address: SocketAddr,
+    /// What it takes.
     pub state: LiveState,
     /// Share of new connections, 0 to 1, worked out from the table that was written: of IPv4 callers if the service
     /// has an IPv4 table that is not empty, else of IPv6 callers.
     pub share: f64,
 }
 
+/// What an endpoint takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LiveState {
+    /// New connections.
     Active,
+    /// No new connection, because the file says so.
     Draining,
+    /// No new connection, because it is not well.
     Unavailable(Unavailable),
     /// No longer in the snapshot; connections are still open.
     Removed,
@@ -203,7 +250,9 @@ pub enum LiveState {
 /// A kernel program.
 #[derive(Clone, Debug)]
 pub struct ProgramStatus {
+    /// Its name in the kernel, or that of the object file where no program of it could be loaded.
     pub name: String,
+    /// Its number in the kernel, as `bpftool prog` shows it; 0 when it is off.
     pub id: u32,
     /// `None`: on; else why it is off.
     pub off: Option<String>,
@@ -258,7 +307,9 @@ impl DataPath {
         let loaded = load::load(pins, &budgets, |object| attach::attach(object, pins, cgroups))?;
         attach::detach_others(pins, cgroups)?;
         if !grace::is_possible() {
-            tracing::warn!("the kernel refuses membarrier(2): balancing slots that were in use are not used again");
+            tracing::warn!(
+                "the kernel refuses membarrier(2): balancing slots that were in use are not used again"
+            );
         }
         let picture = match fresh {
             true => Picture::new(&budgets, loaded.maps.frontends.max_entries()),
@@ -266,7 +317,9 @@ impl DataPath {
         };
         let opened = match fresh {
             true => Opened::Fresh,
-            false => Opened::Adopted { services: live_services(&picture), endpoints: live_endpoints(&picture) },
+            false => {
+                Opened::Adopted { services: live_services(&picture), endpoints: live_endpoints(&picture) }
+            }
         };
         let data_path = Self {
             pins: pins.clone(),
@@ -359,7 +412,8 @@ impl DataPath {
             let load = self.maps.endpoint_load.get(&number).ok().flatten();
             load.is_some_and(|load| load.open > 0)
         };
-        let shown = live.endpoints.iter().filter(|endpoint| !endpoint.stage.is_removed() || is_open(endpoint.number));
+        let shown =
+            live.endpoints.iter().filter(|endpoint| !endpoint.stage.is_removed() || is_open(endpoint.number));
         shown
             .map(|endpoint| LiveEndpoint {
                 id: endpoint.number,
@@ -372,7 +426,9 @@ impl DataPath {
 
     /// By endpoint number, from the table that is in force.
     fn shares(&self, words: [u64; 2]) -> HashMap<u32, f64> {
-        let Some(word) = words.into_iter().find(|&word| run_of(word).length > 0) else { return HashMap::new() };
+        let Some(word) = words.into_iter().find(|&word| run_of(word).length > 0) else {
+            return HashMap::new();
+        };
         let run = run_of(word);
         match self.maps.slots.get_run(run.base, run.length) {
             Ok(slots) => tables::shares_of(ServiceWord::unpack(word).choice, &slots),
@@ -476,7 +532,8 @@ fn check_pinned(pins: &Pins, asked: &Budgets) -> Result<bool, Error> {
 
 /// The cgroups, without those that lie inside another: there a connect would be balanced twice.
 fn outermost(paths: &[PathBuf]) -> Result<Vec<Cgroup>, Error> {
-    let mut cgroups = paths.iter().map(|path| environment::open_cgroup(path)).collect::<Result<Vec<_>, _>>()?;
+    let mut cgroups =
+        paths.iter().map(|path| environment::open_cgroup(path)).collect::<Result<Vec<_>, _>>()?;
     cgroups.sort_by(|a, b| a.path.cmp(&b.path));
     let mut outermost: Vec<Cgroup> = Vec::new();
     for cgroup in cgroups {

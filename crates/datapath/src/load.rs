@@ -28,7 +28,8 @@ pub(crate) struct Aligned<Bytes: ?Sized>(pub(crate) Bytes);
 
 macro_rules! object {
     ($name:literal) => {{
-        const BYTES: &$crate::load::Aligned<[u8]> = &$crate::load::Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".bpf.o")));
+        const BYTES: &$crate::load::Aligned<[u8]> =
+            &$crate::load::Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".bpf.o")));
         &BYTES.0
     }};
 }
@@ -115,7 +116,9 @@ fn size_of_map(name: &str, budgets: &Budgets) -> Option<u32> {
     match name {
         // Half of all services may have two addresses each, or one of IPv4 and of IPv6.
         "frontends" => Some(budgets.services.saturating_mul(2)),
-        "services" | "service_names" | "turns" | "service_traffic" | "service_decisions" => Some(budgets.services),
+        "services" | "service_names" | "turns" | "service_traffic" | "service_decisions" => {
+            Some(budgets.services)
+        }
         "endpoints" | "endpoint_load" => Some(budgets.endpoints),
         "endpoint_traffic" => Some(budgets.endpoints.min(COUNTED_ENDPOINTS)),
         "slots" => Some(budgets.slots),
@@ -168,11 +171,12 @@ pub(crate) fn load(
         };
         match (loaded, file.feature) {
             (Ok(object), _) => {
-                programs.extend(object.progs().map(|program| status(&program)).collect::<Result<Vec<_>, _>>()?);
+                programs
+                    .extend(object.progs().map(|program| status(&program)).collect::<Result<Vec<_>, _>>()?);
                 objects.insert(file.name, object);
             }
             (Err(lines), Some(feature)) => {
-                let reason = format!("{feature} ({})", lines[lines.len().saturating_sub(3)..].join("; "));
+                let reason = format!("{feature} ({})", why(&lines));
                 tracing::warn!(object = file.name, "off: {reason}");
                 programs.push(ProgramStatus { name: file.name.into(), id: 0, off: Some(reason) });
             }
@@ -185,6 +189,15 @@ pub(crate) fn load(
         }
     }
     keep(&objects, programs)
+}
+
+/// The sentence that says why, of all that was said: the verifier ends with it but for one line of statistics; where
+/// the verifier was not asked, libbpf says it before the two lines that name program and object.
+fn why(lines: &[String]) -> &str {
+    let end = lines.iter().position(|line| line.contains("END PROG LOAD LOG"));
+    let said = &lines[..end.unwrap_or(lines.len().saturating_sub(2))];
+    let tells = |line: &&String| !line.starts_with("processed ") && !line.trim().is_empty();
+    said.iter().rfind(tells).or(lines.last()).map_or("no reason given", |line| line.trim())
 }
 
 fn load_object(file: &File, pins: &Pins, budgets: &Budgets, log: &Log) -> Result<Object, Vec<String>> {
@@ -270,7 +283,8 @@ fn handle(map: &libbpf_rs::Map<'_>) -> Result<MapHandle, Error> {
 fn iterator_over(object: &Object, map: &MapHandle) -> Result<Link, Error> {
     use std::os::fd::AsFd;
     let error = |e| Error::kernel("cannot make an iterator of", "sweep", e);
-    let program = object.progs_mut().next().ok_or_else(|| error(io::Error::other("the object holds no program")))?;
+    let program =
+        object.progs_mut().next().ok_or_else(|| error(io::Error::other("the object holds no program")))?;
     program.attach_iter(map.as_fd()).map_err(|e| error(io_error(e)))
 }
 

@@ -55,8 +55,9 @@ impl<K: Plain, V: Plain> Map<K, V> {
             return Err(Error::kernel("cannot use map", name_of(&handle), io::Error::other(found)));
         }
         let cpus = match handle.map_type().is_percpu() {
-            true => libbpf_rs::num_possible_cpus()
-                .map_err(|e| Error::kernel("cannot count the CPUs for", name_of(&handle), crate::error::io_error(e)))?,
+            true => libbpf_rs::num_possible_cpus().map_err(|e| {
+                Error::kernel("cannot count the CPUs for", name_of(&handle), crate::error::io_error(e))
+            })?,
             false => 1,
         };
         Ok(Self { handle, cpus, types: PhantomData })
@@ -95,10 +96,6 @@ impl<K: Plain, V: Plain> Map<K, V> {
             _ if last_error(libc::ENOENT) => Ok(None),
             _ => Err(self.error("cannot read map")),
         }
-    }
-
-    pub(crate) fn put(&self, key: &K, value: &V) -> Result<(), Error> {
-        self.put_all(std::iter::once((*key, *value)))
     }
 
     /// Writes the entries in order.
@@ -180,7 +177,9 @@ impl<K: Plain, V: Plain> Map<K, V> {
             let result = unsafe {
                 libbpf_sys::bpf_map_lookup_batch(
                     self.raw_fd(),
-                    position.as_mut().map_or(std::ptr::null_mut(), |position| std::ptr::from_mut(position).cast()),
+                    position
+                        .as_mut()
+                        .map_or(std::ptr::null_mut(), |position| std::ptr::from_mut(position).cast()),
                     std::ptr::from_mut(&mut next).cast(),
                     keys.as_mut_ptr().cast(),
                     values.as_mut_ptr().cast(),
@@ -229,7 +228,9 @@ impl<V: Plain> Map<u32, V> {
         let mut run = Vec::with_capacity(length as usize);
         // The kernel begins after the position that it is given.
         let start = base.checked_sub(1);
-        self.read_from(start, (length as usize).clamp(1, BATCH), length as usize, |_, value| run.extend(value))?;
+        self.read_from(start, (length as usize).clamp(1, BATCH), length as usize, |_, value| {
+            run.extend(value)
+        })?;
         Ok(run)
     }
 }

@@ -134,7 +134,9 @@ pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let error = |e| Error::path("cannot read", folder, e);
     let listing = match fs::read_dir(folder) {
         Ok(listing) => listing,
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(Vec::new()),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
         Err(e) => return Err(error(e)),
     };
     listing.map(|entry| Ok(entry.map_err(error)?.path())).collect()

@@ -160,10 +160,11 @@ impl<'a> Draft<'a> {
     /// Numbers by position in the service's list, which is what tables speak of.
     fn numbers(&self) -> Vec<u32> {
         let transport = self.service.protocol.transport();
-        let number = |address| match self.endpoints.binary_search_by_key(&(address, transport), LiveEndpoint::key) {
-            Ok(at) => self.endpoints[at].number,
-            Err(_) => NONE,
-        };
+        let number =
+            |address| match self.endpoints.binary_search_by_key(&(address, transport), LiveEndpoint::key) {
+                Ok(at) => self.endpoints[at].number,
+                Err(_) => NONE,
+            };
         self.service.endpoints.iter().map(|endpoint| number(endpoint.address)).collect()
     }
 
@@ -189,7 +190,8 @@ fn endpoints(old: Option<&LiveService>, service: &Service, sick: &tables::Sick) 
         .iter()
         .map(|endpoint| {
             let key = (endpoint.address, transport);
-            let number = known.binary_search_by_key(&key, LiveEndpoint::key).map_or(NONE, |at| known[at].number);
+            let number =
+                known.binary_search_by_key(&key, LiveEndpoint::key).map_or(NONE, |at| known[at].number);
             LiveEndpoint { address: endpoint.address, transport, number, stage: stage(endpoint, sick) }
         })
         .collect();
@@ -284,8 +286,14 @@ impl<'a> Planner<'a> {
         let kept = frontends.taken_over;
         for phase in &mut self.phases {
             // An address that goes to another service is one write: the new owner's.
-            phase.changes.iter_mut().for_each(|change| change.frontends_dropped.retain(|key| !kept.contains(key)));
-            phase.retired.iter_mut().for_each(|retired| retired.frontends_dropped.retain(|key| !kept.contains(key)));
+            phase
+                .changes
+                .iter_mut()
+                .for_each(|change| change.frontends_dropped.retain(|key| !kept.contains(key)));
+            phase
+                .retired
+                .iter_mut()
+                .for_each(|retired| retired.frontends_dropped.retain(|key| !kept.contains(key)));
         }
         Ok(Plan {
             phases: self.phases,
@@ -314,7 +322,7 @@ impl<'a> Planner<'a> {
         let limit = self.picture.frontend_limit;
         let mut dropped: HashSet<Dialled> = self.takes_over.keys().copied().collect();
         drafts.iter().for_each(|draft| dropped.extend(draft.dropped()));
-                let taken_over: HashSet<Dialled> =
+        let taken_over: HashSet<Dialled> =
             drafts.iter().flat_map(Draft::added).filter(|dialled| dropped.contains(dialled)).collect();
         let going = (dropped.len() - taken_over.len()) as u32;
         let mut last = self.picture.frontends.saturating_sub(going);
@@ -347,9 +355,9 @@ impl<'a> Planner<'a> {
                 flag,
             };
             if draft.old.is_none() {
-                services = services
-                    .checked_sub(1)
-                    .ok_or_else(|| refuse("services", 1, 0, self.service_numbers.limit(), "--max-services"))?;
+                services = services.checked_sub(1).ok_or_else(|| {
+                    refuse("services", 1, 0, self.service_numbers.limit(), "--max-services")
+                })?;
             }
             let needed = draft.new_endpoints();
             endpoints = endpoints.checked_sub(needed).ok_or_else(|| {
@@ -382,7 +390,8 @@ impl<'a> Planner<'a> {
         let kept = [Some(v4.run), v6.as_ref().map(|placed| placed.run)];
         let old_runs = draft.old.into_iter().flat_map(LiveService::runs);
         self.freed.extend(old_runs.filter(|run| !kept.contains(&Some(*run))));
-        let slot_writes = [Some(v4), v6].into_iter().flatten().filter_map(|placed| Some((placed.run, placed.write?)));
+        let slot_writes =
+            [Some(v4), v6].into_iter().flatten().filter_map(|placed| Some((placed.run, placed.write?)));
         let slot_writes = slot_writes.collect();
         self.record(draft, [word4, word6], slot_writes);
         Ok(())
@@ -450,10 +459,11 @@ impl<'a> Planner<'a> {
             self.retiring.entry(name).and_modify(|takers| *takers -= 1);
         });
         let was = draft.old.map_or(&[][..], |old| old.endpoints.as_slice());
-        let is_written = |endpoint: &LiveEndpoint| match was.binary_search_by_key(&endpoint.key(), LiveEndpoint::key) {
-            Ok(at) => was[at].stage.border() == endpoint.stage.border(),
-            Err(_) => false,
-        };
+        let is_written =
+            |endpoint: &LiveEndpoint| match was.binary_search_by_key(&endpoint.key(), LiveEndpoint::key) {
+                Ok(at) => was[at].stage.border() == endpoint.stage.border(),
+                Err(_) => false,
+            };
         let endpoint_writes: Vec<usize> =
             (0..draft.endpoints.len()).filter(|&at| !is_written(&draft.endpoints[at])).collect();
         let frontends_added: Vec<_> = draft.added().collect();

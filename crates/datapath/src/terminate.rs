@@ -48,7 +48,9 @@ fn in_every_namespace(task: impl Fn() -> io::Result<()> + Sync) -> io::Result<()
     };
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("terminate".into()).spawn_scoped(scope, visit)?;
-        thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that visits network namespaces panicked")))
+        thread
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the thread that visits network namespaces panicked")))
     })
 }
 

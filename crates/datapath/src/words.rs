@@ -52,7 +52,9 @@ impl<'map> Words<'map> {
             self.window = Some(self.map_window(index)?);
         }
         if let Some(window) = &self.window {
-            window.word((number % SERVICES_A_WINDOW) as usize * 2 + family as usize).store(word, Ordering::Release);
+            window
+                .word((number % SERVICES_A_WINDOW) as usize * 2 + family as usize)
+                .store(word, Ordering::Release);
         }
         Ok(())
     }
@@ -78,7 +80,8 @@ impl<'map> Words<'map> {
             )
         };
         let start = start.map_err(|errno| error(errno.into()))?;
-        let start = NonNull::new(start.cast()).ok_or_else(|| error(std::io::Error::other("mapped at address 0")))?;
+        let start =
+            NonNull::new(start.cast()).ok_or_else(|| error(std::io::Error::other("mapped at address 0")))?;
         Ok(Window { index, start, bytes })
     }
 }

@@ -1,7 +1,5 @@
 //! `alize apply`: put a file in force.
 
-use std::path::PathBuf;
-
 use alize_model::api::Applied;
 
 use super::args::ApplyArgs;
@@ -13,33 +11,29 @@ use crate::source;
 use crate::units;
 
 pub(crate) async fn apply(client: &Client, args: ApplyArgs, output: Output) -> Result<(), Failure> {
-    let file = match args.file {
-        Some(file) => file,
-        None => watched(client).await?,
+    let Some(file) = args.file else {
+        return report(client.reload().await, "", output);
     };
     let read = source::read(&file).map_err(|diagnostic| {
         remarks(&[diagnostic], "", output);
         Failure::BadFile
     })?;
-    match client.apply(&read.name, read.text.clone()).await {
+    report(client.apply(&read.name, read.text.clone()).await, &read.text, output)
+}
+
+/// Says what came of `text`.
+fn report(answer: Result<Applied, Error>, text: &str, output: Output) -> Result<(), Failure> {
+    match answer {
         Ok(applied) => {
-            remarks(&applied.warnings, &read.text, output);
+            remarks(&applied.warnings, text, output);
             output.answer(&applied, || summary(&applied))
         }
         Err(Error::Refused(refusal, _)) if !refusal.diagnostics.is_empty() => {
-            remarks(&refusal.diagnostics, &read.text, output);
-            output.remark(&format!("{} was refused; what was in force stays in force", read.name));
+            remarks(&refusal.diagnostics, text, output);
+            output.remark(&refusal.error);
             Err(Failure::BadFile)
         }
         Err(error) => Err(error.into()),
-    }
-}
-
-/// The file that the agent watches.
-async fn watched(client: &Client) -> Result<PathBuf, Failure> {
-    match client.status().await?.config.file {
-        Some(file) => Ok(file.into()),
-        None => Err(anyhow::anyhow!("the agent watches no file; name one: alize apply FILE").into()),
     }
 }
 

@@ -37,6 +37,7 @@ macro_rules! examples {
     name = "alize",
     version,
     disable_help_subcommand = true,
+    args_override_self = true,
     max_term_width = 110,
     after_help = examples!(
         "alize check mesh.yaml           is the file right?"
@@ -416,6 +417,14 @@ mod tests {
         for bad in ["", "on", "9478", "localhost:9478", "127.0.0.1"] {
             assert!(bad.parse::<Metrics>().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_flag_given_again_counts_and_cgroups_add_up() {
+        let line = "alize run f --metrics off --cgroup /a --cgroup /b --metrics 127.0.0.1:1";
+        let Command::Run(run) = Cli::try_parse_from(line.split(' ')).unwrap().command else { panic!("run") };
+        assert_eq!(run.agent.metrics, "127.0.0.1:1".parse().unwrap());
+        assert_eq!(run.agent.cgroups, [PathBuf::from("/a"), PathBuf::from("/b")]);
     }
 
     #[test]

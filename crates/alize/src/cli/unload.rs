@@ -41,11 +41,19 @@ pub(crate) fn unload(global: &Global, place: PlaceArgs, output: Output) -> Resul
             }
         };
         let unloaded = ended.map_err(|error| Failure::Other(error.into()))?;
-        unloaded.map_err(Failure::from)
+        unloaded.map_err(in_use)
     })?;
     let instance = global.instance.clone();
     let answer = Answer { instance, links: unloaded.links, maps: unloaded.maps };
     output.answer(&answer, || summary(&answer))
+}
+
+/// What starting an agent would take for a neighbour in the way is here the one to be stopped.
+fn in_use(error: alize_datapath::Error) -> Failure {
+    match error {
+        alize_datapath::Error::AgentRunning { pid, instance } => Failure::InUse { pid, instance },
+        error => error.into(),
+    }
 }
 
 fn summary(answer: &Answer) -> String {

@@ -128,12 +128,15 @@ fn a_refusal_is_the_agent_s_own_words() {
     let refusal = r#"{"error":"there is no service \"wbe\"; did you mean \"web\"?","diagnostics":[]}"#;
     let refused = against("refusal", "404 Not Found", refusal, &["services", "wbe"]);
     assert_eq!((refused.code, refused.out.as_str()), (1, ""));
-    assert_eq!(refused.err, "error: there is no service \"wbe\"; did you mean \"web\"?\n");
+    assert_eq!(
+        refused.err,
+        "error: there is no service \"wbe\"; did you mean \"web\"?\n  `alize services` lists all\n"
+    );
 }
 
 #[test]
 fn a_refused_file_is_shown_as_check_shows_it() {
-    let refusal = r#"{"error":"the file was refused","diagnostics":[{"severity":"error","file":"-",
+    let refusal = r#"{"error":"- was refused; what was in force stays","diagnostics":[{"severity":"error","file":"-",
         "position":{"line":1,"column":11},"message":"too few","help":"more"}]}"#;
     let refused = against("refused", "422 Unprocessable Content", refusal, &["apply", "-", "-o", "table"]);
     assert_eq!(refused.code, 3);
@@ -142,7 +145,7 @@ fn a_refused_file_is_shown_as_check_shows_it() {
         "{}",
         refused.err
     );
-    assert!(refused.err.contains("stays in force"), "{}", refused.err);
+    assert!(refused.err.contains("what was in force stays"), "{}", refused.err);
 }
 
 #[test]

@@ -3,4 +3,5 @@
 mod answers;
 mod check;
 mod program;
+mod real;
 mod usage;

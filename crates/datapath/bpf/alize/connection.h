@@ -27,16 +27,14 @@ struct socket_totals {
 };
 
 /*
- * SYN and FIN each take a sequence number, and the kernel's byte counters count sequence numbers. Which of them were
- * exchanged follows from the last state before closing, or from the present one; an abort may be off by one.
+ * SYN and FIN each take a sequence number, and the kernel's byte counters count sequence numbers. Whether ours was
+ * acknowledged follows from the last state before closing, or from the present one; an abort may be off by one.
  */
-static __always_inline void totals_without_flags(struct socket_totals *totals, __u32 state)
+static __always_inline void totals_without_flags(struct socket_totals *totals, __u32 state, bool fin_received)
 {
 	bool fin_sent = state == BPF_TCP_FIN_WAIT2 || state == BPF_TCP_TIME_WAIT || state == BPF_TCP_LAST_ACK ||
 			state == BPF_TCP_CLOSING;
-	bool fin_received = fin_sent || state == BPF_TCP_CLOSE_WAIT;
-	__u64 sent = 1 + fin_sent;
-	totals->bytes_sent -= minimum(totals->bytes_sent, sent);
+	totals->bytes_sent -= minimum(totals->bytes_sent, 1 + fin_sent);
 	totals->bytes_received -= minimum(totals->bytes_received, fin_received);
 }
 

@@ -7,9 +7,13 @@
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
+/* enum sock_flags of net/sock.h: the peer has sent its FIN (tcp_fin). */
+enum { SOCK_DONE_BIT = 1 };
+
 struct sock_common {
 	unsigned short skc_family;
 	volatile unsigned char skc_state;
+	unsigned long skc_flags;
 };
 
 struct sock {

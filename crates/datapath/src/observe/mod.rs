@@ -175,7 +175,7 @@ impl Observer {
             every_map: loaded.every_map,
             traces: [false; abi::FILTERS],
         };
-        observer.maps.tracing.put(&0, &0)?;
+        observer.maps.tracing.put_all([(0, 0)].into_iter())?;
         for program in loaded.object.progs_mut() {
             for cgroup in &cgroups {
                 attach::attach_one(&program, &pins, cgroup)?;
@@ -202,7 +202,7 @@ impl Observer {
     pub fn start_trace(&mut self, filter: &Filter) -> Result<TraceId, TraceError> {
         let entry = filter.pack()?;
         let place = self.traces.iter().position(|taken| !taken).ok_or(TraceError::TooMany)?;
-        self.maps.filters.put(&(place as u32), &entry)?;
+        self.maps.filters.put_all([(place as u32, entry)].into_iter())?;
         self.traces[place] = true;
         self.switch_traces()?;
         Ok(TraceId(place as u32))
@@ -212,12 +212,12 @@ impl Observer {
     pub fn stop_trace(&mut self, trace: TraceId) -> Result<(), Error> {
         self.traces[trace.0 as usize] = false;
         self.switch_traces()?;
-        self.maps.filters.put(&trace.0, &abi::filter::default())
+        self.maps.filters.put_all([(trace.0, abi::filter::default())].into_iter())
     }
 
     fn switch_traces(&self) -> Result<(), Error> {
         let active = self.traces.iter().enumerate().fold(0, |mask, (place, &on)| mask | u64::from(on) << place);
-        self.maps.tracing.put(&0, &active)
+        self.maps.tracing.put_all([(0, active)].into_iter())
     }
 
     /// Hands over what has come in the ring since the last call, oldest first. Does not block. Nobody is woken when

@@ -15,7 +15,11 @@ pub(super) fn slots(shares: &[Share], size: u32, hash: impl Fn(u32) -> [u64; 2])
         .iter()
         .map(|share| {
             let [offset, skip] = hash(share.position);
-            Claimant { next: offset % size, skip: if size > 1 { skip % (size - 1) + 1 } else { 0 }, credit: 0 }
+            Claimant {
+                next: offset % size,
+                skip: if size > 1 { skip % (size - 1) + 1 } else { 0 },
+                credit: 0,
+            }
         })
         .collect();
     let mut places: Vec<Option<u32>> = vec![None; size as usize];

@@ -57,14 +57,13 @@ pub(crate) fn build(service: &Service, sick: &Sick) -> Tables {
         (0..service.endpoints.len()).filter(|&at| is_usable(&service.endpoints[at], sick)).collect();
     let (v4, v6): (Vec<usize>, Vec<usize>) =
         usable.into_iter().partition(|&at| service.endpoints[at].address.is_ipv4());
-    Tables {
-        v4: table(service, choice, &v4),
-        v6: (!v6.is_empty()).then(|| table(service, choice, &v6)),
-    }
+    Tables { v4: table(service, choice, &v4), v6: (!v6.is_empty()).then(|| table(service, choice, &v6)) }
 }
 
 fn is_usable(endpoint: &Endpoint, sick: &Sick) -> bool {
-    endpoint.weight > 0 && !endpoint.draining && sick.binary_search_by_key(&endpoint.address, |(address, _)| *address).is_err()
+    endpoint.weight > 0
+        && !endpoint.draining
+        && sick.binary_search_by_key(&endpoint.address, |(address, _)| *address).is_err()
 }
 
 fn choice_of(balance: Balance) -> Choice {

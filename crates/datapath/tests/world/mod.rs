@@ -1,7 +1,7 @@
 //! A cgroup of its own for a test, with this process inside, and real servers on loopback.
 //!
 //! Needs root: without, tests fail and say so. The cgroup, the pins and the lock are removed when the world is dropped.
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
 use std::fs;
 use std::io::{Read, Write};
@@ -33,7 +33,8 @@ impl World {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let name = format!("datapath-{test}-{}", std::process::id());
         let cgroup = alize_datapath::cgroup2_root().expect("cgroup v2 is mounted").join(&name);
-        fs::create_dir(&cgroup).expect("tests of the kernel need root and a cgroup v2 that can be written to");
+        fs::create_dir(&cgroup)
+            .expect("tests of the kernel need root and a cgroup v2 that can be written to");
         join(&cgroup);
         let options = Options {
             instance: name.clone(),
@@ -52,6 +53,9 @@ impl World {
     pub fn open_as(&self, expected: Opened) -> DataPath {
         let (data_path, opened) = DataPath::open(&self.options).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(opened, expected);
+        for program in data_path.programs() {
+            assert_eq!(program.off, None, "{} is off on this machine", program.name);
+        }
         data_path
     }
 
@@ -108,7 +112,8 @@ pub fn snapshot(services: &str) -> Snapshot {
     let budgets = Budgets { services: u32::MAX, endpoints: u32::MAX, slots: u32::MAX, affinity: u32::MAX };
     let text = format!("services:\n{services}");
     let source = Source { name: "test.yaml", text: &text };
-    let (snapshot, _) = alize_model::parse(source, &budgets, &HostFacts::default()).expect("the test's file is valid");
+    let (snapshot, _) =
+        alize_model::parse(source, &budgets, &HostFacts::default()).expect("the test's file is valid");
     snapshot
 }
 
@@ -116,7 +121,11 @@ pub fn try_apply(data_path: &mut DataPath, services: &str) -> Result<Applied, Er
     try_apply_with(data_path, services, &Availability::new())
 }
 
-pub fn try_apply_with(data_path: &mut DataPath, services: &str, unavailable: &Availability) -> Result<Applied, Error> {
+pub fn try_apply_with(
+    data_path: &mut DataPath,
+    services: &str,
+    unavailable: &Availability,
+) -> Result<Applied, Error> {
     data_path.apply(Desired { snapshot: &snapshot(services), unavailable })
 }
 

@@ -1,0 +1,390 @@
+//! A report for people: aligned text for a terminal, Markdown for the documents.
+
+use std::fmt::Write as _;
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use crate::report::{Change, Loading, Report, Subject, Workload};
+use crate::statistics::{Estimate, Verdict, median};
+use crate::summary::{Outcome, Row, Summary, count, describe};
+
+/// Where documents show the figures: the file, and the name in its `<!-- name:begin -->` and `<!-- name:end -->`.
+const ALL_FIGURES: (&str, &str) = ("docs/benchmarks.md", "benchmarks");
+const MAIN_FIGURES: (&str, &str) = ("README.md", "figures");
+
+/// Rows under a heading.
+struct Table {
+    title: String,
+    note: Option<String>,
+    head: Vec<&'static str>,
+    rows: Vec<Vec<String>>,
+}
+
+pub(crate) fn for_people(report: &Report) -> String {
+    let mut text = String::new();
+    for line in machine(report) {
+        let _ = writeln!(text, "{line}");
+    }
+    for table in tables(report) {
+        let _ = writeln!(text, "\n{}", table.title);
+        if let Some(note) = &table.note {
+            let _ = writeln!(text, "  ({note})");
+        }
+        aligned(&mut text, &table);
+    }
+    for one in &report.left_out {
+        let _ = writeln!(text, "\nLEFT OUT: {}: {}", one.what, one.reason);
+    }
+    text
+}
+
+/// Writes the figures into the documents of the working directory.
+pub(crate) fn write_docs(report: &Report) -> Result<()> {
+    let all: Vec<Table> = tables(report).collect();
+    write_between(ALL_FIGURES, &markdown(report, &all, "###"))?;
+    let main: Vec<Table> = [main_table(report), goals(report)].into_iter().flatten().collect();
+    write_between(MAIN_FIGURES, &markdown(report, &main, "####"))
+}
+
+fn markdown(report: &Report, tables: &[Table], level: &str) -> String {
+    let mut text = machine(report).join("  \n");
+    text.push('\n');
+    for table in tables {
+        let _ = writeln!(text, "\n{level} {}", table.title);
+        if let Some(note) = &table.note {
+            let _ = writeln!(text, "\n{note}.");
+        }
+        let rule: Vec<&str> =
+            (0..table.head.len()).map(|column| if column == 0 { "---" } else { "--:" }).collect();
+        let _ = writeln!(text, "\n| {} |\n|{}|", table.head.join(" | "), rule.join("|"));
+        for row in &table.rows {
+            let cells: Vec<String> = row.iter().map(|cell| cell.replace('|', "\\|")).collect();
+            let _ = writeln!(text, "| {} |", cells.join(" | "));
+        }
+    }
+    if !report.left_out.is_empty() {
+        let _ = writeln!(text, "\nLeft out:\n");
+        for one in &report.left_out {
+            let _ = writeln!(text, "- {}: {}", one.what, one.reason);
+        }
+    }
+    text
+}
+
+fn write_between((path, name): (&str, &str), text: &str) -> Result<()> {
+    let (begin, end) = (format!("<!-- {name}:begin -->"), format!("<!-- {name}:end -->"));
+    let old = fs::read_to_string(path)
+        .with_context(|| format!("cannot read {path}; run in the repository's root"))?;
+    let new = replace_between(&old, &begin, &end, text)
+        .with_context(|| format!("{path} has no lines {begin} and {end}, in this order"))?;
+    fs::write(path, new).with_context(|| format!("cannot write {path}"))
+}
+
+fn replace_between(old: &str, begin: &str, end: &str, text: &str) -> Option<String> {
+    let (before, rest) = old.split_once(begin)?;
+    let (_, after) = rest.split_once(end)?;
+    Some(format!("{before}{begin}\n{text}{end}{after}"))
+}
+
+fn aligned(text: &mut String, table: &Table) {
+    let width = |column: usize| {
+        let cells = table.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.chain([table.head[column].chars().count()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..table.head.len()).map(width).collect();
+    let head: Vec<String> = table.head.iter().map(|&name| name.to_owned()).collect();
+    for row in std::iter::once(&head).chain(&table.rows) {
+        let mut line = String::from(" ");
+        for (column, cell) in row.iter().enumerate() {
+            let pad = " ".repeat(widths[column] - cell.chars().count());
+            // Names and sentences to the left, figures to the right.
+            let left = column == 0 || table.head[column].is_empty() || column + 1 == row.len();
+            let _ = if left { write!(line, " {cell}{pad} ") } else { write!(line, " {pad}{cell} ") };
+        }
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+}
+
+fn machine(report: &Report) -> Vec<String> {
+    let (machine, settings) = (&report.machine, &report.settings);
+    vec![
+        format!(
+            "Alizé {}, {}{}",
+            report.version.as_deref().unwrap_or("was not measured"),
+            report.date,
+            if settings.quick { ", quick run: intervals are wide" } else { "" }
+        ),
+        format!(
+            "{}, {} CPUs, {} of memory, {}, Linux {}, load average before the run {:.2}",
+            machine.processor,
+            machine.cpus,
+            bytes(machine.memory),
+            machine.distribution,
+            machine.kernel,
+            machine.load_average
+        ),
+        format!("Compared with: {}; iptables is {}", machine.tools.join(", "), report.iptables),
+        format!(
+            "{} interleaved rounds, slices of {} s; medians over rounds; [95 % interval]",
+            settings.rounds, settings.slice_seconds
+        ),
+    ]
+}
+
+fn tables(report: &Report) -> impl Iterator<Item = Table> {
+    let summary = Summary::of(report);
+    let mut tables = Vec::new();
+    for workload in Workload::ALL {
+        for &services in &report.settings.sizes {
+            let rows: Vec<&Row> = summary
+                .rows
+                .iter()
+                .filter(|row| row.workload == workload && row.services == services)
+                .collect();
+            if !rows.is_empty() {
+                tables.push(connect_table(workload, services, &rows));
+            }
+        }
+    }
+    tables.extend(loading(report));
+    tables.extend(memory(report));
+    tables.extend(goals(report));
+    tables.into_iter()
+}
+
+fn connect_table(workload: Workload, services: u32, rows: &[&Row]) -> Table {
+    let time = |value: Option<f64>| value.map_or_else(|| "-".into(), nanoseconds);
+    let title = format!("{}, {}", workload.label(), count(services));
+    if workload.is_hook() {
+        let rows = rows
+            .iter()
+            .map(|row| vec![row.subject.label().into(), time(row.connect_p50), more(row), against(row)])
+            .collect();
+        return Table {
+            title,
+            note: None,
+            head: vec!["", "connect()", "more than direct", "cost over Alizé's"],
+            rows,
+        };
+    }
+    let unit = if workload.connects() { "CPU/connection" } else { "CPU/request" };
+    let rows = rows
+        .iter()
+        .map(|row| {
+            let mut cells = vec![row.subject.label().to_owned(), thousands(row.rate as u64)];
+            if workload.connects() {
+                cells.extend([time(row.connect_p50), time(row.connect_p99)]);
+            }
+            cells.extend([time(row.whole_p50), time(row.whole_p99), nanoseconds(row.cpu), more(row)]);
+            cells.push(if row.errors == 0 {
+                against(row)
+            } else {
+                format!("{}; {} ERRORS", against(row), row.errors)
+            });
+            cells
+        })
+        .collect();
+    let mut head = vec!["", "per second"];
+    if workload.connects() {
+        head.extend(["connect() p50", "p99"]);
+    }
+    head.extend(["whole p50", "p99", unit, "more than direct", "CPU over Alizé's"]);
+    Table { title, note: None, head, rows }
+}
+
+/// In connect() where there is one, else in the whole.
+fn more(row: &Row) -> String {
+    let Some(Estimate { value, low, high }) = row.more_than_direct else { return "-".into() };
+    format!("{value:+.0} ns [{low:+.0}, {high:+.0}]")
+}
+
+fn against(row: &Row) -> String {
+    let Some(against) = row.against_alize else { return "-".into() };
+    let Estimate { value, low, high } = against.ratio;
+    // No rival, but the floor: being above it is no loss to anyone, and inside the noise is as good as it gets.
+    let verdict = match (row.subject, against.verdict) {
+        (Subject::Direct | Subject::DirectAgain | Subject::Bystander, Verdict::Behind) => {
+            "dearer than none".to_owned()
+        }
+        (Subject::Direct | Subject::DirectAgain | Subject::Bystander, Verdict::Ahead) => {
+            "cheaper than none".to_owned()
+        }
+        (_, verdict) => verdict.to_string(),
+    };
+    format!("{value:.3} [{low:.3}, {high:.3}] {verdict}")
+}
+
+fn loading(report: &Report) -> Option<Table> {
+    if report.loading.is_empty() {
+        return None;
+    }
+    let order = [Change::LoadAll, Change::LoadAllTables, Change::OneEndpoint, Change::OneEndpointVisible];
+    let mut sorted: Vec<&Loading> = report.loading.iter().collect();
+    sorted.sort_by_key(|one| (order.iter().position(|what| *what == one.what), one.services));
+    let rows = sorted
+        .into_iter()
+        .map(|one| {
+            let low = one.seconds.iter().copied().fold(f64::INFINITY, f64::min);
+            let high = one.seconds.iter().copied().fold(0.0, f64::max);
+            vec![
+                describe(one.what).into(),
+                thousands(u64::from(one.services)),
+                one.subject.clone(),
+                median(&one.seconds).map_or_else(|| "-".into(), seconds),
+                format!("{} to {}", seconds(low), seconds(high)),
+                one.seconds.len().to_string(),
+                one.how.clone(),
+            ]
+        })
+        .collect();
+    Some(Table {
+        title: "Loading and changing tables, services of 3 endpoints".into(),
+        note: None,
+        head: vec!["change", "services", "by", "median", "range", "runs", "what is timed"],
+        rows,
+    })
+}
+
+fn memory(report: &Report) -> Option<Table> {
+    if report.memory.is_empty() {
+        return None;
+    }
+    let rows = report
+        .memory
+        .iter()
+        .map(|one| {
+            vec![
+                count(one.services),
+                thousands(u64::from(one.usage_endpoints)),
+                bytes(one.pss),
+                bytes(one.rss),
+                bytes(one.kernel),
+                one.maps_by_bpftool.map_or_else(|| "-".into(), bytes),
+            ]
+        })
+        .collect();
+    let note = report.agents_cpu.map(|share| {
+        format!("after the load; CPU of all agents together while it ran: {:.3} % of one CPU", share * 100.0)
+    });
+    Some(Table {
+        title: "Memory of the agent".into(),
+        note,
+        head: vec!["", "endpoints", "PSS", "RSS", "kernel maps and programs", "maps by bpftool"],
+        rows,
+    })
+}
+
+fn goals(report: &Report) -> Option<Table> {
+    let goals = Summary::of(report).goals;
+    if goals.iter().all(|goal| goal.outcome == Outcome::NotMeasured) {
+        return None;
+    }
+    let rows = goals
+        .into_iter()
+        .map(|goal| {
+            let outcome = match goal.outcome {
+                Outcome::Met => "met",
+                Outcome::Missed => "MISSED",
+                Outcome::Undecided => "inside noise",
+                Outcome::NotMeasured => "not measured",
+            };
+            vec![goal.what, outcome.into(), goal.measured]
+        })
+        .collect();
+    Some(Table { title: "Goals".into(), note: None, head: vec!["goal", "", "measured"], rows })
+}
+
+/// For a first look: short connections at the largest size.
+fn main_table(report: &Report) -> Option<Table> {
+    let services = *report.settings.sizes.iter().max()?;
+    let summary = Summary::of(report);
+    let rows: Vec<&Row> = summary
+        .rows
+        .iter()
+        .filter(|row| {
+            row.workload == Workload::Short && row.services == services && row.subject != Subject::DirectAgain
+        })
+        .collect();
+    (!rows.is_empty()).then(|| connect_table(Workload::Short, services, &rows))
+}
+
+/// `87 ns`, `12.4 µs`, `1.25 ms`.
+pub(crate) fn nanoseconds(value: f64) -> String {
+    match value {
+        v if v < 1e3 => format!("{v:.0} ns"),
+        v if v < 1e5 => format!("{:.1} µs", v / 1e3),
+        v if v < 1e6 => format!("{:.0} µs", v / 1e3),
+        v if v < 1e9 => format!("{:.2} ms", v / 1e6),
+        v => format!("{:.2} s", v / 1e9),
+    }
+}
+
+pub(crate) fn seconds(value: f64) -> String {
+    nanoseconds(value * 1e9)
+}
+
+/// In units of 1,024, as the kernel counts.
+pub(crate) fn bytes(value: u64) -> String {
+    const UNITS: [&str; 4] = ["B", "KiB", "MiB", "GiB"];
+    let mut shown = value as f64;
+    let mut unit = 0;
+    while shown >= 1024.0 && unit + 1 < UNITS.len() {
+        shown /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{value} B") } else { format!("{shown:.1} {}", UNITS[unit]) }
+}
+
+/// `10,000`.
+pub(crate) fn thousands(value: u64) -> String {
+    let digits = value.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_for_people() {
+        assert_eq!(thousands(1), "1");
+        assert_eq!(thousands(999), "999");
+        assert_eq!(thousands(1_234_567), "1,234,567");
+        assert_eq!(nanoseconds(87.4), "87 ns");
+        assert_eq!(nanoseconds(12_440.0), "12.4 µs");
+        assert_eq!(seconds(19.337), "19.34 s");
+        assert_eq!(bytes(8 << 20), "8.0 MiB");
+        assert_eq!(bytes(12), "12 B");
+    }
+
+    #[test]
+    fn text_between_markers_is_replaced_and_the_rest_kept() {
+        let old = "head\n<!-- x:begin -->\nold\n<!-- x:end -->\ntail\n";
+        let new = replace_between(old, "<!-- x:begin -->", "<!-- x:end -->", "new\n").unwrap();
+        assert_eq!(new, "head\n<!-- x:begin -->\nnew\n<!-- x:end -->\ntail\n");
+        let again = replace_between(&new, "<!-- x:begin -->", "<!-- x:end -->", "new\n").unwrap();
+        assert_eq!(again, new);
+        assert_eq!(replace_between("no markers", "<!-- x:begin -->", "<!-- x:end -->", ""), None);
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let rows = vec![
+            vec!["Alizé".into(), "1".into(), "a".into()],
+            vec!["iptables".into(), "1,000".into(), "b".into()],
+        ];
+        let mut text = String::new();
+        aligned(&mut text, &Table { title: String::new(), note: None, head: vec!["", "n", "why"], rows });
+        let columns: Vec<usize> = text.lines().map(|line| line.chars().count()).collect();
+        assert_eq!(text.lines().nth(1).unwrap().find('1').map(|_| ()), Some(()));
+        assert_eq!(columns[1], columns[2], "{text}");
+    }
+}

@@ -1,0 +1,180 @@
+//! `docs/reference/openapi.json` is what the agent serves as its description; it is made from the API's own types.
+//!
+//! `ALIZE_BLESS=1 cargo test -p alize-agent` writes it anew.
+
+use std::fs;
+use std::path::Path;
+
+use alize_model::api::{Applied, Event, Refusal, ServiceStatus, Status};
+use schemars::generate::{SchemaGenerator, SchemaSettings};
+use serde_json::{Value, json};
+
+const FILE: &str = "../../docs/reference/openapi.json";
+
+#[test]
+fn the_description_is_current() {
+    let expected = serde_json::to_string_pretty(&description()).unwrap() + "\n";
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(FILE);
+    if std::env::var_os("ALIZE_BLESS").is_some() {
+        fs::write(&file, &expected).unwrap();
+    }
+    let found = fs::read_to_string(&file).unwrap_or_default();
+    assert!(found == expected, "{FILE} is out of date: run ALIZE_BLESS=1 cargo test -p alize-agent");
+}
+
+#[test]
+fn every_reference_leads_somewhere() {
+    let description = description();
+    let mut references = Vec::new();
+    collect_references(&description, &mut references);
+    assert!(references.len() > 10);
+    for reference in references {
+        let pointer = reference.strip_prefix('#').expect("a local reference");
+        assert!(description.pointer(pointer).is_some(), "{reference} leads nowhere");
+    }
+}
+
+fn collect_references(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Object(object) => {
+            found.extend(object.get("$ref").and_then(Value::as_str).map(str::to_owned));
+            object.values().for_each(|value| collect_references(value, found));
+        }
+        Value::Array(array) => array.iter().for_each(|value| collect_references(value, found)),
+        _ => {}
+    }
+}
+
+fn description() -> Value {
+    let mut settings = SchemaSettings::draft2020_12();
+    settings.definitions_path = "/components/schemas".into();
+    settings.meta_schema = None;
+    let mut types = SchemaGenerator::new(settings);
+    let status = types.subschema_for::<Status>();
+    let service = types.subschema_for::<ServiceStatus>();
+    let event = types.subschema_for::<Event>();
+    let applied = types.subschema_for::<Applied>();
+    types.subschema_for::<Refusal>();
+    let paths = json!({
+        "/v1/status": { "get": operation("What is in force, and how the agent is.", [], [ok(json_body(&status))]) },
+        "/v1/services": { "get": operation(
+            "All services with their endpoints and counters, sorted by name.",
+            [query("name", "Only services whose name begins with this.", json!({"type": "string"}))],
+            [ok(json_body(&json!({"type": "array", "items": service}))), busy()],
+        ) },
+        "/v1/services/{name}": { "get": operation(
+            "One service. A name with `/` may be written as it is or with `%2F`.",
+            [json!({
+                "name": "name", "in": "path", "required": true, "description": "Name of the service.",
+                "schema": {"type": "string"},
+            })],
+            [ok(json_body(&service)), refusal("404", "There is no such service."), busy()],
+        ) },
+        "/v1/events": { "get": operation(
+            "Events as they happen, one JSON object a line, until the client leaves. A reader that falls 256 events \
+             behind gets an event of kind `agent` that says how many it missed.",
+            [query(
+                "recent",
+                "Begin with so many of the last 256 events.",
+                json!({"type": "integer", "minimum": 0, "default": 0}),
+            )],
+            [ok(body("application/x-ndjson", &event)), busy()],
+        ) },
+        "/v1/config": { "get": operation(
+            "The text that is in force.",
+            [],
+            [
+                ok(body("application/yaml", &json!({"type": "string"}))),
+                refusal("404", "The data path was adopted and its text is not known."),
+            ],
+        ) },
+        "/v1/apply": { "post": with_file(operation(
+            "Puts the file in the body in force, in place of the watched file until that changes. Without a body and \
+             without `name`: reads the watched file now.",
+            [query("name", "Name of the file, for errors.", json!({"type": "string", "default": "-"}))],
+            [
+                ok(json_body(&applied)),
+                refusal("408", "The body did not arrive within 30 s."),
+                refusal("409", "No file is watched that could be read."),
+                refusal("413", "The body is larger than 64 MiB."),
+                refusal("422", "The file was refused, or does not fit; what was in force stays."),
+                busy(),
+            ],
+        )) },
+        "/v1/openapi.json": { "get": operation("This description.", [], [ok(json_body(&json!({"type": "object"})))]) },
+        "/metrics": { "get": operation(
+            "Metrics for Prometheus, as OpenMetrics if the Accept header asks for it. Also on the TCP address of \
+             `--metrics`.",
+            [],
+            [ok(body("text/plain; version=0.0.4", &json!({"type": "string"}))), busy()],
+        ) },
+        "/healthz": { "get": operation(
+            "Whether the agent is well: it answers within a second. Also on the TCP address of `--metrics`.",
+            [],
+            [
+                ok(body("text/plain", &json!({"type": "string"}))),
+                ("503".into(), json!({"description": "The agent is busy or ending."})),
+            ],
+        ) },
+    });
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Alizé agent",
+            "version": "1",
+            "description": "HTTP/1.1 and JSON over the unix socket /run/alize/<instance>.sock; its file permissions \
+                            are the access control. Times are seconds since the Unix epoch, durations seconds, sizes \
+                            bytes; what is absent is unknown or does not apply.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "http://localhost", "description": "over the unix socket; the host is not looked at"}],
+        "paths": paths,
+        "components": {"schemas": types.take_definitions(true)},
+    })
+}
+
+fn operation<const P: usize, const R: usize>(
+    summary: &str,
+    parameters: [Value; P],
+    responses: [(String, Value); R],
+) -> Value {
+    let responses: serde_json::Map<String, Value> = responses.into_iter().collect();
+    let mut operation = json!({"description": summary, "responses": responses});
+    if P > 0 {
+        operation["parameters"] = parameters.to_vec().into();
+    }
+    operation
+}
+
+fn with_file(mut operation: Value) -> Value {
+    operation["requestBody"] = json!({
+        "required": false,
+        "content": {"application/yaml": {"schema": {"type": "string"}}},
+    });
+    operation
+}
+
+fn query(name: &str, description: &str, schema: Value) -> Value {
+    json!({"name": name, "in": "query", "description": description, "schema": schema})
+}
+
+fn body(kind: &str, schema: &impl serde::Serialize) -> Value {
+    json!({ kind: {"schema": schema} })
+}
+
+fn json_body(schema: &impl serde::Serialize) -> Value {
+    body("application/json", schema)
+}
+
+fn ok(content: Value) -> (String, Value) {
+    ("200".into(), json!({"description": "Done.", "content": content}))
+}
+
+fn refusal(status: &str, description: &str) -> (String, Value) {
+    let content = json_body(&json!({"$ref": "#/components/schemas/Refusal"}));
+    (status.into(), json!({"description": description, "content": content}))
+}
+
+fn busy() -> (String, Value) {
+    refusal("503", "Too many clients ask for this at once, or the agent is ending.")
+}

@@ -1,0 +1,273 @@
+//! The commands with a real agent and the real kernel, in a cgroup of the test's own. Needs root.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use crate::program::{Answer, Folder, alize, answer, copy_program, ends_within};
+
+/// Nobody outside of the test's cgroup sees it.
+const SERVICE: &str = "10.96.77.1";
+
+/// A cgroup, a bpffs and a folder for lock, socket and files. All of it goes with the test, also when it fails.
+struct Host {
+    folder: Folder,
+    instance: String,
+    cgroup: String,
+    agents: Vec<Child>,
+}
+
+impl Host {
+    fn new(test: &str) -> Self {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
+        let mut fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let root = fields.find(|fields| fields[2] == "cgroup2").expect("cgroup v2 is mounted")[1].to_owned();
+        let instance = format!("cli-{test}-{}", std::process::id());
+        let cgroup = format!("{root}/{instance}");
+        std::fs::create_dir(&cgroup).expect("root may make a cgroup");
+        let host = Self { folder: Folder::new(test), instance, cgroup, agents: Vec::new() };
+        std::fs::create_dir(host.bpffs()).expect("a folder");
+        run("mount", &["-t", "bpf", "bpf", &host.bpffs()]);
+        host
+    }
+
+    fn bpffs(&self) -> String {
+        self.folder.path("bpf")
+    }
+
+    fn run_dir(&self) -> String {
+        self.folder.path("run")
+    }
+
+    /// A command that finds this host's agent.
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = alize(args);
+        command.env("ALIZE_INSTANCE", &self.instance);
+        command.env("ALIZE_SOCKET", format!("{}/{}.sock", self.run_dir(), self.instance));
+        command
+    }
+
+    fn alize(&self, args: &[&str]) -> Answer {
+        answer(&mut self.command(args))
+    }
+
+    /// `alize run FILE` here, with `more` flags.
+    fn agent(&self, file: &str, more: &[&str]) -> Command {
+        let (bpffs, run_dir) = (self.bpffs(), self.run_dir());
+        let place = ["--bpffs", &bpffs, "--run-dir", &run_dir, "--metrics", "off"];
+        let cgroup = ["--cgroup", &self.cgroup];
+        let cgroup = if more.contains(&"--cgroup") { &[][..] } else { &cgroup };
+        self.command(&[&["run", file], &place[..], cgroup, more].concat())
+    }
+
+    /// Starts an agent and returns what it said until it was ready.
+    fn start(&mut self, file: &str) -> String {
+        let mut agent = self.agent(file, &[]).spawn().expect("the program starts");
+        let mut log = BufReader::new(agent.stderr.take().expect("a pipe"));
+        self.agents.push(agent);
+        let said = until(&mut log, "  metrics ");
+        // Somebody has to read on, or the agent would wait for a place in the pipe.
+        thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        said
+    }
+
+    /// Sends the last agent a signal and returns how it ended.
+    fn end(&mut self, signal: &str) -> Option<i32> {
+        let mut agent = self.agents.pop().expect("an agent");
+        run("kill", &[signal, &agent.id().to_string()]);
+        match signal {
+            "-KILL" => agent.wait().expect("it ends").code(),
+            _ => Some(ends_within(&mut agent, Duration::from_secs(10))),
+        }
+    }
+
+    fn unload(&self) -> Answer {
+        self.alize(&["unload", "--bpffs", &self.bpffs(), "--run-dir", &self.run_dir()])
+    }
+
+    /// The first line that a meshed client reads from the service.
+    fn dial(&self) -> Result<String, String> {
+        let script = format!(
+            "echo $$ > {}/cgroup.procs && exec 3<>/dev/tcp/{SERVICE}/80 && head -n 1 <&3",
+            self.cgroup
+        );
+        let output = Command::new("timeout").args(["5", "bash", "-c", &script]).output().expect("bash");
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
+            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        for agent in &mut self.agents {
+            let _ = agent.kill();
+            let _ = agent.wait();
+        }
+        let _ = self.command(&["unload", "--bpffs", &self.bpffs(), "--run-dir", &self.run_dir()]).output();
+        let _ = Command::new("umount").arg(self.bpffs()).status();
+        let _ = std::fs::remove_dir(&self.cgroup);
+    }
+}
+
+fn run(program: &str, args: &[&str]) {
+    let status =
+        Command::new(program).args(args).status().unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(status.success(), "{program} {args:?}: {status}");
+}
+
+/// Lines up to the one that begins with `last`.
+fn until(log: &mut BufReader<ChildStderr>, last: &str) -> String {
+    let mut said = String::new();
+    loop {
+        let mut line = String::new();
+        let length = log.read_line(&mut line).expect("UTF-8");
+        assert_ne!(length, 0, "the agent ended: {said}");
+        said.push_str(&line);
+        if line.starts_with(last) {
+            return said;
+        }
+    }
+}
+
+/// A server that tells its name to everyone; lives as long as the test's process.
+fn server(name: &'static str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let _ = stream.and_then(|mut stream| writeln!(stream, "{name}"));
+        }
+    });
+    port
+}
+
+fn mesh(endpoints: &[u16]) -> String {
+    let lines: String = endpoints.iter().map(|port| format!("      - 127.0.0.1:{port}\n")).collect();
+    format!("services:\n  - name: web\n    address: {SERVICE}:80\n    endpoints:\n{lines}")
+}
+
+fn json(answer: &Answer) -> serde_json::Value {
+    assert_eq!(answer.code, 0, "{}", answer.err);
+    serde_json::from_str(&answer.out).expect("JSON")
+}
+
+#[test]
+fn the_life_of_a_mesh() {
+    let mut host = Host::new("life");
+    let (one, two) = (server("one"), server("two"));
+    let file = host.folder.file("mesh.yaml", mesh(&[one]));
+
+    let said = host.start(&file);
+    assert!(said.contains("is ready") && said.contains("1 service, 1 endpoint"), "{said}");
+    assert!(said.contains("loaded into the kernel"), "{said}");
+    assert_eq!(host.dial().as_deref(), Ok("one"));
+
+    let status = json(&host.alize(&["status", "-o", "json"]));
+    assert_eq!(status["pid"], host.agents[0].id());
+    assert_eq!(status["config"]["file"], *file);
+    let web = json(&host.alize(&["services", "web", "-o", "json"]));
+    assert_eq!(web["traffic"]["connections"], 1);
+    assert!(host.alize(&["status"]).out.contains("services       1 of 65536"));
+    assert!(host.alize(&["services"]).out.contains(&format!("web      {SERVICE}:80")));
+    assert!(host.alize(&["endpoints"]).out.contains(&format!("127.0.0.1:{one}")));
+    let unknown = host.alize(&["services", "wbe"]);
+    assert_eq!(unknown.code, 1);
+    assert!(unknown.err.contains("\"wbe\""), "{}", unknown.err);
+
+    let other = host.folder.file("other.yaml", mesh(&[two]));
+    let applied = host.alize(&["apply", &other]);
+    assert!(applied.out.starts_with("+0 ~1 -0 =0 services in "), "{} {}", applied.out, applied.err);
+    assert_eq!(host.dial().as_deref(), Ok("two"));
+    let bad = host.folder.file("bad.yaml", mesh(&[one]).replace("address", "adress"));
+    let refused = host.alize(&["apply", &bad]);
+    assert_eq!(refused.code, 3);
+    assert!(
+        refused.err.contains("bad.yaml:3:5: error: ") && refused.err.contains("`address`"),
+        "{}",
+        refused.err
+    );
+    assert_eq!(host.dial().as_deref(), Ok("two"), "what was in force stays");
+    assert_eq!(host.alize(&["apply"]).code, 0);
+    assert_eq!(host.dial().as_deref(), Ok("one"), "the watched file is in force again");
+    let events = host.folder.path("events");
+    let watching = host
+        .command(&["watch", "--recent", "10", "-o", "json"])
+        .stdout(std::fs::File::create(&events).expect("a file"))
+        .stderr(Stdio::null())
+        .spawn();
+    let mut watching = watching.expect("the program starts");
+
+    let pid = host.agents[0].id().to_string();
+    let second = answer(&mut host.agent(&file, &[]));
+    assert_eq!(second.code, 5);
+    assert!(second.err.contains(&pid), "{}", second.err);
+    let unload = host.unload();
+    assert_eq!(unload.code, 5);
+    assert!(unload.err.contains(&pid) && unload.err.contains("stop it first"), "{}", unload.err);
+
+    assert_eq!(host.end("-KILL"), None);
+    assert_eq!(host.alize(&["status"]).code, 4);
+    assert_eq!(host.dial().as_deref(), Ok("one"), "the data path does not need the agent");
+    let said = host.start(&file);
+    assert!(said.contains("adopted from the kernel with 1 service"), "{said}");
+    assert_eq!(host.end("-TERM"), Some(0));
+
+    let unload = host.unload();
+    assert_eq!(unload.code, 0, "{}", unload.err);
+    assert!(unload.out.starts_with("removed instance cli-life-"), "{}", unload.out);
+    assert!(host.dial().is_err(), "nobody has the service address any more");
+    let unload = host.unload();
+    assert_eq!((unload.code, &unload.out[..17]), (0, "nothing to remove"));
+
+    watching.kill().expect("a child");
+    watching.wait().expect("it ends");
+    let events = std::fs::read_to_string(&events).expect("a file");
+    assert!(events.lines().count() >= 3, "the first state, two changes: {events}");
+    for line in events.lines() {
+        let event: serde_json::Value = serde_json::from_str(line).expect("one event a line");
+        assert!(event["message"].is_string(), "{line}");
+    }
+}
+
+#[test]
+fn what_the_machine_lacks_is_named() {
+    let host = Host::new("lacks");
+    let good = host.folder.file("good.yaml", mesh(&[80]));
+    let bad = host.folder.file("bad.yaml", "services: 3\n");
+    let none = host.folder.path("none.yaml");
+    let folder = host.folder.path("");
+    let cases: [(&str, &[&str], i32, &str); 6] = [
+        (&good, &["--cgroup", &folder], 5, "not a folder of cgroup v2"),
+        (&good, &["--cgroup", "/nowhere"], 5, "/nowhere"),
+        (&good, &["--bpffs", "/nowhere"], 5, "mount -t bpf bpf /nowhere"),
+        (&bad, &[], 3, "bad.yaml:1:11: error: "),
+        (&none, &[], 3, "none.yaml"),
+        (&good, &["--metrics", "192.0.2.1:1"], 1, "192.0.2.1:1"),
+    ];
+    for (file, more, code, message) in cases {
+        // A flag given again takes the place of the one before.
+        let ended = answer(&mut host.agent(file, more));
+        assert_eq!(ended.code, code, "{more:?}: {}", ended.err);
+        assert!(ended.err.contains(message), "{more:?}: {}", ended.err);
+        assert_eq!(ended.out, "");
+    }
+}
+
+#[test]
+fn without_root_the_answer_is_how_to_get_it() {
+    use std::os::unix::process::CommandExt;
+    let folder = Folder::new("rootless");
+    let file = folder.file("mesh.yaml", mesh(&[80]));
+    let binary = folder.path("alize");
+    copy_program(&binary);
+    for args in [&["run", &file][..], &["unload"]] {
+        let mut command = Command::new(&binary);
+        let ended = answer(command.args(args).args(["--run-dir", "/nowhere"]).uid(65_534).gid(65_534));
+        assert_eq!(ended.code, 5, "{args:?}: {}", ended.err);
+        assert!(ended.err.contains("root"), "{args:?}: {}", ended.err);
+    }
+}

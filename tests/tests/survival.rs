@@ -1,0 +1,189 @@
+//! The data path does not depend on the agent being alive.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use alize_model::api::ServiceStatus;
+use alize_tests::mesh::{endpoint, endpoints, file, service, web};
+use alize_tests::servers::at;
+use alize_tests::{Agent, AgentOptions, Kind, World};
+use anyhow::Result;
+
+fn address() -> SocketAddr {
+    at([10, 96, 0, 10], 80)
+}
+
+/// What `bpftool` sees attached at the meshed cgroup.
+fn attached(world: &World) -> Result<String> {
+    let folder = world.mesh().path().to_string_lossy().into_owned();
+    let text = world.plain("node")?.run("bpftool", &["--json", "cgroup", "show", &folder])?;
+    Ok(text.trim().to_owned())
+}
+
+/// Everything below a folder of bpffs.
+fn pins(folder: &Path) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        found.push(entry.path().display().to_string());
+        if entry.file_type()?.is_dir() {
+            found.extend(pins(&entry.path())?);
+        }
+    }
+    Ok(found)
+}
+
+fn numbers(service: &ServiceStatus) -> Vec<u32> {
+    let endpoints = service.endpoints.iter().map(|endpoint| endpoint.id);
+    std::iter::once(service.id).chain(endpoints).collect()
+}
+
+#[test]
+fn an_agent_killed_and_restarted_costs_no_connection() -> Result<()> {
+    let world = World::new("kill")?;
+    let servers = world.fleet(Kind::Name, &["a", "b"], 7000)?;
+    let even = web(address(), &[], &endpoints(servers.iter().map(|s| s.v4)));
+    let uneven = [endpoint(servers[0].v4, &["weight: 3"]), endpoint(servers[1].v4, &[])];
+    let uneven = web(address(), &[], &uneven);
+
+    let mut agent = Agent::start(&world, &even)?;
+    assert!(!agent.status()?.adopted);
+    let first = numbers(&agent.service("web")?);
+    let (mut held, opened) = world.meshed("held")?.hold(address(), 1000)?;
+    assert_eq!((opened.answered(), opened.failed()), (1000, 0), "{:?}", opened.errors);
+    let mut stream = world.meshed("stream")?.stream(address(), &["--callers=2"])?;
+
+    // The second restart finds another file, so that it has something to write.
+    for text in [&even, &uneven, &even] {
+        agent.kill()?;
+        std::thread::sleep(Duration::from_millis(300));
+        let alone = stream.ask()?;
+        assert_eq!(alone.failed(), 0, "{:?}", alone.errors);
+        assert!(alone.answered() > 0);
+
+        agent = Agent::start(&world, text)?;
+        assert!(agent.status()?.adopted);
+        let web = agent.service("web")?;
+        assert_eq!(numbers(&web), first, "numbers have changed");
+        assert!(web.traffic.open >= 1000, "{} connections are counted as open", web.traffic.open);
+        let seen = stream.ask()?;
+        assert_eq!(seen.failed(), 0, "{:?}", seen.errors);
+        assert_eq!(held.ask()?.answers, opened.answers);
+    }
+    let seen = stream.finish()?;
+    assert_eq!(seen.failed(), 0, "{:?}", seen.errors);
+    drop(held);
+    Ok(())
+}
+
+#[test]
+fn connects_are_balanced_while_no_agent_runs_and_counted_for_the_next() -> Result<()> {
+    let world = World::new("alone")?;
+    let servers = world.fleet(Kind::Name, &["a", "b"], 7000)?;
+    let text = web(address(), &["balance: round-robin"], &endpoints(servers.iter().map(|s| s.v4)));
+    let agent = Agent::start(&world, &text)?;
+    let status = agent.stop()?;
+    assert!(status.success(), "{status}");
+    let seen = world.meshed("client")?.connect(address(), 100)?;
+    assert_eq!((seen.of("a"), seen.of("b"), seen.failed()), (50, 50, 0));
+    let agent = Agent::start(&world, &text)?;
+    let web = agent.service("web")?;
+    assert_eq!((web.traffic.connections, web.traffic.established, web.traffic.open), (100, 100, 0));
+    Ok(())
+}
+
+#[test]
+fn a_second_agent_refuses_and_disturbs_nothing() -> Result<()> {
+    let world = World::new("second")?;
+    let servers = world.fleet(Kind::Name, &["a"], 7000)?;
+    let text = web(address(), &[], &endpoints([servers[0].v4]));
+    let mut agent = Agent::start(&world, &text)?;
+    let mut stream = world.meshed("client")?.stream(address(), &[])?;
+
+    let metrics = ["--metrics=off"];
+    let mut second = Agent::spawn(&world, &text, &AgentOptions::flags(&metrics))?;
+    let status = second.process().wait(Duration::from_secs(20))?;
+    let log = second.process().log();
+    assert!(!status.success() && status.code().is_some(), "{status}: {log}");
+    assert!(log.contains(&format!("process {}", agent.process().pid())), "{log}");
+    assert!(log.contains(&world.instance()), "{log}");
+
+    // Another instance cannot mesh the same processes.
+    let other = ["--metrics=off", "--instance=other"];
+    let mut other = Agent::spawn(&world, &text, &AgentOptions::flags(&other))?;
+    let status = other.process().wait(Duration::from_secs(20))?;
+    assert!(!status.success() && status.code().is_some(), "{status}");
+
+    // Nor can the data path be taken away from under a running agent.
+    let unload = Agent::unload(&world)?;
+    assert!(!unload.status.success(), "{unload:?}");
+
+    assert!(agent.process().ended()?.is_none());
+    let seen = stream.ask()?;
+    assert!(seen.failed() == 0 && seen.answered() > 0, "{seen:?}");
+    assert_eq!(agent.status()?.pid, agent.process().pid());
+    Ok(())
+}
+
+#[test]
+fn unload_leaves_nothing_behind_and_running_connections_stay() -> Result<()> {
+    let world = World::new("unload")?;
+    let servers = world.fleet(Kind::Name, &["a", "b"], 7000)?;
+    let text = web(address(), &[], &endpoints(servers.iter().map(|s| s.v4)));
+    let agent = Agent::start(&world, &text)?;
+    let client = world.meshed("client")?;
+    let (mut held, opened) = client.hold(address(), 100)?;
+    assert_eq!(opened.answered(), 100);
+    assert!(attached(&world)?.contains("connect4"), "{}", attached(&world)?);
+    assert!(!pins(&world.bpffs())?.is_empty());
+    agent.stop()?;
+    assert!(attached(&world)?.contains("connect4"), "the data path must not end with the agent");
+
+    let unload = Agent::unload(&world)?;
+    assert!(unload.status.success(), "{unload:?}");
+    assert_eq!(pins(&world.bpffs())?, Vec::<String>::new());
+    let left = attached(&world)?;
+    assert!(left.is_empty() || left == "[]", "{left}");
+    assert_eq!(held.ask()?.answers, opened.answers);
+    assert_eq!(client.connect(address(), 5)?.failed(), 5);
+
+    // Once more finds nothing, which is no error; and all can begin again.
+    assert!(Agent::unload(&world)?.status.success());
+    let agent = Agent::start(&world, &text)?;
+    assert!(!agent.status()?.adopted);
+    assert_eq!(client.connect(address(), 50)?.failed(), 0);
+    assert_eq!(held.ask()?.answers, opened.answers);
+    Ok(())
+}
+
+#[test]
+fn a_restart_with_a_bad_file_leaves_the_pinned_state_in_force() -> Result<()> {
+    let world = World::new("restart-bad")?;
+    let servers = world.fleet(Kind::Name, &["a"], 7000)?;
+    let text = web(address(), &[], &endpoints([servers[0].v4]));
+    let client = world.meshed("client")?;
+    Agent::start(&world, &text)?.kill()?;
+    // Whether the agent refuses to start or goes on with what is pinned, connects must not notice.
+    let _agent = Agent::spawn(&world, "services: nonsense\n", &AgentOptions::default())?;
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(client.connect(address(), 50)?.of("a"), 50);
+    Ok(())
+}
+
+#[test]
+fn services_of_before_the_restart_that_are_no_longer_wanted_go() -> Result<()> {
+    let world = World::new("restart-less")?;
+    let servers = world.fleet(Kind::Name, &["a"], 7000)?;
+    let listed = endpoints([servers[0].v4]);
+    let other = at([10, 96, 0, 11], 80);
+    let both = file(&[service("web", address(), &[], &listed), service("other", other, &[], &listed)]);
+    Agent::start(&world, &both)?.kill()?;
+    let agent = Agent::start(&world, &file(&[service("other", other, &[], &listed)]))?;
+    let client = world.meshed("client")?;
+    assert_eq!(client.connect(address(), 5)?.failed(), 5);
+    assert_eq!(client.connect(other, 5)?.of("a"), 5);
+    assert_eq!(agent.status()?.usage.services, 1);
+    Ok(())
+}
