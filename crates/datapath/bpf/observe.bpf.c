@@ -111,12 +111,14 @@ static __always_inline void conversation_follow(struct __sk_buff *skb, struct co
 	bool request = egress == (conversation->role == ROLE_CLIENT);
 	struct framing *framing = request ? &conversation->request : &conversation->response;
 	bool first = request && !conversation->requests;
-	if (__sync_lock_test_and_set(&framing->busy, 1)) {
+	/* Sending holds the socket; what is received may be looked at by two CPUs at once. */
+	if (!egress && __sync_lock_test_and_set(&framing->busy, 1)) {
 		conversation_lose(conversation, TALLY_RACED);
 		return;
 	}
 	__u32 reason = direction_follow(skb, conversation, framing, segment, request);
-	__sync_lock_test_and_set(&framing->busy, 0);
+	if (!egress)
+		__sync_lock_test_and_set(&framing->busy, 0);
 	if (reason)
 		conversation_lose(conversation, reason);
 	else if (first && egress)

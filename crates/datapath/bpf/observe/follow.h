@@ -332,6 +332,13 @@ static long walk_step(__u32 i, void *context)
 	return done ? 1 : 0;
 }
 
+/* TCP stamps what it sends, on the monotonic clock, so that reading the clock again is saved. */
+static __always_inline __u64 packet_time(struct __sk_buff *skb, bool egress)
+{
+	__u64 sent = egress ? skb->tstamp : 0;
+	return sent ? sent : bpf_ktime_get_ns();
+}
+
 /* The bytes of the packet from `offset` on. 0, or why the thread is lost. */
 static __always_inline __u32 walk(struct __sk_buff *skb, struct conversation *conversation, struct framing *framing,
 				  const struct segment *segment, bool request, __u32 offset)
@@ -341,7 +348,7 @@ static __always_inline __u32 walk(struct __sk_buff *skb, struct conversation *co
 		return TALLY_NO_WINDOW;
 	struct progress *progress = &walk.window->progress;
 	progress->segment = *segment;
-	progress->now = bpf_ktime_get_ns();
+	progress->now = packet_time(skb, request == (conversation->role == ROLE_CLIENT));
 	progress->offset = offset;
 	progress->base = offset;
 	progress->filled = 0;

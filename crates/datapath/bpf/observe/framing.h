@@ -90,15 +90,19 @@ enum {
 /* The place of the line feed that ends the line, or `to`. */
 static __always_inline __u32 line_feed(const struct window *window, __u32 from, __u32 to)
 {
-	for (int i = 0; i < WINDOW_SIZE / 8 + 1; i++) {
+	for (int i = 0; i < WINDOW_SIZE / WINDOW_MARGIN + 1; i++) {
 		if (from >= to)
 			break;
-		__u64 found = equal_bytes(word_at(window, from), '\n');
-		if (found) {
-			__u32 at = from + first_byte(found);
-			return at < to ? at : to;
+		const text_word *words = (const text_word *)bytes_at(window, from);
+#pragma clang loop unroll(full)
+		for (int word = 0; word < WINDOW_MARGIN / 8; word++) {
+			__u64 found = equal_bytes(words[word], '\n');
+			if (found) {
+				__u32 at = from + word * 8 + first_byte(found);
+				return at < to ? at : to;
+			}
 		}
-		from += 8;
+		from += WINDOW_MARGIN;
 	}
 	return to;
 }
@@ -382,11 +386,12 @@ enum field {
 };
 
 /* By the first word of the line; the rest of the name is looked at when the line is read. */
-static __always_inline __u32 field_of(__u64 word, const struct pending *pending)
+static __always_inline __u32 field_of(const struct window *window, __u32 from, const struct pending *pending)
 {
-	__u64 name = LOWER(word);
+	__u64 word = word_at(window, from), name = LOWER(word);
+	/* Most heads have a Content-Type too. */
 	if (name == TEXT8('c', 'o', 'n', 't', 'e', 'n', 't', '-'))
-		return FIELD_LENGTH;
+		return (byte_at(window, from + 8) | 0x20) == 'l' ? FIELD_LENGTH : FIELD_NONE;
 	if (name == TEXT8('t', 'r', 'a', 'n', 's', 'f', 'e', 'r'))
 		return FIELD_CODING;
 	if (pending && (name & 0xffffffffff) == (TEXT4('h', 'o', 's', 't') | (__u64)':' << 32))
@@ -405,7 +410,7 @@ __noinline __u32 field_line(struct window *window, struct framing *framing, stru
 		return TALLY_NO_MEMORY;
 	__u64 second = LOWER(word_at(window, from + 8));
 	__u8 after;
-	switch (field_of(word_at(window, from), pending)) {
+	switch (field_of(window, from, pending)) {
 	case FIELD_LENGTH:
 		if (end < from + 14 || low_bytes(second, 6) != TEXT8('l', 'e', 'n', 'g', 't', 'h', 0, 0))
 			return 0;
@@ -440,7 +445,7 @@ static __always_inline __u64 field_unfinished(struct window *window, struct fram
 	enum { LONGEST_NAME = 18 }; /* that matters, with what follows it */
 	if (to - from < LONGEST_NAME)
 		return step(from, OUTCOME_MORE);
-	__u32 field = trailers ? FIELD_NONE : field_of(word_at(window, from), pending);
+	__u32 field = trailers ? FIELD_NONE : field_of(window, from, pending);
 	if (field == FIELD_FOLDED)
 		return failed(from, TALLY_BAD_FIELD);
 	if (field != FIELD_NONE) {
@@ -451,7 +456,7 @@ static __always_inline __u64 field_unfinished(struct window *window, struct fram
 				host_keep(window, pending, from + 5, to);
 		} else {
 			__u8 flags = framing->flags;
-			/* Content-Type may be as long as it likes: only a field that frames must fit. */
+			/* Another that begins alike may be as long as it likes: only one that frames must fit. */
 			__u32 reason = field_line(window, framing, pending, from, to);
 			if (reason || framing->flags != flags)
 				return failed(from, TALLY_LINE_TOO_LONG);
@@ -479,10 +484,9 @@ __noinline __u64 field_next(struct window *window, struct framing *framing, stru
 	}
 	if (feed >= to)
 		return field_unfinished(window, framing, pending, from, to, trailers);
-	__u64 word = word_at(window, from);
-	if (feed == from || (feed == from + 1 && (word & 0xff) == '\r'))
+	if (feed == from || (feed == from + 1 && byte_at(window, from) == '\r'))
 		return step(feed + 1, OUTCOME_HEAD);
-	if (!trailers && field_of(word, pending) != FIELD_NONE) {
+	if (!trailers && field_of(window, from, pending) != FIELD_NONE) {
 		__u32 reason = field_line(window, framing, pending, from, line_text(window, from, feed));
 		if (reason)
 			return failed(from, reason);

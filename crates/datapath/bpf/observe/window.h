@@ -34,6 +34,7 @@ static inline long bpf_loop(__u32 steps, long (*step)(__u32, void *), void *cont
 
 enum {
 	WINDOW_SIZE = 1024, /* a power of two */
+	WINDOW_MARGIN = 32, /* may be read behind any place */
 	CARRY_SIZE = 256, /* an unfinished line that waits for the next packet */
 	FOLD_SIZE = 128, /* a power of two above PATH_SIZE */
 };
@@ -79,7 +80,7 @@ struct progress {
 };
 
 struct window {
-	__u8 bytes[WINDOW_SIZE + 16]; /* a word may be read at any place */
+	__u8 bytes[WINDOW_SIZE + WINDOW_MARGIN];
 	__u8 fold[FOLD_SIZE + 8]; /* where target.h writes a folded path */
 	struct progress progress;
 	struct pending spare; /* where a request is read that has no place, and forgotten */
@@ -89,31 +90,31 @@ struct window {
 #define BYTES(byte) (0x0101010101010101ULL * (byte))
 #define HIGH_BITS BYTES(0x80)
 
+/* On the host the sanitizers look at alignment; BPF has no unaligned access to ask for, and needs none to be asked. */
+#ifdef ALIZE_HOST
 typedef __u64 __attribute__((may_alias, aligned(1))) text_word;
+#else
+typedef __u64 text_word;
+#endif
 
 /* Keeps the compiler from folding a mask away: the verifier needs to see it. */
 #define HIDE(x) asm volatile("" : "+r"(x))
 
+/* The bytes from `at` on; WINDOW_MARGIN of them may be read wherever that is. */
+static __always_inline const __u8 *bytes_at(const struct window *window, __u32 at)
+{
+	HIDE(at);
+	return &window->bytes[at & (WINDOW_SIZE - 1)];
+}
+
 static __always_inline __u64 word_at(const struct window *window, __u32 at)
 {
-	at &= WINDOW_SIZE - 1;
-#ifdef ALIZE_HOST
-	return *(const text_word *)&window->bytes[at];
-#else
-	HIDE(at);
-	at &= WINDOW_SIZE - 1;
-	return *(const __u64 *)&window->bytes[at];
-#endif
+	return *(const text_word *)bytes_at(window, at);
 }
 
 static __always_inline __u8 byte_at(const struct window *window, __u32 at)
 {
-	at &= WINDOW_SIZE - 1;
-#ifndef ALIZE_HOST
-	HIDE(at);
-	at &= WINDOW_SIZE - 1;
-#endif
-	return window->bytes[at];
+	return *bytes_at(window, at);
 }
 
 /* The high bit of each byte that equals `byte`, exact up to the first such byte. */
