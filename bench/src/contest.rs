@@ -6,11 +6,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::alize::{Agent, service_file};
+use crate::layout::ENDPOINTS;
 use crate::order::{Answer, Order, Targets, Work};
 use crate::process::{check_interrupt, run};
 use crate::report::{Cell, Change, LeftOut, Loading, Memory, Settings, Slice, Subject, Workload};
 use crate::rulesets;
 use crate::statistics::Random;
+use crate::summary::count;
 use crate::world::{Backend, Client, Ground, ServerSide, inside};
 
 /// Before the measured time of each slice: caches and clocks settle.
@@ -75,7 +77,7 @@ impl<'a> Contest<'a> {
         for subject in [Subject::Direct, Subject::Alize, Subject::Iptables, Subject::Nftables] {
             for &services in &self.settings.sizes {
                 check_interrupt()?;
-                eprintln!("preparing {} with {services} services", subject.label());
+                eprintln!("preparing {} with {}", subject.label(), count(services));
                 let entered = match (subject, alize) {
                     (Subject::Alize, None) => break,
                     (Subject::Alize, Some(program)) => self.enter_alize(program, services, "tcp"),
@@ -98,7 +100,7 @@ impl<'a> Contest<'a> {
     fn enter_hook(&mut self, alize: Option<&Path>) -> Result<()> {
         for &services in &self.settings.sizes {
             check_interrupt()?;
-            eprintln!("preparing the hook alone with {services} services");
+            eprintln!("preparing the hook alone with {}", count(services));
             let client = self.client(&format!("direct-udp-{services}"))?;
             self.hook_contestants.push(Contestant { subject: Subject::Direct, services, client });
             let Some(program) = alize else { continue };
@@ -219,34 +221,36 @@ impl<'a> Contest<'a> {
                 continue;
             }
             if !std::mem::replace(&mut visited, true) {
-                self.visit()?;
+                self.visit(false)?;
             }
             cells.append(&mut self.rounds(&wanted)?);
         }
         let wanted: Vec<Workload> = workloads.iter().copied().filter(|one| one.is_hook()).collect();
         if !wanted.is_empty() {
+            self.visit(true)?;
             cells.append(&mut self.rounds(&wanted)?);
         }
         Ok(cells)
     }
 
     /// Nothing that is measured is the first of its kind: counters exist, neighbours are known.
-    fn visit(&mut self) -> Result<()> {
+    fn visit(&mut self, udp: bool) -> Result<()> {
+        let list = if udp { &mut self.hook_contestants } else { &mut self.contestants };
         let mut failed = Vec::new();
-        for (place, one) in self.contestants.iter_mut().enumerate() {
-            eprintln!("first connections: {} with {} services", one.subject.label(), one.services);
-            let targets = targets(one.subject, one.services);
-            if let Err(error) = one.client.order(&Order::Visit(targets)) {
+        for (place, one) in list.iter_mut().enumerate() {
+            let what = format!("{} with {}", one.subject.label(), count(one.services));
+            eprintln!("first connections: {what}");
+            // Endpoints are drawn by chance; after so many visits few are left that have never been.
+            let times = if one.subject == Subject::Alize { 4 * ENDPOINTS } else { 1 };
+            let order = Order::Visit { targets: targets(one.subject, one.services), udp, times };
+            if let Err(error) = one.client.order(&order) {
                 check_interrupt()?;
-                failed.push((
-                    place,
-                    format!("{} with {} services", one.subject.label(), one.services),
-                    error,
-                ));
+                failed.push((place, what, error));
             }
         }
         for (place, what, error) in failed.into_iter().rev() {
-            self.contestants.remove(place);
+            let list = if udp { &mut self.hook_contestants } else { &mut self.contestants };
+            list.remove(place);
             self.leave_out(what, &error);
         }
         Ok(())

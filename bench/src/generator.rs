@@ -50,7 +50,7 @@ fn say(answer: &Answer) -> Result<()> {
 fn obey(order: Order) -> Result<Answer> {
     match order {
         Order::Prepare => prepare().map(|()| Answer::Done),
-        Order::Visit(targets) => visit(targets).map(|()| Answer::Done),
+        Order::Visit { targets, udp, times } => visit(targets, udp, times).map(|()| Answer::Done),
         Order::Load { work, targets, threads, cpu, warm_up, seconds } => {
             let until = Duration::from_secs_f64(seconds);
             load(work, targets, threads, cpu, Duration::from_secs_f64(warm_up), until).map(Answer::Loaded)
@@ -74,11 +74,17 @@ fn set(name: &str, value: &str) -> Result<()> {
     fs::write(format!("/proc/sys/{name}"), value).with_context(|| format!("cannot set {name} to {value}"))
 }
 
-fn visit(targets: Targets) -> Result<()> {
-    for index in 0..targets.count() {
-        let address = targets.address(index);
-        let mut stream = connect(address)?;
-        exchange(&mut stream, &mut [0; 1024]).with_context(|| format!("first request to {address}"))?;
+fn visit(targets: Targets, udp: bool, times: u32) -> Result<()> {
+    for address in (0..targets.count()).map(|index| targets.address(index)) {
+        for _ in 0..times {
+            if udp {
+                rustix::net::connect(udp_socket()?, &address)
+                    .with_context(|| format!("first UDP connect to {address}"))?;
+            } else {
+                exchange(&mut connect(address)?, &mut [0; 1024])
+                    .with_context(|| format!("first request to {address}"))?;
+            }
+        }
     }
     Ok(())
 }

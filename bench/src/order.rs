@@ -52,8 +52,8 @@ pub(crate) enum Work {
 pub(crate) enum Order {
     /// Sets the generator's own network namespace up; the interface is there already.
     Prepare,
-    /// One connection to each target, so that nothing later is the first of its kind.
-    Visit(Targets),
+    /// So many connections to each target, so that nothing later is the first of its kind.
+    Visit { targets: Targets, udp: bool, times: u32 },
     /// A slice of load.
     Load {
         work: Work,

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::http::{Response, ask};
 use crate::wait::{until, until_true};
-use crate::{Namespace, Place, Process, World};
+use crate::{Cgroup, Namespace, Place, Process, World};
 
 /// Where metrics are served in the agent's namespace.
 pub const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9478);
@@ -21,17 +21,26 @@ pub const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::I
 /// Loading the programs takes about a second on a busy machine; 10,000 services a little more.
 const START: Duration = Duration::from_secs(60);
 
+/// Reading a changed file, and writing what is different.
+const CHANGE: Duration = Duration::from_secs(20);
+
 /// How to start an agent beyond its file.
 #[derive(Clone, Debug, Default)]
 pub struct AgentOptions {
     /// More flags, such as `--max-affinity=1`.
     pub flags: Vec<String>,
+    /// Another name than the world's.
+    pub instance: Option<String>,
+    /// Other cgroups to mesh than the world's.
+    pub cgroups: Vec<Cgroup>,
+    /// Serve no metrics, so that two agents can run side by side.
+    pub without_metrics: bool,
 }
 
 impl AgentOptions {
     /// With these flags.
     pub fn flags(flags: &[&str]) -> Self {
-        Self { flags: flags.iter().map(|flag| (*flag).to_owned()).collect() }
+        Self { flags: flags.iter().map(|flag| (*flag).to_owned()).collect(), ..Self::default() }
     }
 }
 
@@ -61,21 +70,22 @@ impl Agent {
     /// As [`Agent::start_with`], without waiting.
     pub fn spawn(world: &World, text: &str, options: &AgentOptions) -> Result<Self> {
         let place = world.plain("node")?;
-        let file = world.folder().join("mesh.yaml");
+        let instance = options.instance.clone().unwrap_or_else(|| world.instance());
+        let file = world.folder().join(format!("{instance}.yaml"));
         fs::write(&file, text)?;
         let binary = crate::place::binary("alize")?;
-        let instance = world.instance();
-        let paths = [
-            ("--cgroup", world.mesh().path().to_owned()),
-            ("--bpffs", world.bpffs()),
-            ("--run-dir", world.run_dir()),
-        ];
+        let metrics = if options.without_metrics { "off".to_owned() } else { METRICS.to_string() };
+        let mut paths = vec![("--bpffs", world.bpffs()), ("--run-dir", world.run_dir())];
+        match options.cgroups.as_slice() {
+            [] => paths.push(("--cgroup", world.mesh().path().to_owned())),
+            cgroups => paths.extend(cgroups.iter().map(|cgroup| ("--cgroup", cgroup.path().to_owned()))),
+        }
         let mut arguments =
             vec!["run".to_owned(), file.display().to_string(), format!("--instance={instance}")];
         arguments.extend(paths.iter().map(|(flag, path)| format!("{flag}={}", path.display())));
-        arguments.push(format!("--metrics={METRICS}"));
+        arguments.push(format!("--metrics={metrics}"));
         arguments.extend(options.flags.iter().cloned());
-        let process = place.start("agent", &binary.to_string_lossy(), &arguments)?;
+        let process = place.start(&format!("agent-{instance}"), &binary.to_string_lossy(), &arguments)?;
         Ok(Self { socket: world.run_dir().join(format!("{instance}.sock")), process, place, file, instance })
     }
 
@@ -136,11 +146,12 @@ impl Agent {
     pub fn change(&self, text: &str) -> Result<()> {
         let before = self.status()?.config.generation;
         self.write(text)?;
-        until_true("the changed file to be in force", START, || {
+        let changed = until_true("the changed file to be in force", CHANGE, || {
             let config = self.status()?.config;
             ensure!(config.refused.is_empty(), "the file is refused: {:?}", config.refused);
             Ok(config.generation > before)
-        })
+        });
+        changed.with_context(|| format!("its log: {}", self.process.log_end()))
     }
 
     /// Changes the file without waiting.
@@ -170,7 +181,7 @@ impl Agent {
         Ok(response.body)
     }
 
-    /// The agent's events so far, by `alize watch`.
+    /// The last events that the agent has told.
     pub fn events(&self) -> Result<Vec<Event>> {
         let mut stream = connect(&self.socket)?;
         stream.set_read_timeout(Some(Duration::from_millis(300)))?;

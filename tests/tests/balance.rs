@@ -144,7 +144,7 @@ fn least_connections_prefers_the_idle() -> Result<()> {
 
     // What ends is free again.
     assert_eq!(more.ask()?.of("idle"), 40);
-    more.finish()?;
+    drop(more);
     let (_again, opened) = client.hold(service(), 30)?;
     assert_eq!(opened.answers, BTreeMap::from([("idle".to_owned(), 30)]));
     Ok(())

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use alize_model::Severity;
 use alize_tests::mesh::{endpoint, endpoints, file, service, web};
 use alize_tests::servers::at;
 use alize_tests::wait::until_true;
 use alize_tests::{Agent, Kind, World};
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -148,7 +149,7 @@ fn reloads_under_load_fail_no_connect() -> Result<()> {
     };
     let agent = Agent::start(&world, &text(3))?;
     let client = world.meshed("client")?;
-    let mut stream = client.stream(address(), &["--callers=4"])?;
+    let mut stream = client.stream(address(), &["--callers=4", "--pause=2"])?;
     let (mut held, opened) = client.hold(address(), 50)?;
     for round in 0..40 {
         agent.change(&text(round))?;
@@ -179,7 +180,9 @@ fn a_bad_file_changes_nothing_and_is_shown() -> Result<()> {
     until_true("the refusal to be shown", SOON, || Ok(!agent.status()?.config.refused.is_empty()))?;
     let config = agent.status()?.config;
     assert_eq!(config.generation, before.generation);
-    let refused = &config.refused[0];
+    let errors = config.refused.iter().filter(|remark| remark.severity == Severity::Error);
+    let refused = errors.clone().next().context("an error")?;
+    assert_eq!(errors.count(), 1, "{:?}", config.refused);
     assert!(refused.message.contains("endpionts"), "{refused}");
     assert_eq!(refused.position.line, 4, "{refused}");
     assert!(refused.help.as_deref().is_some_and(|help| help.contains("endpoints")), "{refused}");

@@ -102,8 +102,8 @@ fn a_second_agent_refuses_and_disturbs_nothing() -> Result<()> {
     let mut agent = Agent::start(&world, &text)?;
     let mut stream = world.meshed("client")?.stream(address(), &[])?;
 
-    let metrics = ["--metrics=off"];
-    let mut second = Agent::spawn(&world, &text, &AgentOptions::flags(&metrics))?;
+    let options = AgentOptions { without_metrics: true, ..AgentOptions::default() };
+    let mut second = Agent::spawn(&world, &text, &options)?;
     let status = second.process().wait(Duration::from_secs(20))?;
     let log = second.process().log();
     assert!(!status.success() && status.code().is_some(), "{status}: {log}");
@@ -111,10 +111,11 @@ fn a_second_agent_refuses_and_disturbs_nothing() -> Result<()> {
     assert!(log.contains(&world.instance()), "{log}");
 
     // Another instance cannot mesh the same processes.
-    let other = ["--metrics=off", "--instance=other"];
-    let mut other = Agent::spawn(&world, &text, &AgentOptions::flags(&other))?;
+    let mut other = Agent::spawn(&world, &text, &AgentOptions { instance: Some("other".into()), ..options })?;
     let status = other.process().wait(Duration::from_secs(20))?;
-    assert!(!status.success() && status.code().is_some(), "{status}");
+    let log = other.process().log();
+    assert!(!status.success() && status.code().is_some(), "{status}: {log}");
+    assert!(log.contains(&format!("is meshed by instance {:?}", world.instance())), "{log}");
 
     // Nor can the data path be taken away from under a running agent.
     let unload = Agent::unload(&world)?;
@@ -132,18 +133,20 @@ fn unload_leaves_nothing_behind_and_running_connections_stay() -> Result<()> {
     let world = World::new("unload")?;
     let servers = world.fleet(Kind::Name, &["a", "b"], 7000)?;
     let text = web(address(), &[], &endpoints(servers.iter().map(|s| s.v4)));
+    // The kernel puts files of its own into a bpffs.
+    let before = pins(&world.bpffs())?;
     let agent = Agent::start(&world, &text)?;
     let client = world.meshed("client")?;
     let (mut held, opened) = client.hold(address(), 100)?;
     assert_eq!(opened.answered(), 100);
     assert!(attached(&world)?.contains("connect4"), "{}", attached(&world)?);
-    assert!(!pins(&world.bpffs())?.is_empty());
+    assert!(pins(&world.bpffs())?.len() > before.len());
     agent.stop()?;
     assert!(attached(&world)?.contains("connect4"), "the data path must not end with the agent");
 
     let unload = Agent::unload(&world)?;
     assert!(unload.status.success(), "{unload:?}");
-    assert_eq!(pins(&world.bpffs())?, Vec::<String>::new());
+    assert_eq!(pins(&world.bpffs())?, before);
     let left = attached(&world)?;
     assert!(left.is_empty() || left == "[]", "{left}");
     assert_eq!(held.ask()?.answers, opened.answers);

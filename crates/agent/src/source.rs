@@ -1,5 +1,6 @@
 //! Where desired state comes from: a file that is watched, and text that is handed over.
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
@@ -12,6 +13,7 @@ use alize_model::{Diagnostic, HostFacts, Position, Severity};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
+use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 /// The largest text that is taken, in bytes: about 20 times the largest mesh that the default budgets allow.
@@ -33,7 +35,7 @@ pub(crate) struct Identity {
 impl Identity {
     fn new(path: &Path, metadata: &fs::Metadata) -> Self {
         Self {
-            path: path.to_owned(),
+            path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
             device: metadata.dev(),
             inode: metadata.ino(),
             size: metadata.len(),
@@ -157,12 +159,14 @@ pub fn host_facts() -> HostFacts {
 pub(crate) struct Watch {
     path: PathBuf,
     inotify: AsyncFd<OwnedFd>,
+    /// Something changed; when it will have been quiet for long enough.
+    quiet_at: Cell<Option<Instant>>,
 }
 
 impl Watch {
     pub(crate) fn new(path: &Path) -> io::Result<Self> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        let watch = Self { path: path.to_owned(), inotify: readiness(inotify)? };
+        let watch = Self { path: path.to_owned(), inotify: readiness(inotify)?, quiet_at: Cell::default() };
         watch.renew();
         Ok(watch)
     }
@@ -183,10 +187,22 @@ impl Watch {
         }
     }
 
-    /// Returns when something changed in the folders that may concern the file, and it has been quiet since.
+    /// Returns when something changed in the folders that may concern the file, and it has been quiet since. May be
+    /// dropped and called again: what it has seen is kept.
     pub(crate) async fn changed(&self) {
-        while !self.next_change().await {}
-        while tokio::time::timeout(PAUSE, self.next_change()).await.is_ok() {}
+        loop {
+            let concerns = match self.quiet_at.get() {
+                None => self.next_change().await,
+                Some(at) => match timeout_at(at, self.next_change()).await {
+                    Ok(_) => true,
+                    Err(_) => break,
+                },
+            };
+            if concerns {
+                self.quiet_at.set(Some(Instant::now() + PAUSE));
+            }
+        }
+        self.quiet_at.set(None);
         self.renew();
     }
 
@@ -333,5 +349,18 @@ mod tests {
         fs::rename(folder.0.join("link.new"), &link).unwrap();
         seen(&watch, "a swap of the link").await;
         assert_eq!(Identity::of(&link).unwrap().inode, Identity::of(&path).unwrap().inode);
+    }
+    /// The agent waits for several things at once; a request in between must not cost the change.
+    #[tokio::test]
+    async fn a_wait_that_was_broken_off_loses_nothing() {
+        let folder = Folder::new("watch-broken-off");
+        let path = folder.file("m.yaml", "a");
+        let watch = Watch::new(&path).unwrap();
+        fs::write(&path, "b").unwrap();
+        for _ in 0..3 {
+            let broken_off = tokio::time::timeout(PAUSE / 10, watch.changed()).await;
+            assert!(broken_off.is_err(), "it must wait until it is quiet");
+        }
+        tokio::time::timeout(Duration::from_secs(5), watch.changed()).await.expect("the change was lost");
     }
 }

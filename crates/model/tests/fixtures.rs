@@ -52,6 +52,14 @@ fn fixtures() -> Vec<PathBuf> {
 }
 
 #[test]
+fn a_file_that_is_too_large_is_not_read() {
+    let text = " ".repeat((64 << 20) + 1);
+    let found = outcome("large.yaml", &text);
+    let expected = "large.yaml:1:1: error: the file has 67108865 bytes, 67108864 are allowed";
+    assert!(found.starts_with(expected), "{found}");
+}
+
+#[test]
 fn every_file_gives_what_is_written_beside_it() {
     let mut differing = Vec::new();
     for path in fixtures() {

@@ -1,6 +1,8 @@
 //! What holds for every file: a model that is written as YAML reads back as it was; anything else is taken or refused
 //! with a place inside the file, and never panics.
 
+mod schema;
+
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -11,7 +13,7 @@ use std::time::Duration;
 use alize_model::{
     Affinity, Balance, Budgets, Diagnostic, Diagnostics, Endpoint, Frontend, HealthCheck, HostFacts, Labels,
     Mode, PassiveEjection, Probe, Protocol, Removal, Service, ServiceName, Severity, Snapshot, Source, Split,
-    parse,
+    json_schema, parse,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
@@ -393,6 +395,9 @@ proptest! {
         let text = write(&services, choices);
         let outcome = read(&text);
         assert_sane(&text, &outcome);
+        let schema = json_schema();
+        let kept = schema::document(&text).and_then(|document| schema::check(&schema, &schema, &document));
+        prop_assert_eq!(kept, Ok(()), "{}", text);
         let (snapshot, _) = outcome.unwrap_or_else(|diagnostics| panic!("{diagnostics}\n{text}"));
         let read: Vec<Service> = snapshot.services().iter().map(|service| Service::clone(service)).collect();
         prop_assert_eq!(read, services, "{}", text);

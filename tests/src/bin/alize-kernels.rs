@@ -267,7 +267,8 @@ fn boot(image: &Path, initramfs: &Path) -> Result<Report> {
 fn read_console(text: &str) -> Report {
     let mut report = Report::default();
     for line in text.lines().map(str::trim) {
-        if let Some(release) = line.strip_prefix("@release ") {
+        // The firmware leaves control characters before the first line.
+        if let Some((_, release)) = line.split_once("@release ") {
             report.release = release.to_owned();
         } else if line == "@complete" {
             report.complete = true;

@@ -104,6 +104,7 @@ impl Drop for World {
 }
 
 /// The body of the test that is the agent when [`Agent::start`] runs it; of no use otherwise.
+#[expect(clippy::print_stdout, reason = "this is how the process tells its parent")]
 pub(crate) fn be_the_agent() {
     let Ok(name) = std::env::var(WORLD) else { return };
     let world = World {
@@ -137,7 +138,18 @@ impl Agent {
         config: Option<PathBuf>,
         environment: &[(&str, String)],
     ) -> Result<Self, String> {
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        Self::start_through(&["env"], world, config, environment)
+    }
+
+    /// Starts an agent by way of a command that runs the command behind it.
+    pub(crate) fn start_through(
+        wrapper: &[&str],
+        world: &World,
+        config: Option<PathBuf>,
+        environment: &[(&str, String)],
+    ) -> Result<Self, String> {
+        let mut command = Command::new(wrapper[0]);
+        command.args(&wrapper[1..]).arg(std::env::current_exe().unwrap());
         command.args(["--exact", "the_agent_itself", "--nocapture"]).env(WORLD, &world.name);
         command.env_remove(CONFIG).envs(environment.iter().map(|(name, value)| (name, value)));
         if let Some(config) = config {

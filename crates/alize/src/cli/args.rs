@@ -258,7 +258,7 @@ pub(crate) struct PlaceArgs {
     pub(crate) run_dir: PathBuf,
 }
 
-/// How much may be loaded. Kernel maps are made with these sizes; a later agent adopts the sizes it finds.
+/// How much may be loaded. Kernel maps are made with these sizes, and keep them until they are unloaded.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Budgets")]
 pub(crate) struct BudgetArgs {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use alize_agent::{Options, Ready};
 use alize_datapath::Opened;
+use tracing::{info, warn};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::{fmt, registry};
@@ -17,9 +18,13 @@ use crate::style::Tone;
 
 pub(crate) fn run(global: &Global, args: AgentArgs, file: PathBuf, output: Output) -> Result<(), Failure> {
     log(global, args.log_format, output)?;
+    let announce = match args.log_format {
+        LogFormat::Text => banner,
+        LogFormat::Json => record,
+    };
     let options = options(global, args, file)?;
     block_on(async {
-        let ran = alize_agent::run(options, |ready| banner(ready, output)).await;
+        let ran = alize_agent::run(options, |ready| announce(ready, output)).await;
         ran.map_err(|error| refused(error, output))
     })
 }
@@ -68,6 +73,23 @@ fn banner(ready: &Ready, output: Output) {
     if !ready.refused.is_empty() {
         remarks(&ready.refused, "", output);
         output.remark("the file was refused; what was found in the kernel stays in force");
+    }
+}
+
+/// The same for a log that programs read: one record, and one for each remark.
+fn record(ready: &Ready, _: Output) {
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        services = ready.services,
+        endpoints = ready.endpoints,
+        adopted = matches!(ready.opened, Opened::Adopted { .. }),
+        pins = %ready.pins.display(),
+        socket = %ready.socket.display(),
+        metrics = ready.metrics.map(display),
+        "ready"
+    );
+    for diagnostic in ready.warnings.iter().chain(&ready.refused) {
+        warn!("{diagnostic}");
     }
 }
 

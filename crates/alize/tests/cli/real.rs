@@ -234,6 +234,31 @@ fn the_life_of_a_mesh() {
 }
 
 #[test]
+fn a_log_for_programs_is_json_alone() {
+    let mut host = Host::new("log");
+    let file = host.folder.file("mesh.yaml", mesh(&[80]));
+    let log = host.folder.path("log");
+    let mut agent = host.agent(&file, &["--log-format", "json"]);
+    let agent =
+        agent.stderr(std::fs::File::create(&log).expect("a file")).spawn().expect("the program starts");
+    host.agents.push(agent);
+    let ready = || std::fs::read_to_string(&log).is_ok_and(|log| log.contains("\"ready\""));
+    for _ in 0..1000 {
+        if ready() {
+            break;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(host.end("-TERM"), Some(0));
+    let log = std::fs::read_to_string(&log).expect("a file");
+    let records = log.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{log}")));
+    let records: Vec<serde_json::Value> = records.collect();
+    let ready = records.iter().find(|record| record["message"] == "ready").unwrap_or_else(|| panic!("{log}"));
+    assert_eq!((&ready["services"], &ready["level"]), (&1.into(), &"INFO".into()));
+    assert!(ready["timestamp"].is_string());
+}
+
+#[test]
 fn what_the_machine_lacks_is_named() {
     let host = Host::new("lacks");
     let good = host.folder.file("good.yaml", mesh(&[80]));

@@ -68,20 +68,31 @@ static __always_inline struct owners connection_owners(const struct connection *
 			COUNT((owners).endpoint->field, 1); \
 	})
 
+/* How far a total has come since it was last seen; a look that was overtaken by a newer one adds nothing. */
+static __always_inline __u64 forward64(__u64 now, __u64 *seen)
+{
+	__s64 way = now - __sync_lock_test_and_set(seen, now);
+	return way > 0 ? way : 0;
+}
+
+static __always_inline __u32 forward32(__u32 now, __u32 *seen)
+{
+	__s32 way = now - __sync_lock_test_and_set(seen, now);
+	return way > 0 ? way : 0;
+}
+
 /*
  * Adds what the socket did since it was last asked. Closing and sweeping may ask at the same moment on two CPUs; the
- * exchange gives each byte to one of them.
+ * exchange gives each byte to one of them. A sweep reads an unlocked socket, so that its FIN may be in the bytes and not
+ * in the state yet: a total can go back by one, a counter must not.
  */
 static __always_inline void connection_account(struct connection *connection, const struct owners *owners,
 					       const struct socket_totals *totals)
 {
 	struct traffic delta = {
-		.bytes_sent =
-			totals->bytes_sent - __sync_lock_test_and_set(&connection->bytes_sent, totals->bytes_sent),
-		.bytes_received = totals->bytes_received -
-				  __sync_lock_test_and_set(&connection->bytes_received, totals->bytes_received),
-		.retransmits =
-			totals->retransmits - __sync_lock_test_and_set(&connection->retransmits, totals->retransmits),
+		.bytes_sent = forward64(totals->bytes_sent, &connection->bytes_sent),
+		.bytes_received = forward64(totals->bytes_received, &connection->bytes_received),
+		.retransmits = forward32(totals->retransmits, &connection->retransmits),
 		.rtt_us = totals->rtt_us,
 		.rtt_samples = totals->rtt_us ? 1 : 0,
 	};

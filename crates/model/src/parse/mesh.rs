@@ -21,6 +21,10 @@ pub(super) fn check(members: &[Member], budgets: &Budgets, remarks: &mut Remarks
 
 /// The services, if every one is right.
 pub(super) fn services(members: Vec<Member>) -> Vec<Arc<Service>> {
+    debug_assert!(
+        members.iter().all(|member| member.service.is_some()),
+        "a service was dropped without an error"
+    );
     members.into_iter().filter_map(|member| member.service).collect()
 }
 

@@ -46,21 +46,24 @@ pub fn parse(
     budgets: &Budgets,
     host: &HostFacts,
 ) -> Result<(Snapshot, Vec<Diagnostic>), Diagnostics> {
-    let mut remarks = Remarks::new(source);
-    if source.text.len() > LARGEST {
-        let message = format!("the file has {} bytes, {LARGEST} are allowed", source.text.len());
-        remarks.error(Position { line: 1, column: 1 }, message, ());
-        return remarks.finish().map(|warnings| (Snapshot::default(), warnings));
-    }
-    let mut reader = Reader::new(source.text, remarks);
+    let mut reader = Reader::new(source.text, Remarks::new(source));
     let mut members = Vec::new();
-    let read = read_file(&mut reader, &Host::new(host), &mut members);
+    // A stop is among the remarks; what was read before it can still be compared.
+    let _: Result<(), Stop> = match source.text.len() {
+        0..=LARGEST => read_file(&mut reader, &Host::new(host), &mut members),
+        length => Err(refuse_size(&mut reader, length)),
+    };
     let mut remarks = reader.remarks;
-    if read.is_ok() || !remarks.hopeless() {
+    if !remarks.hopeless() {
         mesh::check(&members, budgets, &mut remarks);
     }
     let warnings = remarks.finish()?;
     Ok((Snapshot::from_checked(mesh::services(members)), warnings))
+}
+
+fn refuse_size(reader: &mut Reader<'_>, length: usize) -> Stop {
+    let message = format!("the file has {length} bytes, {LARGEST} are allowed");
+    reader.remarks.stop(Position { line: 1, column: 1 }, message, "look whether it is the right file")
 }
 
 fn read_file(reader: &mut Reader<'_>, host: &Host<'_>, members: &mut Vec<Member>) -> Result<(), Stop> {
