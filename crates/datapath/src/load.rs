@@ -26,15 +26,16 @@ pub(crate) struct File {
 
 /// libelf reads words in place, so the bytes must be aligned.
 #[repr(C, align(16))]
-struct Aligned<Bytes: ?Sized>(Bytes);
+pub(crate) struct Aligned<Bytes: ?Sized>(pub(crate) Bytes);
 
 macro_rules! object {
     ($name:literal) => {{
-        const BYTES: &Aligned<[u8]> =
-            &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".bpf.o")));
+        const BYTES: &$crate::load::Aligned<[u8]> =
+            &$crate::load::Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".bpf.o")));
         &BYTES.0
     }};
 }
+pub(crate) use object;
 
 /// In the order in which they are attached: what observes comes before what acts, so that no connection is balanced
 /// and then not counted, and replies are translated before the first datagram is.
@@ -195,7 +196,7 @@ pub(crate) fn load(
 }
 
 /// The end of a verifier's log says why; all of it may be megabytes.
-const LINES_KEPT: usize = 40;
+pub(crate) const LINES_KEPT: usize = 40;
 
 /// Without `pins`, the object gets maps of its own, which go with it. What was said when it was refused is returned.
 pub(crate) fn load_object(
@@ -228,7 +229,7 @@ fn prepare_maps(object: &mut OpenObject, pins: Option<&Pins>, budgets: &Budgets)
     Ok(())
 }
 
-fn status(program: &libbpf_rs::Program<'_>) -> Result<ProgramStatus, Error> {
+pub(crate) fn status(program: &libbpf_rs::Program<'_>) -> Result<ProgramStatus, Error> {
     use std::os::fd::AsFd;
     let name = program.name().to_string_lossy().into_owned();
     let id = libbpf_rs::Program::id_from_fd(program.as_fd())
