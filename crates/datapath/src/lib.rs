@@ -22,6 +22,7 @@ mod grace;
 mod load;
 mod maps;
 mod memory;
+pub mod observe;
 mod picture;
 mod pin;
 mod plan;

@@ -24,15 +24,16 @@ struct File {
 
 /// libelf reads words in place, so the bytes must be aligned.
 #[repr(C, align(16))]
-struct Aligned<Bytes: ?Sized>(Bytes);
+pub(crate) struct Aligned<Bytes: ?Sized>(pub(crate) Bytes);
 
 macro_rules! object {
     ($name:literal) => {{
-        const BYTES: &Aligned<[u8]> =
-            &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".bpf.o")));
+        const BYTES: &$crate::load::Aligned<[u8]> =
+            &$crate::load::Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".bpf.o")));
         &BYTES.0
     }};
 }
+pub(crate) use object;
 
 /// In the order in which they are attached: what observes comes before what acts, so that no connection is balanced
 /// and then not counted, and replies are translated before the first datagram is.
@@ -224,7 +225,7 @@ fn prepare_maps(object: &mut OpenObject, pins: &Pins, budgets: &Budgets) -> libb
     Ok(())
 }
 
-fn status(program: &libbpf_rs::Program<'_>) -> Result<ProgramStatus, Error> {
+pub(crate) fn status(program: &libbpf_rs::Program<'_>) -> Result<ProgramStatus, Error> {
     use std::os::fd::AsFd;
     let name = program.name().to_string_lossy().into_owned();
     let id = libbpf_rs::Program::id_from_fd(program.as_fd())
@@ -296,7 +297,7 @@ fn terminate(object: &Object) -> Result<Terminate, Error> {
 }
 
 /// What libbpf and the verifier say while objects are loaded. libbpf knows one listener in a process.
-struct Log {
+pub(crate) struct Log {
     before: Option<(PrintLevel, libbpf_rs::PrintCallback)>,
 }
 
@@ -306,15 +307,15 @@ static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 const LINES_KEPT: usize = 40;
 
 impl Log {
-    fn begin() -> Self {
+    pub(crate) fn begin() -> Self {
         Self { before: libbpf_rs::set_print(Some((PrintLevel::Info, listen))) }
     }
 
-    fn clear(&self) {
+    pub(crate) fn clear(&self) {
         LINES.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clear();
     }
 
-    fn lines_or(&self, error: &libbpf_rs::Error) -> Vec<String> {
+    pub(crate) fn lines_or(&self, error: &libbpf_rs::Error) -> Vec<String> {
         let mut lines = std::mem::take(&mut *LINES.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
         lines.push(error.to_string());
         lines
