@@ -23,6 +23,7 @@ use crate::events::{Events, Kind, event, unix_time};
 use crate::flood::Flood;
 use crate::health::{Change, Checks};
 use crate::kept::{Keep, Kept, Origin};
+use crate::observer::Names;
 use crate::probe::seconds;
 use crate::scrape::{Scrape, ScrapedService};
 use crate::source::{self, Identity, Text, Unreadable, host_facts, refusal, text_of};
@@ -527,6 +528,19 @@ impl Mesh {
         programs
             .map(|program| Program { name: program.name, id: program.id, state: state(program.off) })
             .collect()
+    }
+
+    /// What the services in force are called; `known` itself while that is right.
+    pub(crate) fn names(&self, known: Names) -> Names {
+        if known.are_of(self.config.generation) {
+            return known;
+        }
+        let mut names = Names::new(self.config.generation);
+        for service in self.scrape_services() {
+            let endpoints = service.endpoints.iter().map(|endpoint| endpoint.address);
+            names.add(service.id, service.name.as_str(), endpoints);
+        }
+        names
     }
 
     /// Reads everything from the kernel; shared with everybody who asked before it was read.

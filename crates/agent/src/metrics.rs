@@ -10,6 +10,7 @@ use std::sync::Arc;
 use alize_datapath::{Decisions, LiveEndpoint, Traffic};
 use alize_model::{Mode, Protocol};
 
+use crate::observer::{DurationLabels, Durations, HttpTraffic};
 use crate::process::Process;
 use crate::scrape::{FAILURES, REFUSALS, Scrape, ScrapedService, state_name};
 use crate::status::balance;
@@ -43,6 +44,8 @@ impl Dialect {
 /// A scrape on its way to text.
 pub(crate) struct Rendering {
     scrape: Arc<Scrape>,
+    /// Absent unless HTTP is always observed.
+    http: Option<HttpTraffic>,
     process: Process,
     dialect: Dialect,
     family: usize,
@@ -52,8 +55,8 @@ pub(crate) struct Rendering {
 }
 
 impl Rendering {
-    pub(crate) fn new(scrape: Arc<Scrape>, dialect: Dialect) -> Self {
-        Self { scrape, process: Process::read(), dialect, family: 0, service: 0, ended: false }
+    pub(crate) fn new(scrape: Arc<Scrape>, http: Option<HttpTraffic>, dialect: Dialect) -> Self {
+        Self { scrape, http, process: Process::read(), dialect, family: 0, service: 0, ended: false }
     }
 
     /// The next piece of text; none when all is written.
@@ -66,6 +69,10 @@ impl Rendering {
                 }
                 break;
             };
+            if self.http.is_none() && matches!(family.samples, Of::Http(_)) {
+                self.family += 1;
+                continue;
+            }
             if self.service == 0 {
                 family.write_head(self.dialect, &mut text);
             }
@@ -81,6 +88,7 @@ impl Rendering {
         let services = scrape.services.get(self.service..).unwrap_or_default();
         match family.samples {
             Of::Agent(samples) => samples(scrape, &self.process, &mut out),
+            Of::Http(samples) => self.http.iter().for_each(|http| samples(http, &mut out)),
             Of::Service(samples) => {
                 for service in services {
                     self.service += 1;
@@ -125,12 +133,16 @@ enum Kind {
     Gauge,
     /// Sum and count, no quantiles.
     Summary,
+    /// Sum, count and cumulative buckets.
+    Histogram,
 }
 
 /// Whom the series are about.
 #[derive(Clone, Copy)]
 enum Of {
     Agent(fn(&Scrape, &Process, &mut Samples<'_>)),
+    /// HTTP, if it is always observed.
+    Http(fn(&HttpTraffic, &mut Samples<'_>)),
     Service(fn(&ServiceView<'_>, &mut Samples<'_>)),
     Endpoint(fn(&EndpointView<'_>, &mut Samples<'_>)),
 }
@@ -162,6 +174,7 @@ impl Family {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
             Kind::Summary => "summary",
+            Kind::Histogram => "histogram",
         };
         let Self { name, help, .. } = self;
         // Writing to a string cannot fail.
@@ -188,6 +201,18 @@ impl Samples<'_> {
         self.write("_count", labels, count);
     }
 
+    fn histogram(&mut self, ends: &DurationLabels, durations: &Durations) {
+        let labels = ends.labels();
+        let mut count = 0;
+        for (bound, below) in durations.cumulative() {
+            count = below;
+            let bound = if bound.is_finite() { bound.to_string() } else { "+Inf".to_owned() };
+            let [source, service, destination] = labels;
+            self.write("_bucket", &[source, service, destination, ("le", &bound)], below);
+        }
+        self.summary(&labels, durations.sum, count);
+    }
+
     fn write(&mut self, suffix: &str, labels: &[Label<'_>], value: impl Display) {
         self.text.push_str(self.family.name);
         self.text.push_str(suffix);
@@ -201,6 +226,12 @@ impl Samples<'_> {
             self.text.push('}');
         }
         let _ = writeln!(self.text, " {value}");
+    }
+}
+
+impl DurationLabels {
+    fn labels(&self) -> [Label<'_>; 3] {
+        [("source", &self.source), ("service", &self.service), ("destination", &self.destination)]
     }
 }
 
@@ -478,6 +509,48 @@ const FAMILIES: &[Family] = &[
             });
         },
     ),
+    http(
+        "alize_http_requests",
+        Kind::Counter,
+        "HTTP requests seen in the kernel, by status class; `none`: the connection ended before the response did. Only \
+         with `--observe always`, as all names that begin with `alize_http` or `alize_observe`.",
+        |http, out| {
+            for (labels, count) in &http.requests {
+                let [source, service, destination] = labels.ends.labels();
+                let method: Label<'_> = ("method", &labels.method);
+                out.add(
+                    &[source, service, destination, method, ("status_class", &labels.status_class)],
+                    count,
+                );
+            }
+        },
+    ),
+    http(
+        "alize_http_request_duration_seconds",
+        Kind::Histogram,
+        "From the first byte of a request to the last of its response.",
+        |http, out| http.durations.iter().for_each(|(ends, durations)| out.histogram(ends, durations)),
+    ),
+    http(
+        "alize_observe_unfollowed_connections",
+        Kind::Counter,
+        "Connections whose HTTP is not followed, by reason; `joined` ones are, from the first safe place on.",
+        |http, out| {
+            for (reason, count) in &http.unfollowed {
+                out.add(&[("reason", reason)], count);
+            }
+        },
+    ),
+    http(
+        "alize_observe_events",
+        Kind::Counter,
+        "What else happened while observing; names that end in `overflow` or `lost` tell what is missing.",
+        |http, out| {
+            for (event, count) in &http.events {
+                out.add(&[("event", event)], count);
+            }
+        },
+    ),
     agent("process_cpu_seconds", Kind::Counter, "Processor time of the agent.", |_, process, out| {
         out.add(&[], process.cpu_seconds);
     }),
@@ -528,6 +601,15 @@ const fn agent(
     Family { name, kind, help, samples: Of::Agent(samples) }
 }
 
+const fn http(
+    name: &'static str,
+    kind: Kind,
+    help: &'static str,
+    samples: fn(&HttpTraffic, &mut Samples<'_>),
+) -> Family {
+    Family { name, kind, help, samples: Of::Http(samples) }
+}
+
 const fn service(
     name: &'static str,
     kind: Kind,
@@ -555,6 +637,7 @@ mod tests {
     use std::process::{Command, Stdio};
     use std::time::Instant;
 
+    use crate::observer::RequestLabels;
     use alize_datapath::{Counters, LiveState, Unavailable};
     use alize_model::api::{ConfigStatus, Program, Status};
     use alize_model::{Budgets, HostFacts, Source};
@@ -631,8 +714,48 @@ mod tests {
         }
     }
 
+    fn http() -> HttpTraffic {
+        let ends = DurationLabels {
+            source: "web.service".into(),
+            service: "team/svc-0".into(),
+            destination: "docker:0123456789ab".into(),
+        };
+        let mut durations = Durations { sum: 0.25, ..Durations::default() };
+        durations.latencies.counts[3] = 2;
+        HttpTraffic {
+            requests: BTreeMap::from([(
+                RequestLabels { ends: ends.clone(), method: "GET", status_class: "2xx" },
+                2,
+            )]),
+            durations: BTreeMap::from([(ends, durations)]),
+            unfollowed: vec![("tls", 3)],
+            events: vec![("event-lost", 4)],
+        }
+    }
+
+    #[test]
+    fn http_is_there_only_if_it_is_observed() {
+        let scrape = scrape(1);
+        let text = render(&scrape, Dialect::Text);
+        let ends = "source=\"web.service\",service=\"team/svc-0\",destination=\"docker:0123456789ab\"";
+        for line in [
+            format!("alize_http_requests_total{{{ends},method=\"GET\",status_class=\"2xx\"}} 2"),
+            format!("alize_http_request_duration_seconds_bucket{{{ends},le=\"0.00000762939453125\"}} 2"),
+            format!("alize_http_request_duration_seconds_bucket{{{ends},le=\"+Inf\"}} 2"),
+            format!("alize_http_request_duration_seconds_sum{{{ends}}} 0.25"),
+            format!("alize_http_request_duration_seconds_count{{{ends}}} 2"),
+            "alize_observe_unfollowed_connections_total{reason=\"tls\"} 3".into(),
+            "alize_observe_events_total{event=\"event-lost\"} 4".into(),
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+        }
+        let mut rendering = Rendering::new(scrape, None, Dialect::Text);
+        let text: String = std::iter::from_fn(|| rendering.next_chunk()).collect();
+        assert!(!text.contains("alize_http") && !text.contains("alize_observe"), "{text}");
+    }
+
     fn render(scrape: &Arc<Scrape>, dialect: Dialect) -> String {
-        let mut rendering = Rendering::new(Arc::clone(scrape), dialect);
+        let mut rendering = Rendering::new(Arc::clone(scrape), Some(http()), dialect);
         std::iter::from_fn(|| rendering.next_chunk()).collect()
     }
 
@@ -668,7 +791,7 @@ mod tests {
     #[test]
     fn large_scrapes_come_in_small_pieces() {
         let scrape = scrape(1000);
-        let mut rendering = Rendering::new(Arc::clone(&scrape), Dialect::Text);
+        let mut rendering = Rendering::new(Arc::clone(&scrape), None, Dialect::Text);
         let (mut text, mut largest) = (String::new(), 0);
         while let Some(chunk) = rendering.next_chunk() {
             largest = largest.max(chunk.len());
@@ -747,13 +870,14 @@ mod tests {
                 Kind::Counter => ("counter", "_total"),
                 Kind::Gauge => ("gauge", ""),
                 Kind::Summary => ("summary", "_sum"),
+                Kind::Histogram => ("histogram", "_sum"),
             };
             let sample = labels_in_use.lines().find(|line| {
                 let rest = line.strip_prefix(family.name).and_then(|rest| rest.strip_prefix(suffix));
                 rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
             });
             let sample = sample.unwrap_or_else(|| panic!("no sample of {}", family.name));
-            let shown = if family.kind == Kind::Summary { "" } else { suffix };
+            let shown = if suffix == "_sum" { "" } else { suffix };
             text +=
                 &format!("| `{}{shown}` | {kind} | {} | {} |\n", family.name, labels_of(sample), family.help);
         }

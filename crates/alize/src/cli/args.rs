@@ -238,6 +238,9 @@ pub(crate) struct AgentArgs {
     /// Serve Prometheus metrics at ADDRESS:PORT, or `off`
     #[arg(long, value_name = "ADDR|off", default_value = METRICS)]
     pub(crate) metrics: Metrics,
+    /// When to watch HTTP in the kernel: for `alize trace`, `map` and `top`, and with `always` for the metrics
+    #[arg(long, value_name = "WHEN", default_value = "on-demand")]
+    pub(crate) observe: Observe,
     /// Form of the log on standard error
     #[arg(long, value_name = "FORM", default_value = "text")]
     pub(crate) log_format: LogFormat,
@@ -341,6 +344,27 @@ pub(crate) struct ManArgs {
     /// Folder for alize.1, alize-run.1 and so on; must exist
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) dir: Option<PathBuf>,
+}
+
+/// When HTTP is observed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Observe {
+    /// From when somebody asks until nobody has asked for a minute
+    OnDemand,
+    /// Always, also for the metrics; goes on without the agent
+    Always,
+    /// Never
+    Off,
+}
+
+impl From<Observe> for alize_agent::Observe {
+    fn from(observe: Observe) -> Self {
+        match observe {
+            Observe::OnDemand => Self::OnDemand,
+            Observe::Always => Self::Always,
+            Observe::Off => Self::Off,
+        }
+    }
 }
 
 /// Forms of the log.
