@@ -52,7 +52,8 @@ bench: ## Measure beside no mesh, iptables and nftables (a few minutes)
 .PHONY: install
 install: build ## Install the binary, man pages, completions and the systemd unit below PREFIX
 	install -D -m 755 target/release/alize $(DESTDIR)$(PREFIX)/bin/alize
-	install -D -m 644 deploy/alize.service $(DESTDIR)/etc/systemd/system/alize.service
+	install -d $(DESTDIR)/etc/systemd/system
+	sed 's,/usr/bin/alize,$(PREFIX)/bin/alize,' deploy/alize.service > $(DESTDIR)/etc/systemd/system/alize.service
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	target/release/alize man $(DESTDIR)$(PREFIX)/share/man/man1
 	target/release/alize completions bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/alize

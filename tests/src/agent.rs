@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::http::{Response, ask};
 use crate::wait::{until, until_true};
-use crate::{Namespace, Place, Process, World};
+use crate::{Cgroup, Namespace, Place, Process, World};
 
 /// Where metrics are served in the agent's namespace.
 pub const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9478);
@@ -31,6 +31,8 @@ pub struct AgentOptions {
     pub flags: Vec<String>,
     /// Another name than the world's.
     pub instance: Option<String>,
+    /// Other cgroups to mesh than the world's.
+    pub cgroups: Vec<Cgroup>,
     /// Serve no metrics, so that two agents can run side by side.
     pub without_metrics: bool,
 }
@@ -68,22 +70,22 @@ impl Agent {
     /// As [`Agent::start_with`], without waiting.
     pub fn spawn(world: &World, text: &str, options: &AgentOptions) -> Result<Self> {
         let place = world.plain("node")?;
-        let file = world.folder().join("mesh.yaml");
+        let instance = options.instance.clone().unwrap_or_else(|| world.instance());
+        let file = world.folder().join(format!("{instance}.yaml"));
         fs::write(&file, text)?;
         let binary = crate::place::binary("alize")?;
-        let instance = options.instance.clone().unwrap_or_else(|| world.instance());
         let metrics = if options.without_metrics { "off".to_owned() } else { METRICS.to_string() };
-        let paths = [
-            ("--cgroup", world.mesh().path().to_owned()),
-            ("--bpffs", world.bpffs()),
-            ("--run-dir", world.run_dir()),
-        ];
+        let mut paths = vec![("--bpffs", world.bpffs()), ("--run-dir", world.run_dir())];
+        match options.cgroups.as_slice() {
+            [] => paths.push(("--cgroup", world.mesh().path().to_owned())),
+            cgroups => paths.extend(cgroups.iter().map(|cgroup| ("--cgroup", cgroup.path().to_owned()))),
+        }
         let mut arguments =
             vec!["run".to_owned(), file.display().to_string(), format!("--instance={instance}")];
         arguments.extend(paths.iter().map(|(flag, path)| format!("{flag}={}", path.display())));
         arguments.push(format!("--metrics={metrics}"));
         arguments.extend(options.flags.iter().cloned());
-        let process = place.start("agent", &binary.to_string_lossy(), &arguments)?;
+        let process = place.start(&format!("agent-{instance}"), &binary.to_string_lossy(), &arguments)?;
         Ok(Self { socket: world.run_dir().join(format!("{instance}.sock")), process, place, file, instance })
     }
 

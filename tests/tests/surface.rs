@@ -1,13 +1,14 @@
 //! What people and programs touch: metrics, API, command line.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use alize_model::api::Event;
 use alize_tests::agent::METRICS;
 use alize_tests::http::ask;
 use alize_tests::mesh::{endpoints, file, service, web};
@@ -212,6 +213,20 @@ fn the_command_line_shows_what_the_api_says() -> Result<()> {
     assert!(servers.iter().all(|server| table.contains(&server.v4.to_string())), "{table}");
     let live = agent.run(&["services", "--watch", "0.2", "--count", "2"])?;
     assert!(live.contains("web"), "{live}");
+    let mut watch = agent.cli(&["watch", "--recent", "10", "-o", "json"])?.stdout(Stdio::piped()).spawn()?;
+    let mut events = BufReader::new(watch.stdout.take().context("the output of alize watch")?).lines();
+    let first: Event = serde_json::from_str(&events.next().context("no event")??)?;
+    assert_eq!(first.kind, "config", "{first:?}");
+    agent.change(&web(address(), &[], &endpoints([servers[0].v4])))?;
+    let mut events = events.map_while(|line| serde_json::from_str::<Event>(&line.ok()?).ok());
+    let removed = events.find(|event| event.kind == "endpoint").context("no event of the removal")?;
+    assert_eq!(
+        (removed.endpoint, removed.service.as_deref()),
+        (Some(servers[1].v4), Some("web")),
+        "{removed:?}"
+    );
+    watch.kill()?;
+    watch.wait()?;
     let absent = agent.command(&["services", "nothing"])?;
     assert!(
         !absent.status.success() && String::from_utf8_lossy(&absent.stderr).contains("nothing"),

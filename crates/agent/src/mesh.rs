@@ -13,7 +13,7 @@ use alize_datapath::{
     Availability, DataPath, Desired, Failure, KernelEvent, KernelEventKind, Opened, Refusal, Unavailable,
 };
 use alize_model::api::{self, ConfigStatus, Event, Program, Status};
-use alize_model::{Diagnostic, Diagnostics, Service, ServiceName, Severity, Snapshot, Source};
+use alize_model::{Diagnostic, Diagnostics, ServiceName, Severity, Snapshot, Source};
 use rustix::time::{ClockId, clock_gettime};
 use tracing::{error, warn};
 
@@ -31,6 +31,9 @@ use crate::{Error, Options, notify, process};
 
 /// A write that failed is tried again after this long.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// After a write of availability, this many times as long passes until the next.
+const WRITE_PAUSE: u32 = 4;
 
 /// Changes of endpoints that are told one by one after a reload.
 const CHANGES_TOLD: usize = 32;
@@ -51,9 +54,11 @@ pub(crate) struct Mesh {
     unavailable: Availability,
     /// Why endpoints are unavailable.
     reasons: HashMap<Key, String>,
-    /// The kernel does not know of `unavailable` yet; and when to try again, if a write failed.
+    /// The kernel does not know of `unavailable` yet; and when to write, if that must wait.
     unwritten: bool,
-    retry_at: Option<Instant>,
+    write_at: Option<Instant>,
+    /// The last write failed, and that has been told.
+    write_failed: bool,
     pub(crate) events: Events,
     flood: Flood<(Kind, u32, Option<u32>)>,
     last_scrape: Weak<Scrape>,
@@ -95,7 +100,8 @@ impl Mesh {
             unavailable: Availability::new(),
             reasons: HashMap::new(),
             unwritten: false,
-            retry_at: None,
+            write_at: None,
+            write_failed: false,
             events: Events::new(),
             flood: Flood::new(Instant::now()),
             last_scrape: Weak::new(),
@@ -224,7 +230,6 @@ impl Mesh {
         let applied = self.datapath.apply(desired).map_err(Rejected::Kernel)?;
         self.unavailable = unavailable;
         self.unwritten = false;
-        self.retry_at = None;
         let changes = endpoint_changes(&self.snapshot, &snapshot);
         self.snapshot = snapshot;
         self.checks.reload(&self.snapshot, Instant::now());
@@ -328,30 +333,38 @@ impl Mesh {
         let Change { service, address, healthy, reason } = change;
         let key = (service.clone(), address);
         let message = format!("{}: {reason}", if healthy { "healthy" } else { "unhealthy" });
-        if healthy {
-            self.reasons.remove(&key);
-        } else {
-            self.reasons.insert(key, reason);
-        }
         self.events.tell_endpoint(Kind::Health, &service, address, message);
-        self.review_availability();
+        match healthy {
+            false => self.set_unavailable(key, Unavailable::Unhealthy, reason),
+            true if self.ejections.is_ejected(&service, address) => {
+                self.set_unavailable(key, Unavailable::Ejected, "connects in a row failed".into());
+            }
+            true => self.set_available(&key),
+        }
     }
 
     /// Returns ejected endpoints whose time is over.
     pub(crate) fn expire_ejections(&mut self, now: Instant) {
-        let returned = self.ejections.expire(now);
-        if returned.is_empty() {
-            return;
-        }
-        for (service, address) in returned {
+        for key in self.ejections.expire(now) {
             let message = "returned: its ejection is over".to_owned();
-            self.events.tell_endpoint(Kind::Ejection, &service, address, message);
+            self.events.tell_endpoint(Kind::Ejection, &key.0, key.1, message);
+            // It may have become unhealthy meanwhile.
+            if self.unavailable.get(&key) == Some(&Unavailable::Ejected) {
+                self.set_available(&key);
+            }
         }
-        self.review_availability();
     }
 
-    /// An endpoint failed the connection of a client.
-    fn endpoint_failed(&mut self, service: &Service, address: SocketAddr, endpoint: u32) {
+    /// An endpoint failed the connection of a client. Called for each of a flood of failures, so it asks the kernel
+    /// only where an ejection may come of it.
+    fn endpoint_failed(&mut self, service: u32, endpoint: u32) {
+        let name = self.datapath.service_name(service);
+        let Some(service) = name.and_then(|name| self.snapshot.get(name.as_str())) else { return };
+        if service.ejection.is_none() {
+            return;
+        }
+        let service = Arc::clone(service);
+        let Some(address) = self.datapath.endpoint_address(endpoint) else { return };
         let failures = self.datapath.consecutive_failures(endpoint);
         let unavailable = &self.unavailable;
         let is_usable = |address: SocketAddr| {
@@ -359,12 +372,12 @@ impl Mesh {
             declared.is_some_and(|endpoint| !endpoint.draining && endpoint.weight > 0)
                 && !unavailable.contains_key(&(service.name.clone(), address))
         };
-        let message = match self.ejections.failed(service, address, failures, is_usable, Instant::now()) {
+        let message = match self.ejections.failed(&service, address, failures, is_usable, Instant::now()) {
             None => return,
             Some(Verdict::Ejected(rest)) => {
                 let reason = format!("{failures} connects in a row failed");
                 let message = format!("ejected for {}: {reason}", seconds(rest));
-                self.reasons.insert((service.name.clone(), address), reason);
+                self.set_unavailable((service.name.clone(), address), Unavailable::Ejected, reason);
                 message
             }
             Some(Verdict::Spared) => {
@@ -374,10 +387,22 @@ impl Mesh {
             }
         };
         self.events.tell_endpoint(Kind::Ejection, &service.name, address, message);
-        self.review_availability();
     }
 
-    /// Works out anew who is unavailable. An endpoint that is both counts as unhealthy: that lasts longer.
+    fn set_unavailable(&mut self, key: Key, why: Unavailable, reason: String) {
+        self.reasons.insert(key.clone(), reason);
+        self.unavailable.insert(key, why);
+        self.unwritten = true;
+    }
+
+    fn set_available(&mut self, key: &Key) {
+        self.reasons.remove(key);
+        self.unavailable.remove(key);
+        self.unwritten = true;
+    }
+
+    /// Works out anew who is unavailable, after a reload. An endpoint that is both unhealthy and ejected counts as
+    /// unhealthy: that lasts longer.
     fn review_availability(&mut self) {
         let ejected = self.ejections.ejected().map(|key| (key.clone(), Unavailable::Ejected));
         let mut unavailable: Availability = ejected.collect();
@@ -390,25 +415,23 @@ impl Mesh {
         }
     }
 
-    /// Tells the kernel who is available, if that changed.
+    /// Tells the kernel who is available, if that changed. When thousands of endpoints change one after the other, most of
+    /// the time is left for everything else.
     pub(crate) fn write_availability(&mut self, now: Instant) {
-        if !self.unwritten || self.retry_at.is_some_and(|at| now < at) {
+        if !self.unwritten || self.write_at.is_some_and(|at| now < at) {
             return;
         }
         let desired = Desired { snapshot: &self.snapshot, unavailable: &self.unavailable };
-        match self.datapath.apply(desired) {
-            Ok(_) => {
-                self.unwritten = false;
-                self.retry_at = None;
-            }
-            Err(error) => {
-                if self.retry_at.is_none() {
-                    let message =
-                        format!("cannot write the availability of endpoints, trying again: {error}");
-                    self.events.tell(Kind::Agent, message);
-                }
-                self.retry_at = Some(now + RETRY);
-            }
+        let result = self.datapath.apply(desired);
+        self.unwritten = result.is_err();
+        self.write_at =
+            Some(Instant::now() + if result.is_err() { RETRY } else { now.elapsed() * WRITE_PAUSE });
+        let failed_before = std::mem::replace(&mut self.write_failed, result.is_err());
+        if let Err(error) = result
+            && !failed_before
+        {
+            let message = format!("cannot write the availability of endpoints, trying again: {error}");
+            self.events.tell(Kind::Agent, message);
         }
     }
 
@@ -421,10 +444,15 @@ impl Mesh {
 
     /// When there is something to do, whatever happens until then.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        [self.checks.deadline(), self.ejections.deadline(), self.flood.deadline(), self.retry_at]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.checks.deadline(),
+            self.ejections.deadline(),
+            self.flood.deadline(),
+            self.write_at.filter(|_| self.unwritten),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 }
 
@@ -453,15 +481,10 @@ impl Mesh {
     }
 
     fn hear(&mut self, heard: &KernelEvent, offset: f64) {
-        let name = self.datapath.service_name(heard.service).cloned();
-        let address = heard.endpoint.and_then(|endpoint| self.datapath.endpoint_address(endpoint));
-        if let KernelEventKind::ConnectFailed(failure) = heard.what
+        if let (KernelEventKind::ConnectFailed(failure), Some(endpoint)) = (heard.what, heard.endpoint)
             && blames_the_endpoint(failure)
-            && let (Some(name), Some(address), Some(endpoint)) = (&name, address, heard.endpoint)
-            && let Some(service) = self.snapshot.get(name.as_str()).cloned()
-            && has_endpoint(&service, address)
         {
-            self.endpoint_failed(&service, address, endpoint);
+            self.endpoint_failed(heard.service, endpoint);
         }
         let (kind, message) = in_words(heard.what);
         if !self.flood.passes((kind, heard.service, heard.endpoint)) {
@@ -469,8 +492,8 @@ impl Mesh {
         }
         let event = Event {
             time: heard.time.as_secs_f64() + offset,
-            service: name.map(|name| name.to_string()),
-            endpoint: address,
+            service: self.datapath.service_name(heard.service).map(ToString::to_string),
+            endpoint: heard.endpoint.and_then(|endpoint| self.datapath.endpoint_address(endpoint)),
             pid: Some(heard.pid).filter(|pid| *pid != 0),
             comm: process::name_of(heard.pid),
             ..event(kind, message.to_owned())
@@ -503,8 +526,7 @@ impl Mesh {
 impl Mesh {
     pub(crate) fn status(&self) -> Status {
         let datapath = &self.options.datapath;
-        let counters = self.datapath.counters();
-        let anomalies = counters.map(|counters| counters.anomalies).unwrap_or_default();
+        let anomalies = self.datapath.anomalies().unwrap_or_default();
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
@@ -562,7 +584,7 @@ impl Mesh {
     }
 
     fn scrape_services(&self) -> Vec<ScrapedService> {
-        if self.snapshot.services().is_empty() {
+        if self.snapshot.services().is_empty() && self.datapath.usage().services > 0 {
             return self.scrape_unknown_services();
         }
         let known = self.snapshot.services().iter().filter_map(|service| {

@@ -35,7 +35,7 @@ pub(crate) struct Identity {
 impl Identity {
     fn new(path: &Path, metadata: &fs::Metadata) -> Self {
         Self {
-            path: path.to_owned(),
+            path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
             device: metadata.dev(),
             inode: metadata.ino(),
             size: metadata.len(),

@@ -4,7 +4,7 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixDatagram;
@@ -429,9 +429,59 @@ fn stuck_clients_hurt_nobody() {
     assert!(scraped.status.success(), "{}", String::from_utf8_lossy(&scraped.stderr));
     assert!(scraped.stdout.len() > 1_000_000);
     let memory = fs::read_to_string(format!("/proc/{}/status", agent.process.id())).unwrap();
-    let peak = memory.lines().find(|line| line.starts_with("VmHWM")).unwrap();
-    println!("{peak}, {} bytes scraped", scraped.stdout.len());
+    let peak = memory.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: usize = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    // About 12 MB; ten answers in full would be 34 MB.
+    assert!(peak < 24_000, "{peak} kB at the peak, {} bytes scraped", scraped.stdout.len());
     drop(stuck);
+}
+
+#[test]
+fn a_folder_that_is_replaced_is_noticed() {
+    let world = World::new();
+    let folder = world.folder.join("conf");
+    fs::create_dir(&folder).unwrap();
+    let file = folder.join("mesh.yaml");
+    fs::write(&file, "services: []").unwrap();
+    let agent = Agent::start(&world, Some(file.clone()), &[]).unwrap();
+    fs::rename(&folder, world.folder.join("conf.old")).unwrap();
+    fs::create_dir(&folder).unwrap();
+    fs::write(&file, "services:\n  - {name: a, address: '10.96.7.1:80', endpoints: []}\n").unwrap();
+    eventually("the file in the new folder is in force", || (agent.services().len() == 1).then_some(()));
+}
+
+#[test]
+fn those_who_watch_hear_at_once_and_leave_without_a_trace() {
+    let world = World::new();
+    let agent = world.agent("services: []");
+    let watch = |recent| {
+        let mut command = std::process::Command::new("curl");
+        command.args(["-sSN", "--max-time", "30", "--unix-socket"]).arg(&agent.socket);
+        let url = format!("http://agent/v1/events?recent={recent}");
+        command.arg(url).stdout(std::process::Stdio::piped()).spawn().unwrap()
+    };
+    let mut watchers: Vec<_> = (0..16).map(|_| watch(256)).collect();
+    let mut lines: Vec<_> =
+        watchers.iter_mut().map(|watcher| BufReader::new(watcher.stdout.take().unwrap()).lines()).collect();
+    for lines in &mut lines {
+        assert!(lines.next().unwrap().unwrap().contains("is in force"), "the kept events come first");
+    }
+    assert_eq!(agent.get("/v1/events").0, 503);
+    assert_eq!(
+        agent.apply("a.yaml", "services:\n  - {name: a, address: '10.96.7.1:80', endpoints: []}\n").0,
+        200
+    );
+    for lines in &mut lines {
+        assert!(lines.next().unwrap().unwrap().contains("a.yaml is in force: 1 services added"));
+    }
+    for watcher in &mut watchers {
+        watcher.kill().unwrap();
+        watcher.wait().unwrap();
+    }
+    eventually("their places are free again", || {
+        let (status, _) = agent.curl(&["--max-time", "0.2", "http://agent/v1/events?recent=1"]);
+        (status == 200).then_some(())
+    });
 }
 
 /// What systemd would hear, over a real socket of its kind.

@@ -119,10 +119,11 @@ static __always_inline void conversation_follow(struct __sk_buff *skb, struct co
 	__u32 reason = direction_follow(skb, conversation, framing, segment, request);
 	if (!egress)
 		__sync_lock_test_and_set(&framing->busy, 0);
+	/* Even if it is lost already: the server's socket would only find the same. */
+	if (first && egress)
+		client_shows(conversation);
 	if (reason)
 		conversation_lose(conversation, reason);
-	else if (first && egress)
-		client_shows(conversation);
 }
 
 static __always_inline int observe(struct __sk_buff *skb, bool egress)

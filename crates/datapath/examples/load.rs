@@ -6,14 +6,15 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use alize_datapath::{Availability, DataPath, Desired, Options, unload};
+use alize_datapath::{Availability, DataPath, Desired, Options, Unavailable, unload};
 use alize_model::{Budgets, HostFacts, Snapshot, Source};
 
 /// Single changes that are timed.
 const CHANGES: usize = 200;
 
 fn main() {
-    let services: u32 = std::env::args().nth(1).map_or(10_000, |count| count.parse().expect("a number of services"));
+    let services: u32 =
+        std::env::args().nth(1).map_or(10_000, |count| count.parse().expect("a number of services"));
     let name = format!("datapath-load-{}", std::process::id());
     let cgroup = alize_datapath::cgroup2_root().expect("cgroup v2 is mounted").join(&name);
     fs::create_dir(&cgroup).expect("this needs root");
@@ -49,13 +50,38 @@ fn measure(options: &Options, services: u32) {
         writes.push(written);
         data_path.settle().expect("it settles");
     }
-    println!("change one endpoint of {services} services: {} (kernel writes {})", spread(&mut whole), spread(&mut writes));
+    println!(
+        "change one endpoint of {services} services: {} (kernel writes {})",
+        spread(&mut whole),
+        spread(&mut writes)
+    );
+    let same = mesh(services, CHANGES as u32);
+    apply(&mut data_path, &same);
+    let mut times = flaps(&mut data_path, &same);
+    println!("an endpoint becomes unavailable, or well again: {}", spread(&mut times));
     timed("counters", || data_path.counters().expect("counters can be read"));
     drop(data_path);
     let (mut data_path, _) = timed("adopt", || DataPath::open(options).expect("it opens").0);
     let (elapsed, _) = apply(&mut data_path, &mesh(services, CHANGES as u32));
     println!("first apply after adopting: {elapsed:?}");
     println!("adopted: resident {} kB", resident());
+}
+
+/// Times to take one endpoint out and back again, as health checks do.
+fn flaps(data_path: &mut DataPath, snapshot: &Snapshot) -> Vec<Duration> {
+    let service = &snapshot.services()[snapshot.services().len() / 2];
+    let sick = (service.name.clone(), service.endpoints[0].address);
+    let out = Availability::from([(sick, Unavailable::Unhealthy)]);
+    let well = Availability::new();
+    let flap = |round| {
+        let unavailable = if round % 2 == 0 { &out } else { &well };
+        let start = Instant::now();
+        let applied = data_path.apply(Desired { snapshot, unavailable }).expect("it fits");
+        let elapsed = start.elapsed();
+        assert_eq!(applied.changed, 1);
+        elapsed
+    };
+    (0..CHANGES).map(flap).collect()
 }
 
 /// Median and maximum.

@@ -23,6 +23,8 @@ pub(crate) use generated::types::{
     anomaly, decisions, endpoint, endpoint_load, endpoint_state, event, event_kind, failure, frontend_key,
     refusal, service, service_name, traffic,
 };
+#[cfg(test)]
+pub(crate) use generated::types::{connection, flow, flows};
 
 pub(crate) const ABI_VERSION: u32 = abi::ABI_VERSION.0;
 
@@ -50,10 +52,12 @@ macro_rules! plain {
     ($($type:ty),*) => {
         $(
             // SAFETY: integers, and arrays and structs of integers that -Wpadded has found free of padding.
-            unsafe impl Plain for $type {}
+            unsafe impl $crate::abi::Plain for $type {}
         )*
     };
 }
+#[cfg(test)]
+pub(crate) use plain;
 
 plain!(u32, u64, frontend_key, service, service_name, endpoint, endpoint_load, traffic, decisions, event);
 

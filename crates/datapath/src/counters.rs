@@ -62,12 +62,19 @@ pub(crate) fn read(maps: &Maps, picture: &Picture, sweep: Option<&Link>) -> Resu
         }
     }
     open_of_udp(picture, &mut counters);
+    counters.anomalies = anomalies(maps)?;
+    Ok(counters)
+}
+
+/// Name of each anomaly and how often it happened.
+pub(crate) fn anomalies(maps: &Maps) -> Result<Vec<(&'static str, u64)>, Error> {
+    let mut found = Vec::new();
     maps.anomalies.for_each(|number, values| {
         if let Some(name) = ANOMALIES.get(number as usize) {
-            counters.anomalies.push((name, values.iter().sum()));
+            found.push((*name, values.iter().sum()));
         }
     })?;
-    Ok(counters)
+    Ok(found)
 }
 
 fn open_of_udp(picture: &Picture, counters: &mut Counters) {

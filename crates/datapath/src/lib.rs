@@ -19,6 +19,8 @@ mod environment;
 mod error;
 mod events;
 mod grace;
+#[cfg(test)]
+mod host;
 mod load;
 mod maps;
 mod memory;
@@ -456,6 +458,11 @@ impl DataPath {
     /// Reads all counters, those of connections that are still open included.
     pub fn counters(&self) -> Result<Counters, Error> {
         counters::read(&self.maps, &self.picture, self.sweep.as_ref())
+    }
+
+    /// The anomalies of [`Counters`] alone, which cost no walk over open connections.
+    pub fn anomalies(&self) -> Result<Vec<(&'static str, u64)>, Error> {
+        counters::anomalies(&self.maps)
     }
 
     /// How much of the budgets is in use.

@@ -1,6 +1,7 @@
 //! The kernel programs, from the bytes in this binary into the kernel, sharing their pinned maps.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::sync::Mutex;
 
@@ -81,7 +82,9 @@ const FILES: [File; 9] = [
     File {
         name: "terminate",
         bytes: object!("terminate"),
-        feature: Some("`removal: terminate` closes no connection; it takes Linux 6.5, for bpf_sock_destroy()"),
+        feature: Some(
+            "`removal: terminate` closes no connection; it takes Linux 6.5, for bpf_sock_destroy()",
+        ),
         needs: None,
     },
 ];
@@ -243,9 +246,9 @@ fn keep(objects: &HashMap<&str, Object>, programs: Vec<ProgramStatus>) -> Result
             let handle = handle(&map)?;
             if is_private(&name) {
                 every_map.push(handle);
-            } else if !handles.contains_key(&name) {
+            } else if let Entry::Vacant(place) = handles.entry(name) {
                 every_map.push(self::handle(&map)?);
-                handles.insert(name, handle);
+                place.insert(handle);
             }
         }
     }

@@ -109,7 +109,8 @@ impl<K: Plain, V: Plain> Map<K, V> {
             count += 1;
             if count == BATCH {
                 self.put_batch(&keys, &values, count)?;
-                (keys.clear(), values.clear());
+                keys.clear();
+                values.clear();
                 count = 0;
             }
         }

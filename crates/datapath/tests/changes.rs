@@ -68,7 +68,6 @@ fn no_connect_fails_while_endpoints_come_and_go() {
     let web = data_path.service_id("web").unwrap();
     let refused = data_path.counters().unwrap().services[&web].1.refused;
     assert_eq!((refused[Refusal::NoEndpoint as usize], refused[Refusal::Stale as usize]), (0, 0));
-    println!("{changes} changes under load");
 }
 
 #[test]
@@ -108,7 +107,10 @@ fn a_client_sees_the_old_service_or_the_new_one() {
     let new: HashSet<SocketAddr> = new.iter().map(|server| server.address).collect();
     let late = reached.iter().filter(|(started, _)| *started > switched);
     assert!(late.clone().count() > 10);
-    assert!(late.clone().all(|(_, server)| new.contains(server)), "after apply() has returned, all see the new one");
+    assert!(
+        late.clone().all(|(_, server)| new.contains(server)),
+        "after apply() has returned, all see the new one"
+    );
 }
 
 #[test]
@@ -228,9 +230,13 @@ fn what_does_not_fit_is_refused_and_what_was_goes_on() {
     let error = try_apply(&mut data_path, &(web.clone() + &service("big", "127.77.0.2:80", "", &endpoints)));
     let error = error.unwrap_err();
     assert!(matches!(&error, Error::Budget { what: "endpoints", flag: "--max-endpoints", .. }), "{error}");
-    assert_eq!(error.to_string().split(';').next(), Some("endpoints do not fit: big needs 8 more, 7 of 8 are free"));
+    assert_eq!(
+        error.to_string().split(';').next(),
+        Some("endpoints do not fit: big needs 8 more, 7 of 8 are free")
+    );
 
-    let many: String = (2..=5).map(|at| service(&format!("s{at}"), &format!("127.77.0.{at}:80"), "", &[])).collect();
+    let many: String =
+        (2..=5).map(|at| service(&format!("s{at}"), &format!("127.77.0.{at}:80"), "", &[])).collect();
     let error = try_apply(&mut data_path, &(web.clone() + &many)).unwrap_err();
     assert!(matches!(&error, Error::Budget { what: "services", .. }), "{error}");
 
@@ -238,7 +244,10 @@ fn what_does_not_fit_is_refused_and_what_was_goes_on() {
     let error = try_apply(&mut data_path, &(web.clone() + &maglev)).unwrap_err();
     assert!(matches!(&error, Error::Budget { what: "balancing slots", flag: "--max-slots", .. }), "{error}");
 
-    assert_eq!(data_path.usage(), alize_model::api::Usage { services: 1, frontends: 1, endpoints: 1, slots: 1 });
+    assert_eq!(
+        data_path.usage(),
+        alize_model::api::Usage { services: 1, frontends: 1, endpoints: 1, slots: 1 }
+    );
     assert_eq!(dial("127.77.0.1:80").unwrap().1, server.address);
     assert_eq!(apply(&mut data_path, &web).unchanged, 1);
 }
@@ -252,7 +261,8 @@ fn tables_that_fill_the_map_can_be_replaced_whole() {
     let server = TcpServer::start("127.0.0.1:0");
     let text = |first: u8| {
         let services = (0..4).map(|at: u8| {
-            let endpoint = if at == 0 && first % 20 == 0 { server.address } else { nowhere(first + at) };
+            let endpoint =
+                if at == 0 && first.is_multiple_of(20) { server.address } else { nowhere(first + at) };
             service(&format!("s{at}"), &format!("127.77.0.{}:80", at + 1), "", &[endpoint])
         });
         services.collect::<String>()
@@ -261,7 +271,10 @@ fn tables_that_fill_the_map_can_be_replaced_whole() {
         assert_eq!(apply(&mut data_path, &text(round * 10)).unchanged, 0);
         data_path.settle().unwrap();
         assert_eq!(dial("127.77.0.1:80").is_ok(), round % 2 == 0, "round {round}");
-        assert_eq!(data_path.usage(), alize_model::api::Usage { services: 4, frontends: 4, endpoints: 4, slots: 4 });
+        assert_eq!(
+            data_path.usage(),
+            alize_model::api::Usage { services: 4, frontends: 4, endpoints: 4, slots: 4 }
+        );
     }
 }
 
@@ -273,9 +286,17 @@ fn a_refusal_reads_the_same_for_every_client_of_an_emptied_service() {
     apply(&mut data_path, &service("web", "127.77.0.1:80", "affinity: 1h,", &[server.address]));
     dial("127.77.0.1:80").unwrap();
     apply(&mut data_path, &service("web", "127.77.0.1:80", "affinity: 1h,", &[]));
-    assert_eq!(dial("127.77.0.1:80").unwrap_err().kind(), ErrorKind::ConnectionRefused, "affinity is no way round");
+    assert_eq!(
+        dial("127.77.0.1:80").unwrap_err().kind(),
+        ErrorKind::ConnectionRefused,
+        "affinity is no way round"
+    );
     apply(&mut data_path, &service("other", "127.77.0.2:80", "", &[]));
-    assert_eq!(dial("127.77.0.1:80").unwrap_err().kind(), ErrorKind::ConnectionRefused, "nobody listens there");
+    assert_eq!(
+        dial("127.77.0.1:80").unwrap_err().kind(),
+        ErrorKind::ConnectionRefused,
+        "nobody listens there"
+    );
     data_path.settle().unwrap();
     assert_eq!(data_path.usage().services, 1);
 }

@@ -19,7 +19,8 @@ fn endpoint(host: u8) -> SocketAddr {
 /// Every entry of a pinned map, as bpftool shows it.
 fn dump(data_path: &DataPath, map: &str) -> String {
     let path = data_path.pins().join("maps").join(map);
-    let output = std::process::Command::new("bpftool").args(["-j", "map", "dump", "pinned"]).arg(path).output();
+    let output =
+        std::process::Command::new("bpftool").args(["-j", "map", "dump", "pinned"]).arg(path).output();
     let output = output.expect("bpftool is installed");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -34,8 +35,18 @@ fn a_restarted_agent_goes_on_with_the_same_numbers_and_writes_nothing() {
     let server = TcpServer::start("127.0.0.1:0");
     let first = service("gone", "127.77.0.9:80", "", &[endpoint(9)]);
     let text = service("web", "127.77.0.1:80", "balance: round-robin,", &[server.address])
-        + &service("two", "127.77.0.2:80", "affinity: 5s, balance: least-connections,", &[endpoint(1), endpoint(2)])
-        + &service("six", "[fd00:77::1]:80", "balance: {maglev: {table-size: 251}},", &["[fd00::5]:80".parse().unwrap()])
+        + &service(
+            "two",
+            "127.77.0.2:80",
+            "affinity: 5s, balance: least-connections,",
+            &[endpoint(1), endpoint(2)],
+        )
+        + &service(
+            "six",
+            "[fd00:77::1]:80",
+            "balance: {maglev: {table-size: 251}},",
+            &["[fd00::5]:80".parse().unwrap()],
+        )
         + &service("dns", "127.77.0.1:53", "protocol: udp, mode: shadow,", &[endpoint(1)])
         + &service("look", "127.77.0.3:80", "mode: observe,", &[endpoint(1)]);
     apply(&mut data_path, &first);
@@ -89,7 +100,10 @@ fn what_changed_while_the_agent_was_away_is_mended() {
     assert_eq!(dial("127.77.0.1:80").unwrap().1, servers[1].address);
     assert_eq!(dial("127.77.0.2:80").unwrap().1, servers[0].address);
     data_path.settle().unwrap();
-    assert_eq!(data_path.usage(), alize_model::api::Usage { services: 2, frontends: 2, endpoints: 2, slots: 2 });
+    assert_eq!(
+        data_path.usage(),
+        alize_model::api::Usage { services: 2, frontends: 2, endpoints: 2, slots: 2 }
+    );
 }
 
 #[test]
@@ -167,7 +181,10 @@ fn a_second_agent_is_told_who_runs() {
     let world = World::new("second");
     let data_path = world.open();
     let text = open_error(&world.options);
-    assert!(text.contains(&format!("process {}", std::process::id())) && text.contains("--instance"), "{text}");
+    assert!(
+        text.contains(&format!("process {}", std::process::id())) && text.contains("--instance"),
+        "{text}"
+    );
     drop(data_path);
     world.open_as(Opened::Adopted { services: 0, endpoints: 0 });
 }
@@ -232,8 +249,13 @@ fn the_set_of_cgroups_may_change() {
     assert_eq!(reached(&[&one]), [true, false]);
     assert_eq!(reached(&[&one, &two]), [true, true]);
     assert_eq!(reached(&[&two]), [false, true]);
-    assert_eq!(reached(&[&two, &world.cgroup().to_owned(), &one]), [true, true], "an inner one is part of the outer");
-    let links = fs::read_dir(world.pins().iter().find(|path| path.ends_with("links")).unwrap()).unwrap().count();
+    assert_eq!(
+        reached(&[&two, &world.cgroup().to_owned(), &one]),
+        [true, true],
+        "an inner one is part of the outer"
+    );
+    let links =
+        fs::read_dir(world.pins().iter().find(|path| path.ends_with("links")).unwrap()).unwrap().count();
     assert_eq!(links, 10, "one link a program: nobody is balanced twice");
 }
 
@@ -272,7 +294,10 @@ fn what_is_wrong_with_the_surroundings_is_said() {
     let text = bad(&|options| options.cgroups = vec!["/nowhere".into()]);
     assert!(text.starts_with("/nowhere is not a folder of cgroup v2: No such file"), "{text}");
     let text = bad(&|options| options.bpffs = "/nowhere".into());
-    assert!(text.starts_with("no bpffs at /nowhere: No such file") && text.contains("mount -t bpf"), "{text}");
+    assert!(
+        text.starts_with("no bpffs at /nowhere: No such file") && text.contains("mount -t bpf"),
+        "{text}"
+    );
     let text = bad(&|options| options.instance = "a.b".into());
     assert!(text.starts_with("\"a.b\" cannot name an instance"), "{text}");
     assert_eq!(world.pins(), Vec::<std::path::PathBuf>::new(), "nothing is left of a start that was refused");
@@ -291,4 +316,107 @@ fn programs_and_memory_are_told() {
     // 65,536 slots of 8 bytes alone.
     assert!(data_path.kernel_memory() > 524_288, "{}", data_path.kernel_memory());
     assert_eq!(data_path.budgets(), world.options.budgets);
+}
+
+#[test]
+fn a_program_that_shares_its_hook_with_nobody_is_named() {
+    let world = World::new("foreign");
+    let folder = world.options.bpffs.join(&world.options.instance);
+    let run = |arguments: &[&std::ffi::OsStr]| {
+        let output =
+            std::process::Command::new("bpftool").args(arguments).output().expect("bpftool is installed");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let object = concat!(env!("OUT_DIR"), "/getpeername.bpf.o");
+    let program = folder.join("alize_getpeername4");
+    run(&["prog".as_ref(), "loadall".as_ref(), object.as_ref(), folder.as_ref()]);
+    let hook = ["cgroup".as_ref(), "attach".as_ref(), world.cgroup().as_ref(), "getpeername4".as_ref()];
+    run(&[&hook[..], &["pinned".as_ref(), program.as_ref()]].concat());
+    let text = open_error(&world.options);
+    fs::remove_dir_all(&folder).unwrap();
+    assert!(text.contains("holds the hook") && text.contains("alize_getpeer"), "{text}");
+    assert!(text.contains(world.cgroup().to_str().unwrap()), "{text}");
+    assert_eq!(world.pins(), Vec::<std::path::PathBuf>::new(), "nothing is left of a start that failed");
+}
+
+/// Set for the process that changes things until it is killed.
+const CHANGER: &str = "ALIZE_TEST_CHANGER";
+
+#[test]
+fn an_agent_killed_in_the_middle_of_a_change_leaves_nothing_half_done() {
+    if let Ok(instance) = std::env::var(CHANGER) {
+        return change_until_killed(&instance);
+    }
+    let world = World::new("killed");
+    drop(world.open());
+    let servers: Vec<_> = (0..3).map(|_| TcpServer::start("127.0.0.1:0")).collect();
+    let addresses: Vec<SocketAddr> = servers.iter().map(|server| server.address).collect();
+    let ports: Vec<String> = addresses.iter().map(|address| address.port().to_string()).collect();
+    for round in 0..12 {
+        let mut changer = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "an_agent_killed_in_the_middle_of_a_change_leaves_nothing_half_done"])
+            .env(
+                CHANGER,
+                format!("{};{};{}", world.options.instance, world.cgroup().display(), ports.join(",")),
+            )
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let ready = world.options.run_dir.join("ready");
+        world::eventually("the other process changes things", || ready.exists());
+        std::thread::sleep(Duration::from_micros(1000 + 1700 * round));
+        changer.kill().unwrap();
+        changer.wait().unwrap();
+        fs::remove_file(&ready).unwrap();
+
+        let steady = dial("127.77.0.1:80").expect("the steady service is there").1;
+        assert!(addresses.contains(&steady));
+        let (mut data_path, opened) =
+            DataPath::open(&world.options).map_err(|error| error.to_string()).unwrap();
+        assert!(matches!(opened, Opened::Adopted { services, .. } if services > 0), "{opened:?}");
+        let text = service("steady", "127.77.0.1:80", "", &addresses[..1]);
+        apply(&mut data_path, &text);
+        data_path.settle().unwrap();
+        data_path.settle().unwrap();
+        let only = alize_model::api::Usage { services: 1, frontends: 1, endpoints: 1, slots: 1 };
+        assert_eq!(data_path.usage(), only, "round {round}: nothing leaks");
+        assert_eq!(dial("127.77.0.1:80").unwrap().1, addresses[0]);
+    }
+}
+
+/// One service is always there, whatever its endpoints; others come, go and change.
+fn change_until_killed(arguments: &str) {
+    let mut arguments = arguments.split(';');
+    let mut next = || arguments.next().unwrap();
+    let (instance, cgroup) = (next().to_owned(), std::path::PathBuf::from(next()));
+    let ports: Vec<u16> = next().split(',').map(|port| port.parse().unwrap()).collect();
+    let options = Options {
+        run_dir: std::env::temp_dir().join(&instance),
+        instance,
+        bpffs: "/sys/fs/bpf".into(),
+        cgroups: vec![cgroup],
+        budgets: World::BUDGETS,
+    };
+    let (mut data_path, _) = DataPath::open(&options).map_err(|error| error.to_string()).unwrap();
+    let servers: Vec<SocketAddr> = ports.into_iter().map(|port| ([127, 0, 0, 1], port).into()).collect();
+    for round in 0..u32::MAX {
+        let first = round as usize % servers.len();
+        let mut text = service("steady", "127.77.0.1:80", "", &servers[..=first]);
+        for at in 0..8u8 {
+            let name = format!("s{}", (u32::from(at) + round) % 11);
+            let address = format!("127.77.1.{}:80", (u32::from(at) * 3 + round) % 29 + 1);
+            let endpoints = [endpoint(at + 1), endpoint(10 + (round % 200) as u8)];
+            text += &service(&name, &address, "balance: round-robin,", &endpoints);
+        }
+        match world::try_apply(&mut data_path, &text) {
+            Ok(_) | Err(Error::Budget { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+        if round == 0 {
+            fs::write(options.run_dir.join("ready"), "").unwrap();
+        }
+        if round % 7 == 0 {
+            data_path.settle().unwrap();
+        }
+    }
 }

@@ -54,12 +54,10 @@ pub struct ConfigStatus {
     /// How many times a state came into force since the agent started.
     pub generation: u64,
     /// Why the last attempt was refused; absent when the last attempt is in force.
-    #[schemars(with = "Vec<serde_json::Value>")]
     pub refused: Vec<Diagnostic>,
     /// When it was refused.
     pub refused_at: Option<f64>,
     /// Remarks about what is in force.
-    #[schemars(with = "Vec<serde_json::Value>")]
     pub warnings: Vec<Diagnostic>,
 }
 
@@ -193,7 +191,6 @@ pub struct Applied {
     /// How long writing the kernel maps took, in seconds.
     pub seconds: f64,
     /// Remarks about the file.
-    #[schemars(with = "Vec<serde_json::Value>")]
     pub warnings: Vec<Diagnostic>,
 }
 
@@ -356,6 +353,5 @@ pub struct Refusal {
     /// What happened, to which object, and what to check.
     pub error: String,
     /// Places in the file, when a file was refused.
-    #[schemars(with = "Vec<serde_json::Value>")]
     pub diagnostics: Vec<Diagnostic>,
 }

@@ -104,6 +104,7 @@ impl Drop for World {
 }
 
 /// The body of the test that is the agent when [`Agent::start`] runs it; of no use otherwise.
+#[expect(clippy::print_stdout, reason = "this is how the process tells its parent")]
 pub(crate) fn be_the_agent() {
     let Ok(name) = std::env::var(WORLD) else { return };
     let world = World {

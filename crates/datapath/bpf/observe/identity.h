@@ -20,7 +20,9 @@ struct {
 	__type(value, struct identity);
 } links SEC(".maps");
 
+#ifndef ALIZE_HOST
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+#endif
 
 typedef struct {
 	int owned;
@@ -30,7 +32,9 @@ struct sock {
 	socket_lock_t sk_lock;
 };
 
+#ifndef ALIZE_HOST
 #pragma clang attribute pop
+#endif
 
 /*
  * Whether the current process is the one that sends. The socket is owned while a process is inside a call on it (and

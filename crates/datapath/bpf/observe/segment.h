@@ -6,7 +6,6 @@
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <linux/tcp.h>
-#include <bpf/bpf_endian.h>
 #include "window.h"
 
 enum segment_flags {

@@ -1,29 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The window: a piece of one direction of a connection, copied out of a packet, in which lines are found and read
- * eight bytes at a time. This header and those on top of it (target, lines, framing) know nothing of the kernel: unit
- * tests and fuzzing compile them for the host.
+ * eight bytes at a time. Unit tests and fuzzing compile all of the observing programs for the host, against the
+ * helpers and maps of host/bpf.h.
  */
 #ifndef OBSERVE_WINDOW_H
 #define OBSERVE_WINDOW_H
 
 #ifdef ALIZE_HOST
-#include <stdbool.h>
-#include <linux/types.h>
-#define __always_inline inline __attribute__((always_inline))
-#define __noinline static __attribute__((noinline, unused))
-static inline long bpf_loop(__u32 steps, long (*step)(__u32, void *), void *context, __u64 flags)
-{
-	(void)flags;
-	for (__u32 i = 0; i < steps; i++)
-		if (step(i, context))
-			return i + 1;
-	return steps;
-}
+#include "host/bpf.h"
 #else
 #include <stdbool.h>
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
 #endif
 
 #include "abi.h"

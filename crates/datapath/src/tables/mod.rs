@@ -128,4 +128,4 @@ pub(crate) fn shares_of(choice: Choice, slots: &[u64]) -> HashMap<u32, f64> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

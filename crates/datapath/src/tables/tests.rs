@@ -43,7 +43,8 @@ fn service(balance: Balance, endpoints: Vec<Endpoint>) -> Service {
     }
 }
 
-fn weighted(balance: Balance, weights: &[u16]) -> Service {
+/// A service whose endpoints have these weights.
+pub(crate) fn weighted(balance: Balance, weights: &[u16]) -> Service {
     let endpoints = weights.iter().zip(1..).map(|(&weight, host)| endpoint(v4(host), weight)).collect();
     service(balance, endpoints)
 }

@@ -25,8 +25,10 @@ pub struct World {
 }
 
 impl World {
+    pub const BUDGETS: Budgets = Budgets { services: 256, endpoints: 1024, slots: 65_536, affinity: 1024 };
+
     pub fn new(test: &str) -> Self {
-        Self::with_budgets(test, Budgets { services: 256, endpoints: 1024, slots: 65_536, affinity: 1024 })
+        Self::with_budgets(test, Self::BUDGETS)
     }
 
     pub fn with_budgets(test: &str, budgets: Budgets) -> Self {
@@ -58,7 +60,9 @@ impl World {
         let terminates = kallsyms.lines().any(|line| line.ends_with(" bpf_sock_destroy"));
         for program in data_path.programs() {
             match program.off {
-                Some(why) if program.name == "terminate" && !terminates => assert!(why.contains("6.5"), "{why}"),
+                Some(why) if program.name == "terminate" && !terminates => {
+                    assert!(why.contains("6.5"), "{why}")
+                }
                 off => assert_eq!(off, None, "{} is off on this machine", program.name),
             }
         }
