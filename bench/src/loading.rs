@@ -54,8 +54,8 @@ pub(crate) fn measure(contest: &mut Contest<'_>, alize: Option<&Path>) -> Result
 }
 
 fn iptables(contest: &mut Contest<'_>, services: u32, tool: &str) -> Result<()> {
-    let apart = Apart::new(contest.ground(), tool)?;
-    let ground = contest.ground();
+    let apart = Apart::new(contest.ground, tool)?;
+    let ground = contest.ground;
     let (all, none) = (rulesets::iptables(services), "*nat\nCOMMIT\n");
     let (all, none) = (ground.file("iptables-all", &all)?, ground.file("iptables-none", none)?);
     let mut seconds = Vec::new();
@@ -76,7 +76,7 @@ fn iptables(contest: &mut Contest<'_>, services: u32, tool: &str) -> Result<()> 
 }
 
 fn nftables(contest: &mut Contest<'_>, services: u32) -> Result<()> {
-    let ground = contest.ground();
+    let ground = contest.ground;
     let spare = Apart::new(ground, "nft")?;
     let pid = match contest.namespace(Subject::Nftables, services).filter(|_| services > NFT_LOADED_ONCE) {
         Some(pid) => pid,
@@ -119,10 +119,11 @@ fn some_services(services: u32) -> impl Iterator<Item = u32> {
 
 /// As a user does it: `alize apply FILE`, with a running agent.
 fn by_agent(contest: &mut Contest<'_>, services: u32, program: &Path) -> Result<()> {
-    let ground = contest.ground();
-    let mut client = contest.one_more("applied")?;
+    let ground = contest.ground;
+    let mut client = contest.client("applied")?;
+    client.join(true)?;
     let files = Files::write(ground, services)?;
-    let agent = Agent::start(ground, program, "applied", &client.cgroup, &files.none)?;
+    let agent = Agent::start(ground, program, "applied", &client.meshed, &files.none)?;
     let (mut tables, mut whole) = (Vec::new(), Vec::new());
     for _ in 0..LOADS {
         agent.apply(&files.none)?;
@@ -164,8 +165,9 @@ fn by_agent(contest: &mut Contest<'_>, services: u32, program: &Path) -> Result<
 
 /// As the agent does it, inside: a change of the desired state into the kernel.
 fn by_data_path(contest: &mut Contest<'_>, services: u32) -> Result<()> {
-    let ground = contest.ground();
-    let mut client = contest.one_more("stored")?;
+    let ground = contest.ground;
+    let mut client = contest.client("stored")?;
+    client.join(true)?;
     let (home, moved) = (snapshot(&watched_file(services, false))?, snapshot(&watched_file(services, true))?);
     let mut loaded = Loaded::open(ground, "stored", &client)?;
     let mut tables = Vec::new();
@@ -226,7 +228,7 @@ struct Loaded {
 
 impl Loaded {
     fn open(ground: &Ground, name: &str, client: &Client) -> Result<Self> {
-        let options = crate::alize::options(ground, name, vec![client.cgroup.clone()]);
+        let options = crate::alize::options(ground, name, vec![client.meshed.clone()]);
         let (data_path, _) = DataPath::open(&options)?;
         Ok(Self { data_path: Some(data_path), options })
     }

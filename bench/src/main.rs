@@ -14,6 +14,7 @@ mod loading;
 mod order;
 mod process;
 mod report;
+mod rounds;
 mod rulesets;
 mod server;
 mod statistics;

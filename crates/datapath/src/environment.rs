@@ -52,15 +52,19 @@ fn kernel_version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-/// Makes sure that `path` is a bpffs, by mounting one there if it is an ordinary folder.
+/// Makes sure that `path` is a bpffs, by mounting one there if it is an empty folder. A mount hides what lies below it,
+/// so that nothing is mounted over anything.
 pub(crate) fn ensure_bpffs(path: &Path) -> Result<(), Error> {
     let no_bpffs = |reason: String| Error::NoBpffs { path: path.into(), reason };
-    let kind = rustix::fs::statfs(path).map_err(|errno| no_bpffs(errno.to_string()))?.f_type;
-    if kind as u64 == BPF_FS_MAGIC {
+    let mut entries = fs::read_dir(path).map_err(|e| no_bpffs(e.to_string()))?;
+    if is_bpffs(path) {
         return Ok(());
     }
+    if entries.next().is_some() {
+        return Err(no_bpffs("it holds other files, over which nothing is mounted".into()));
+    }
     rustix::mount::mount("bpf", path, "bpf", MountFlags::empty(), None)
-        .map_err(|errno| no_bpffs(format!("it is another file system, and mounting one failed ({errno})")))
+        .map_err(|errno| no_bpffs(format!("it is an empty folder, but mounting one there failed ({errno})")))
 }
 
 /// Whether there is a bpffs at `path`.

@@ -7,7 +7,8 @@ use libbpf_rs::{MapCore, MapHandle, Object, ObjectBuilder, OpenObject};
 
 use super::{Limits, Maps, abi};
 use crate::error::io_error;
-use crate::load::{Log, object, status};
+use crate::load::{LINES_KEPT, object, status};
+use crate::log::Log;
 use crate::maps::Map;
 use crate::pin::Pins;
 use crate::{Error, ProgramStatus};
@@ -29,10 +30,9 @@ pub(super) struct Loaded {
 }
 
 pub(super) fn load(pins: &Pins, limits: &Limits) -> Result<Loaded, Error> {
-    let log = Log::begin();
-    log.clear();
+    let log = Log::begin(LINES_KEPT);
     let refused =
-        |error: libbpf_rs::Error| Error::Verifier { program: "observe".into(), lines: log.lines_or(&error) };
+        |error: libbpf_rs::Error| Error::Verifier { program: "observe".into(), lines: log.take_with(&error) };
     let mut object = ObjectBuilder::default()
         .name("observe")
         .and_then(|builder| builder.open_memory(OBJECT))
