@@ -195,7 +195,7 @@ fn trace_conditions() -> Vec<Value> {
     let text = || json!({"type": "string"});
     let number = || json!({"type": "integer", "minimum": 1});
     vec![
-        query("service", "Name of the service whose address was dialled.", text()),
+        query("service", "Name of the service.", text()),
         query("status", "`404`, `5xx` or `400-499`.", text()),
         query("method", "One or more, separated by commas; `_OTHER` for all that are not standard.", text()),
         query("path_prefix", "What the target begins with; at most 64 bytes.", text()),

@@ -241,7 +241,8 @@ pub struct ObservedRequest {
     pub endpoint: SocketAddr,
     /// The service that the client dialled, or else the one service that has this endpoint.
     pub service: Option<String>,
-    /// Whether the client dialled the service's own address.
+    /// Whether the kernel saw the client dial the service's own address; otherwise the service follows from the
+    /// endpoint.
     pub dialled: bool,
     /// The method; `_OTHER` when it is not a standard one.
     pub method: String,
@@ -278,7 +279,7 @@ pub struct Lost {
     pub ring: u64,
     /// The reader of this trace was too slow.
     pub reader: u64,
-    /// Held back by the rate limits of all traces together.
+    /// Held back by rate limits, of all traces that have one together.
     pub limited: u64,
 }
 

@@ -42,9 +42,9 @@ impl Names {
         }
     }
 
-    /// Number of the service `name`.
-    pub(crate) fn id(&self, name: &str) -> Option<u32> {
-        self.services.iter().find(|(_, known)| &***known == name).map(|(id, _)| *id)
+    /// Whether there is a service `name`.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.services.values().any(|known| **known == *name)
     }
 }
 
@@ -63,7 +63,7 @@ mod tests {
         assert_eq!(names.service(None, address(1)).as_deref(), Some("web"));
         assert_eq!(names.service(None, address(2)), None, "which of the two is not known");
         assert_eq!(names.service(None, address(9)), None);
-        assert_eq!(names.id("api"), Some(1));
+        assert!(names.has("api") && !names.has("ap"));
         assert!(names.are_of(1) && !names.are_of(2) && !Names::default().are_of(0));
     }
 }

@@ -27,7 +27,7 @@ const PIECES: usize = 64;
 pub(crate) struct Wanted {
     /// What the kernel looks for, as far as it needs no name to be looked up.
     pub(crate) filter: Filter,
-    /// Name of the service that was dialled.
+    /// Name of the service.
     pub(crate) service: Option<String>,
     /// Unit, container or workload of either end.
     pub(crate) unit: Option<String>,
@@ -35,23 +35,37 @@ pub(crate) struct Wanted {
     pub(crate) cgroup: Option<String>,
 }
 
+/// What the agent looks for itself, because the kernel cannot.
+#[derive(Default)]
+struct Kept {
+    /// Cgroups of which one must be an end; the kernel looks for a single one.
+    cgroups: Option<HashSet<u64>>,
+    /// Name of the service. The kernel does not know what was dialled: it sees the connection after balancing.
+    service: Option<String>,
+}
+
 /// A running trace.
 pub(super) struct Trace {
     id: TraceId,
     lines: mpsc::Sender<Bytes>,
-    /// Cgroups of which one must be an end; the kernel can only look for a single one.
-    cgroups: Option<HashSet<u64>>,
+    kept: Kept,
+    limited: bool,
     piece: Vec<u8>,
     in_piece: u64,
     lost: Lost,
 }
 
 impl Trace {
-    fn wants(&self, request: &Request) -> bool {
+    fn wants(&self, request: &Request, names: &Names) -> bool {
+        let is = |name: &String| {
+            names.service(request.service, request.server_address).as_deref() == Some(name.as_str())
+        };
         let among = |cgroups: &HashSet<u64>| {
             [&request.client, &request.server].into_iter().flatten().any(|end| cgroups.contains(&end.cgroup))
         };
-        self.id.wants(request) && self.cgroups.as_ref().is_none_or(among)
+        self.id.wants(request)
+            && self.kept.cgroups.as_ref().is_none_or(among)
+            && self.kept.service.as_ref().is_none_or(is)
     }
 
     fn add(&mut self, line: &TraceLine) {
@@ -88,7 +102,7 @@ impl Trace {
 
 impl Watcher {
     pub(super) fn start_trace(&mut self, wanted: &Wanted) -> Result<mpsc::Receiver<Bytes>, Refused> {
-        let (filter, cgroups) = self.resolve(wanted)?;
+        let (filter, kept) = self.resolve(wanted)?;
         self.attach()?;
         // What is in the ring was asked for by a trace that had this place before.
         self.deliver();
@@ -100,22 +114,24 @@ impl Watcher {
             self.told_lost = (count("event-lost"), count("event-limited"));
         }
         let (lines, receiver) = mpsc::channel(PIECES);
-        self.traces.push(Trace { id, lines, cgroups, piece: Vec::new(), in_piece: 0, lost: Lost::default() });
+        self.traces.push(Trace { id, lines, kept, limited: filter.rate.is_some(), piece: Vec::new(), in_piece: 0, lost: Lost::default() });
         Ok(receiver)
     }
 
     /// Names become numbers.
-    fn resolve(&mut self, wanted: &Wanted) -> Result<(Filter, Option<HashSet<u64>>), Refused> {
+    fn resolve(&mut self, wanted: &Wanted) -> Result<(Filter, Kept), Refused> {
         let mut filter = wanted.filter.clone();
         if let Some(name) = &wanted.service {
             self.names_asked = None;
             self.renew_names();
-            let id = self.names.id(name);
-            let unknown = || Refused::Unknown(format!("there is no service {name:?}; see GET /v1/services"));
-            filter.service = Some(id.ok_or_else(unknown)?);
+            if !self.names.has(name) {
+                let error = format!("there is no service {name:?}; see GET /v1/services");
+                return Err(Refused::Unknown(error));
+            }
         }
+        let mut kept = Kept { service: wanted.service.clone(), cgroups: None };
         let found = match (&wanted.unit, &wanted.cgroup) {
-            (None, None) => return Ok((filter, None)),
+            (None, None) => return Ok((filter, kept)),
             (Some(_), Some(_)) => {
                 return Err(Refused::Wrong("ask for a unit or for a cgroup, not for both".into()));
             }
@@ -134,9 +150,12 @@ impl Watcher {
             }
             [only] => {
                 filter.cgroup = Some(only);
-                Ok((filter, None))
+                Ok((filter, kept))
             }
-            _ => Ok((filter, Some(found.into_iter().collect()))),
+            _ => {
+                kept.cgroups = Some(found.into_iter().collect());
+                Ok((filter, kept))
+            }
         }
     }
 
@@ -176,7 +195,9 @@ impl Watcher {
         let now = (count("event-lost"), count("event-limited"));
         for trace in &mut self.traces {
             trace.lost.ring += now.0.saturating_sub(self.told_lost.0);
-            trace.lost.limited += now.1.saturating_sub(self.told_lost.1);
+            if trace.limited {
+                trace.lost.limited += now.1.saturating_sub(self.told_lost.1);
+            }
         }
         self.told_lost = now;
     }
@@ -218,7 +239,7 @@ fn is_unit(workload: &Workload, wanted: &str) -> bool {
 
 fn hand_out(request: &Request, traces: &mut [Trace], cgroups: &mut Cgroups, names: &Names, offset: f64) {
     let mut line = None;
-    for trace in traces.iter_mut().filter(|trace| trace.wants(request)) {
+    for trace in traces.iter_mut().filter(|trace| trace.wants(request, names)) {
         // A reader that takes nothing costs no more than this.
         if trace.lines.capacity() == 0 {
             trace.lost.reader += 1;

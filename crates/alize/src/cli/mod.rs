@@ -6,12 +6,15 @@ mod apply;
 mod check;
 mod endpoints;
 mod live;
+mod map;
 #[cfg(test)]
 mod reference;
 mod run;
 mod services;
 mod shell;
 mod status;
+mod trace;
+mod traffic;
 mod unload;
 mod watch;
 
@@ -35,6 +38,8 @@ pub(crate) fn dispatch(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Services(args) => block_on(services::services(&client(&global), args, output)),
         Command::Endpoints(args) => block_on(endpoints::endpoints(&client(&global), args, output)),
         Command::Watch(args) => block_on(watch::watch(&client(&global), args, output)),
+        Command::Trace(args) => block_on(trace::trace(&client(&global), *args, output)),
+        Command::Map(args) => block_on(map::map(&client(&global), args, output)),
         Command::Unload(place) => unload::unload(&global, place, output),
         Command::Schema => shell::schema(),
         Command::Completions(args) => shell::completions(args.shell),
