@@ -114,7 +114,15 @@ impl Watcher {
             self.told_lost = (count("event-lost"), count("event-limited"));
         }
         let (lines, receiver) = mpsc::channel(PIECES);
-        self.traces.push(Trace { id, lines, kept, limited: filter.rate.is_some(), piece: Vec::new(), in_piece: 0, lost: Lost::default() });
+        self.traces.push(Trace {
+            id,
+            lines,
+            kept,
+            limited: filter.rate.is_some(),
+            piece: Vec::new(),
+            in_piece: 0,
+            lost: Lost::default(),
+        });
         Ok(receiver)
     }
 

@@ -202,6 +202,17 @@ pub(crate) enum Command {
         "alize map -o json | jq '.[] | select(.errors > 0)'"
     ))]
     Map(MapArgs),
+    /// HTTP live: requests per second, errors and latency of services, endpoints and processes
+    ///
+    /// Keys: 1, 2, 3 or Tab choose what the rows are, arrows or j and k move, s sorts by the next column and r turns the
+    /// order around, / filters, Enter shows requests of the row as they come, Esc goes back, p pauses, q quits. The
+    /// latencies and rates are those of the last interval. Processes are counted from up to 2,000 requests a second.
+    #[command(after_help = examples!(
+        "alize top"
+        "alize top --view endpoints --interval 5"
+        "alize top --once              one table, for scripts"
+    ))]
+    Top(TopArgs),
     /// Remove every program, link, map and pin from the kernel
     ///
     /// Running connections go on. Refused while the agent runs: stop it first.
@@ -423,6 +434,30 @@ pub(crate) struct MapArgs {
     /// As what to draw it [default: text]
     #[arg(long, value_name = "FORM", conflicts_with = "output")]
     pub(crate) format: Option<MapForm>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// What the rows are
+    #[arg(long, value_name = "WHAT", default_value = "services")]
+    pub(crate) view: View,
+    /// Seconds between two looks
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
+    pub(crate) interval: Duration,
+    /// Print one table after one interval, and end
+    #[arg(long)]
+    pub(crate) once: bool,
+}
+
+/// What the rows of `alize top` are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
+pub(crate) enum View {
+    /// Services; what belongs to none is shown by its address
+    Services,
+    /// Servers by address
+    Endpoints,
+    /// Processes that ask
+    Processes,
 }
 
 /// Forms of the map.

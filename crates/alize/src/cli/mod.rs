@@ -13,6 +13,7 @@ mod run;
 mod services;
 mod shell;
 mod status;
+mod top;
 mod trace;
 mod traffic;
 mod unload;
@@ -40,6 +41,7 @@ pub(crate) fn dispatch(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Watch(args) => block_on(watch::watch(&client(&global), args, output)),
         Command::Trace(args) => block_on(trace::trace(&client(&global), *args, output)),
         Command::Map(args) => block_on(map::map(&client(&global), args, output)),
+        Command::Top(args) => block_on(top::top(&client(&global), &args, output)),
         Command::Unload(place) => unload::unload(&global, place, output),
         Command::Schema => shell::schema(),
         Command::Completions(args) => shell::completions(args.shell),

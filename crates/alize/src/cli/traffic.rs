@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use alize_datapath::observe::Latencies;
-use alize_model::api::{TrafficReport, TrafficSeries, Workload};
+use alize_model::api::{ObservedRequest, TrafficReport, TrafficSeries, Workload};
 use serde::Serialize;
 
 /// Who asked whom.
@@ -50,6 +50,17 @@ impl Flow {
         self.request_bytes += other.request_bytes;
         self.response_bytes += other.response_bytes;
         self.latencies.add(&other.latencies);
+    }
+
+    /// Counts a single request.
+    pub(crate) fn add_request(&mut self, request: &ObservedRequest) {
+        self.count += 1;
+        self.errors += u64::from(request.status.is_none_or(|status| status >= 500));
+        self.request_bytes += request.request_bytes;
+        self.response_bytes += request.response_bytes;
+        let last = Latencies::BUCKETS - 1;
+        let bucket = (0..last).find(|&bucket| request.latency <= Latencies::bound(bucket));
+        self.latencies.counts[bucket.unwrap_or(last)] += 1;
     }
 
     /// Seconds that a share of all stayed below.
