@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::Command;
+use std::time::Duration;
 
 use alize_tests::mesh::{endpoints, file, service, web};
 use alize_tests::servers::at;
 use alize_tests::wait::until_true;
 use alize_tests::{Agent, Kind, Place, World};
 use anyhow::{Context, Result, ensure};
+
+const SOON: Duration = Duration::from_secs(10);
 
 fn address() -> SocketAddr {
     at([10, 96, 0, 10], 80)
@@ -137,16 +140,22 @@ fn failures_are_counted_by_their_kind() -> Result<()> {
         assert_eq!(traffic.failures, BTreeMap::from([((*name).to_owned(), 2)]));
         assert_eq!((traffic.connections, traffic.established, traffic.open), (2, 0, 0), "{name}");
     }
-    let events = agent.events()?;
-    let told = events
-        .iter()
-        .find(|event| event.kind == "connect-failed" && event.service.as_deref() == Some("refused"));
-    let told = told.with_context(|| format!("{events:?}"))?;
-    assert_eq!((told.endpoint, told.comm.as_deref()), (Some(cases[0].1), Some("alize-world")), "{told:?}");
+    // The name of a process can be told while it lives.
+    let mut stream = client.stream(target(0), &["--pause=10"])?;
+    until_true("the event of a failed connect", SOON, || {
+        let events = agent.events()?;
+        Ok(events.iter().any(|event| {
+            event.kind == "connect-failed"
+                && event.service.as_deref() == Some("refused")
+                && event.endpoint == Some(cases[0].1)
+                && event.comm.as_deref() == Some("alize-world")
+        }))
+    })?;
+    assert_eq!(stream.ask()?.answered(), 0);
 
     // A client that loses patience is not the endpoint's fault.
     python(&client, "s = socket.socket(); s.setblocking(False); s.connect_ex(target); s.close()")?;
-    until_true("the abort to be counted", std::time::Duration::from_secs(5), || {
+    until_true("the abort to be counted", SOON, || {
         let traffic = agent.service("aborted")?.traffic;
         ensure!(traffic.failures == BTreeMap::from([("aborted".to_owned(), 1)]), "{:?}", traffic.failures);
         Ok(traffic.open == 0)

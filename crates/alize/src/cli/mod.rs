@@ -4,14 +4,17 @@ pub(crate) mod args;
 
 mod apply;
 mod check;
+mod doctor;
 mod endpoints;
 mod live;
+mod programs;
 #[cfg(test)]
 mod reference;
 mod run;
 mod services;
 mod shell;
 mod status;
+mod surroundings;
 mod unload;
 mod watch;
 
@@ -35,6 +38,8 @@ pub(crate) fn dispatch(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Services(args) => block_on(services::services(&client(&global), args, output)),
         Command::Endpoints(args) => block_on(endpoints::endpoints(&client(&global), args, output)),
         Command::Watch(args) => block_on(watch::watch(&client(&global), args, output)),
+        Command::Doctor(args) => doctor::doctor(&global, args, output),
+        Command::Programs(args) => programs::programs(&global, args, output),
         Command::Unload(place) => unload::unload(&global, place, output),
         Command::Schema => shell::schema(),
         Command::Completions(args) => shell::completions(args.shell),
