@@ -30,7 +30,7 @@ fn is_for_cgroups(program: &Program<'_>) -> bool {
 }
 
 /// An existing link gets the program in one step: no connect runs without one, and none runs both.
-fn attach_one(program: &ProgramMut<'_>, pins: &Pins, cgroup: &Cgroup) -> Result<(), Error> {
+pub(crate) fn attach_one(program: &ProgramMut<'_>, pins: &Pins, cgroup: &Cgroup) -> Result<(), Error> {
     let name = program.name().to_string_lossy().into_owned();
     let path = pins.link(&name, cgroup);
     let error = |action, e: libbpf_rs::Error| {

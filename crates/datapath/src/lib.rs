@@ -27,6 +27,7 @@ mod load;
 mod log;
 mod maps;
 mod memory;
+pub mod observe;
 mod picture;
 mod pin;
 mod plan;

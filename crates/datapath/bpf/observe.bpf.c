@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * cgroup_skb/egress, cgroup_skb/ingress: HTTP/1 seen in passing. The programs read packets and never change, drop or
+ * delay one: the only value they return is "let it pass".
+ *
+ * Each message is read once a host, at the client's socket, where both requests and responses come by; the socket of
+ * a server is read only when its client's is not observed. See identity.h for how two sockets know each other.
+ */
+#include "observe/follow.h"
+
+enum { PASS = 1 };
+
+/* Of the first bytes of a connection: were they ours to see? */
+static __always_inline bool first_data(struct bpf_sock *sk, const struct __sk_buff *skb, bool egress)
+{
+	struct bpf_tcp_sock *tcp = bpf_tcp_sock(sk);
+	if (!tcp)
+		return false;
+	/* What is being sent is counted already, what is being received is not yet (net/ipv4/tcp_output.c, tcp_ipv4.c). */
+	__u32 segments = egress ? (skb->gso_segs ? skb->gso_segs : 1) : 0;
+	return tcp->data_segs_out == segments && !tcp->data_segs_in;
+}
+
+static __always_inline void directions_begin(struct conversation *conversation, const struct segment *segment)
+{
+	__builtin_memset(&conversation->request, 0, sizeof(conversation->request));
+	__builtin_memset(&conversation->response, 0, sizeof(conversation->response));
+	conversation->request.next = segment->sequence;
+	conversation->response.next = segment->acknowledged;
+	conversation->link = link_key(segment);
+	conversation->sent = 0;
+	conversation->taken = 0;
+	conversation->overflow = 0;
+	conversation->requests = 0;
+	conversation->linked = 0;
+}
+
+/* The side that is not the client: whether its client's socket is observed. */
+static __always_inline bool client_observed(struct conversation *conversation)
+{
+	__u64 key = conversation->link;
+	return bpf_map_lookup_elem(&links, &key) != 0;
+}
+
+/* Makes the first request's segment known to the server's socket, which sees it next. */
+static __always_inline void client_shows(struct conversation *conversation)
+{
+	static const struct identity nobody;
+	__u64 key = conversation->link;
+	bpf_map_update_elem(&links, &key, &nobody, BPF_ANY);
+}
+
+/* A connection's first segment with data that we see. */
+static __always_inline struct conversation *conversation_begin(struct __sk_buff *skb, struct bpf_sock *sk,
+							       const struct segment *segment, bool egress)
+{
+	struct conversation *conversation =
+		bpf_sk_storage_get(&conversations, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!conversation) {
+		tally(TALLY_NO_MEMORY);
+		return 0;
+	}
+	conversation->service = ~0U;
+	conversation->self.cgroup = bpf_skb_cgroup_id(skb);
+	if (!first_data(sk, skb, egress)) {
+		conversation->state = STATE_JOINED;
+		tally(TALLY_JOINED);
+		return conversation;
+	}
+	directions_begin(conversation, segment);
+	conversation->role = egress ? ROLE_CLIENT : ROLE_SERVER;
+	if (!egress && client_observed(conversation))
+		conversation->state = STATE_PEER;
+	return conversation;
+}
+
+/* Whether a request may begin here, on a connection that is not being followed. */
+static __always_inline bool conversation_rejoin(struct __sk_buff *skb, struct conversation *conversation,
+						const struct segment *segment, bool egress)
+{
+	__u8 role = egress ? ROLE_CLIENT : ROLE_SERVER;
+	if (conversation->role != ROLE_UNKNOWN && conversation->role != role)
+		return false;
+	__u64 word = 0;
+	__u8 method;
+	if (bpf_skb_load_bytes(skb, segment->payload, &word, sizeof(word)) || !known_method(word, &method))
+		return false;
+	directions_begin(conversation, segment);
+	conversation->probation = 1;
+	conversation->state = STATE_FOLLOWED;
+	if (!egress && client_observed(conversation))
+		conversation->state = STATE_PEER;
+	/* The role is certain only when the exchange has proved it; a failure goes back to any. */
+	conversation->role = role;
+	return conversation->state == STATE_FOLLOWED;
+}
+
+/* The server's socket of an observed client: says whose process it is. */
+static __always_inline void peer_tell(struct __sk_buff *skb, struct conversation *conversation)
+{
+	if (!identity_refresh(skb, conversation) && conversation->linked)
+		return;
+	__u64 key = conversation->link;
+	bpf_map_update_elem(&links, &key, &conversation->self, BPF_ANY);
+	conversation->linked = 1;
+}
+
+static __always_inline void conversation_follow(struct __sk_buff *skb, struct conversation *conversation,
+						struct segment *segment, bool egress)
+{
+	bool request = egress == (conversation->role == ROLE_CLIENT);
+	struct framing *framing = request ? &conversation->request : &conversation->response;
+	bool first = request && !conversation->requests;
+	/* Sending holds the socket; what is received may be looked at by two CPUs at once. */
+	if (!egress && __sync_lock_test_and_set(&framing->busy, 1)) {
+		conversation_lose(conversation, TALLY_RACED);
+		return;
+	}
+	__u32 reason = direction_follow(skb, conversation, framing, segment, request);
+	if (!egress)
+		__sync_lock_test_and_set(&framing->busy, 0);
+	/* Even if it is lost already: the server's socket would only find the same. */
+	if (first && egress)
+		client_shows(conversation);
+	if (reason)
+		conversation_lose(conversation, reason);
+}
+
+static __always_inline int observe(struct __sk_buff *skb, bool egress)
+{
+	struct segment segment;
+	if (!segment_read(skb, &segment))
+		return PASS;
+	struct bpf_sock *sk = skb->sk;
+	if (!sk)
+		return PASS;
+	struct conversation *conversation = bpf_sk_storage_get(&conversations, sk, 0, 0);
+	if (!conversation) {
+		/* A listener gets the data of a handshake that is not complete; its socket is not the connection's. */
+		if (!segment.length || segment.flags & SEGMENT_SYN || sk->state == BPF_TCP_LISTEN)
+			return PASS;
+		conversation = conversation_begin(skb, sk, &segment, egress);
+		if (!conversation)
+			return PASS;
+	}
+	if (conversation->state == STATE_OFF)
+		return PASS;
+	if (conversation->state == STATE_JOINED &&
+	    (!segment.length || !conversation_rejoin(skb, conversation, &segment, egress)))
+		return PASS;
+	if (conversation->state == STATE_PEER) {
+		if (egress && segment.length)
+			peer_tell(skb, conversation);
+		return PASS;
+	}
+	if (egress && segment.length)
+		identity_refresh(skb, conversation);
+	if (segment.length)
+		conversation_follow(skb, conversation, &segment, egress);
+	if (segment.flags & (SEGMENT_FIN | SEGMENT_RST) && conversation->state == STATE_FOLLOWED)
+		conversation_close(skb, conversation, &segment, egress == (conversation->role == ROLE_CLIENT));
+	return PASS;
+}
+
+SEC("cgroup_skb/egress")
+int alize_observe_egress(struct __sk_buff *skb)
+{
+	return observe(skb, true);
+}
+
+SEC("cgroup_skb/ingress")
+int alize_observe_ingress(struct __sk_buff *skb)
+{
+	return observe(skb, false);
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Series: what the exchanges of one kind came to. Their number is bounded; what does not fit is counted as "overflow". */
+#ifndef OBSERVE_SERIES_H
+#define OBSERVE_SERIES_H
+
+#include "buffers.h"
+#include "target.h"
+
+/* who asked whom for what with which result -> how often, how long. Written by the programs, read by the agent. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096); /* budget */
+	__type(key, struct series_key);
+	__type(value, struct series);
+} series SEC(".maps");
+
+/* All exchanges for which `series` had no room. Written by the programs, read by the agent. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct series);
+} series_overflow SEC(".maps");
+
+/* hash of a folded path -> its text. Written by the programs, read by the agent. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1024); /* budget */
+	__type(key, __u64);
+	__type(value, struct path);
+} paths SEC(".maps");
+
+static const struct series no_series;
+
+/*
+ * The bucket of a native histogram of schema 2 (enum latency). Its bounds are powers of 2^(1/4) of a second, so time
+ * is turned into units of 2^-30 s first; the rounding moves a bound by less than 1 part in 10 million.
+ */
+static __always_inline __u32 latency_bucket(__u64 ns)
+{
+	enum { UNIT = 30 };
+	if (ns >= 1ULL << 43)
+		return LATENCY_BUCKETS - 1;
+	__u64 time = ns * 1125900 >> 20;
+	if (time >> (UNIT + LATENCY_FIRST_OCTAVE) == 0)
+		return 0;
+	/* floor(log2), by halves: BPF cannot count zeros. */
+	__u32 octave = 0;
+	__u64 rest = time;
+	if (rest >> 32) {
+		octave += 32;
+		rest >>= 32;
+	}
+	if (rest >> 16) {
+		octave += 16;
+		rest >>= 16;
+	}
+	if (rest >> 8) {
+		octave += 8;
+		rest >>= 8;
+	}
+	if (rest >> 4) {
+		octave += 4;
+		rest >>= 4;
+	}
+	if (rest >> 2) {
+		octave += 2;
+		rest >>= 2;
+	}
+	octave += rest >> 1;
+	/* time / 2^octave in [1, 2), as 24 bits behind the point, beside 2^(1/4), 2^(1/2), 2^(3/4) */
+	__u64 mantissa = octave >= 24 ? time >> (octave - 24) : time << (24 - octave);
+	__u32 quarter = (mantissa >= 19951585) + (mantissa >= 23726566) + (mantissa >= 28215802);
+	__u32 bucket = (octave - (UNIT + LATENCY_FIRST_OCTAVE)) * 4 + quarter;
+	return bucket < LATENCY_BUCKETS ? bucket : LATENCY_BUCKETS - 1;
+}
+
+/* Remembers the text of a path; false: there is no room. */
+static __always_inline bool path_learn(struct window *window, struct pending *pending)
+{
+	__u64 key = pending->path;
+	if (bpf_map_lookup_elem(&paths, &key))
+		return true;
+	/* Built behind the folded text in the window, since it does not fit the stack. */
+	struct path *path = (struct path *)window->bytes;
+	path->zero = 0;
+	path->length = pending->path_length;
+	const __u64 *text = (const __u64 *)pending->target;
+	if (pending->foldable) {
+		path->length = path_fold(window, pending);
+		text = (const __u64 *)window->fold;
+	}
+#pragma clang loop unroll(full)
+	for (__u32 i = 0; i < PATH_SIZE / 8; i++)
+		((__u64 *)path->text)[i] =
+			i * 8 < path->length ? low_bytes(text[i], path->length - i * 8) : 0;
+	return !bpf_map_update_elem(&paths, &key, path, BPF_ANY);
+}
+
+/* Makes a series and remembers its path; 1: under another path than asked for. */
+__noinline int series_make(struct series_key *key, struct pending *pending)
+{
+	if (!key || !pending)
+		return 0;
+	struct window *window = window_take();
+	bool learned = window && path_learn(window, pending);
+	if (window)
+		window_give(window);
+	if (!learned) {
+		key->path = PATH_OTHER;
+		tally(TALLY_PATH_OVERFLOW);
+	}
+	/* Another CPU may have been faster, which is no failure: the caller looks again. */
+	bpf_map_update_elem(&series, key, &no_series, BPF_NOEXIST);
+	return !learned;
+}
+
+static __always_inline struct series *series_get(struct series_key *key, struct pending *pending)
+{
+	struct series *found = bpf_map_lookup_elem(&series, key);
+	if (found)
+		return found;
+	series_make(key, pending);
+	found = bpf_map_lookup_elem(&series, key);
+	if (found)
+		return found;
+	tally(TALLY_SERIES_OVERFLOW);
+	__u32 zero = 0;
+	return bpf_map_lookup_elem(&series_overflow, &zero);
+}
+
+static __always_inline void series_add(struct series *to, __u64 latency, __u64 first_byte, __u64 request_bytes,
+				       __u64 response_bytes)
+{
+	__u32 bucket = latency_bucket(latency);
+	ADD(to->count, 1);
+	ADD(to->request_bytes, request_bytes);
+	ADD(to->response_bytes, response_bytes);
+	ADD(to->latency_ns, latency);
+	ADD(to->first_byte_ns, first_byte);
+	if (bucket < LATENCY_BUCKETS)
+		ADD(to->buckets[bucket], 1);
+}
+
+#endif

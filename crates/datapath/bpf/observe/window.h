@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The window: a piece of one direction of a connection, copied out of a packet, in which lines are found and read
+ * eight bytes at a time. Unit tests and fuzzing compile all of the observing programs for the host, against the
+ * helpers and maps of host/bpf.h.
+ */
+#ifndef OBSERVE_WINDOW_H
+#define OBSERVE_WINDOW_H
+
+#ifdef ALIZE_HOST
+#include "host/bpf.h"
+#else
+#include <stdbool.h>
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+#endif
+
+#include "abi.h"
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "words are compared as little-endian text"
+#endif
+
+enum {
+	WINDOW_SIZE = 1024, /* a power of two */
+	WINDOW_MARGIN = 32, /* may be read behind any place */
+	CARRY_SIZE = 256, /* an unfinished line that waits for the next packet */
+	FOLD_SIZE = 128, /* a power of two above PATH_SIZE */
+};
+
+/* What is kept of a request while its response is outstanding. */
+struct pending {
+	__u64 started_ns;
+	__u64 first_byte_ns; /* of the response */
+	__u64 request_bytes;
+	__u64 path; /* hash of the folded path */
+	__u32 number; /* of the request on its connection, from 0 */
+	__u8 method;
+	__u8 flags; /* enum request_flags */
+	__u8 target_length;
+	__u8 path_length; /* of the target without query */
+	__u8 host_length;
+	__u8 foldable;
+	__u8 zero[6];
+	char target[PATH_SIZE];
+	char host[HOST_SIZE];
+};
+
+/* A TCP segment, see segment.h. */
+struct segment {
+	__u32 payload; /* offset in the packet */
+	__u32 length; /* of the payload */
+	__u32 sequence; /* of its first byte */
+	__u32 acknowledged; /* the next byte expected from the other side */
+	__u32 flags; /* enum segment_flags */
+	__u32 v6;
+};
+
+/* How far a packet has been read, see follow.h. */
+struct progress {
+	struct segment segment;
+	__u64 now;
+	__s32 offset; /* in the payload; below 0 in a line carried over */
+	__s32 base; /* offset of the window's first byte */
+	__u32 filled; /* bytes in the window */
+	__u32 reload; /* the line goes on beyond the window */
+	__u32 reason; /* enum tally: the thread is lost */
+	__u32 request; /* the direction */
+};
+
+struct window {
+	__u8 bytes[WINDOW_SIZE + WINDOW_MARGIN];
+	__u8 fold[FOLD_SIZE + 8]; /* where target.h writes a folded path */
+	struct progress progress;
+	struct pending spare; /* where a request is read that has no place, and forgotten */
+	__u64 busy; /* see buffers.h */
+};
+
+#define BYTES(byte) (0x0101010101010101ULL * (byte))
+#define HIGH_BITS BYTES(0x80)
+
+/* On the host the sanitizers look at alignment; BPF has no unaligned access to ask for, and needs none to be asked. */
+#ifdef ALIZE_HOST
+typedef __u64 __attribute__((may_alias, aligned(1))) text_word;
+#else
+typedef __u64 text_word;
+#endif
+
+/* Keeps the compiler from folding a mask away: the verifier needs to see it. */
+#define HIDE(x) asm volatile("" : "+r"(x))
+
+/* The bytes from `at` on; WINDOW_MARGIN of them may be read wherever that is. */
+static __always_inline const __u8 *bytes_at(const struct window *window, __u32 at)
+{
+	HIDE(at);
+	return &window->bytes[at & (WINDOW_SIZE - 1)];
+}
+
+static __always_inline __u64 word_at(const struct window *window, __u32 at)
+{
+	return *(const text_word *)bytes_at(window, at);
+}
+
+static __always_inline __u8 byte_at(const struct window *window, __u32 at)
+{
+	return *bytes_at(window, at);
+}
+
+/* The high bit of each byte that equals `byte`, exact up to the first such byte. */
+static __always_inline __u64 equal_bytes(__u64 word, __u8 byte)
+{
+	__u64 x = word ^ BYTES(byte);
+	return (x - BYTES(1)) & ~x & HIGH_BITS;
+}
+
+/* The place, 0 to 7, of the first high bit in a mask that is not 0; BPF has no instruction to count zeros. */
+static __always_inline __u32 first_byte(__u64 mask)
+{
+	return ((((mask - 1) & ~mask) & BYTES(1)) * BYTES(1) >> 56) - 1;
+}
+
+/* The first `count` bytes of a word, 0 to 8. */
+static __always_inline __u64 low_bytes(__u64 word, __u32 count)
+{
+	if (count >= 8)
+		return word;
+	return word & ((1ULL << (count * 8)) - 1);
+}
+
+#define TEXT4(a, b, c, d) ((__u64)(a) | (__u64)(b) << 8 | (__u64)(c) << 16 | (__u64)(d) << 24)
+#define TEXT8(a, b, c, d, e, f, g, h) (TEXT4(a, b, c, d) | TEXT4(e, f, g, h) << 32)
+
+/* Makes letters lower case; "-" and ":" stay. A few control characters turn into something else, never into a letter. */
+#define LOWER(word) ((word) | BYTES(0x20))
+
+#endif

@@ -1,0 +1,45 @@
+//! The border with the observing programs: the types of `bpf/observe/abi.h`, generated.
+#![allow(unsafe_code)]
+
+use crate::abi::Plain;
+
+#[allow(
+    clippy::all,
+    clippy::undocumented_unsafe_blocks,
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    unused_imports,
+    reason = "written by libbpf-cargo; of the skeleton only the types are used"
+)]
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/observe_abi.rs"));
+}
+
+pub(crate) use generated::types::{
+    filter, filter_state, identity, latency, method, path, record, request_event, request_flags, series, series_key,
+    slowest_order,
+};
+use generated::types::{event_type, observe_abi, side, tally};
+
+pub(crate) const VERSION: u32 = observe_abi::OBSERVE_ABI_VERSION.0;
+pub(crate) const FILTERS: usize = observe_abi::FILTERS.0 as usize;
+pub(crate) const PREFIX_SIZE: usize = observe_abi::PREFIX_SIZE.0 as usize;
+pub(crate) const COMM_SIZE: usize = observe_abi::COMM_SIZE.0 as usize;
+pub(crate) const METHODS: usize = method::METHODS.0 as usize;
+pub(crate) const TALLIES: usize = tally::TALLIES.0 as usize;
+pub(crate) const UNFOLLOWED: usize = tally::TALLY_UNFOLLOWED.0 as usize;
+pub(crate) const EVENT_TYPE_REQUEST: u32 = event_type::EVENT_TYPE_REQUEST.0;
+pub(crate) const SIDE_CLIENT: u8 = side::SIDE_CLIENT.0 as u8;
+pub(crate) const SIDE_SERVER: u8 = side::SIDE_SERVER.0 as u8;
+
+macro_rules! plain {
+    ($($type:ty),*) => {
+        $(
+            // SAFETY: integers, and arrays and structs of integers that -Wpadded has found free of padding.
+            unsafe impl Plain for $type {}
+        )*
+    };
+}
+
+plain!(series_key, series, path, request_event, filter, filter_state, record, slowest_order);

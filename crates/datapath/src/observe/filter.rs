@@ -1,0 +1,130 @@
+//! What a trace asks for, in the form that the kernel looks for it.
+
+use std::time::Duration;
+
+use super::abi::{self, filter};
+use super::event::Method;
+use crate::abi::NONE;
+
+/// A limit on events: so many a second, with so many at once after a pause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Events a second, on average; at least 1.
+    pub per_second: u32,
+    /// Events that may come at once after a pause; at least 1.
+    pub burst: u32,
+}
+
+/// What a trace asks for: requests for which all of these hold. The default asks for everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Number of the service that was dialled.
+    pub service: Option<u32>,
+    /// First and last status, included: `(500, 599)`. Requests without a response have none and do not match.
+    pub status: Option<(u16, u16)>,
+    /// One of these; empty: any.
+    pub methods: Vec<Method>,
+    /// What the target begins with; at most 64 bytes.
+    pub path_prefix: String,
+    /// At least this long from the first byte of the request to the last of the response.
+    pub min_latency: Duration,
+    /// Process of the client or of the server.
+    pub pid: Option<u32>,
+    /// What the name of the client's or the server's thread begins with; at most 15 bytes.
+    pub comm: String,
+    /// Number of the cgroup of the client or of the server.
+    pub cgroup: Option<u64>,
+    /// One of so many, by chance; 0 and 1: all.
+    pub one_in: u32,
+    /// At most so many; what is kept back is counted as `event-limited`.
+    pub rate: Option<Rate>,
+}
+
+/// Why a filter cannot be looked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FilterError {
+    /// A text is longer than the kernel compares.
+    #[error("{what} {text:?} is longer than {max} bytes")]
+    TooLong {
+        /// The path prefix or the name.
+        what: &'static str,
+        /// What was asked for.
+        text: String,
+        /// The longest.
+        max: usize,
+    },
+    /// No status can match.
+    #[error("status {0} to {1} is empty; give the lower one first, both from 100 to 999")]
+    Status(u16, u16),
+    /// No event could ever be sent.
+    #[error("a rate of {per_second} a second with bursts of {burst} lets nothing through; both must be 1 or more")]
+    Rate {
+        /// As asked for.
+        per_second: u32,
+        /// As asked for.
+        burst: u32,
+    },
+}
+
+impl Filter {
+    pub(super) fn pack(&self) -> Result<filter, FilterError> {
+        let mut entry = filter { active: 1, service: self.service.unwrap_or(NONE), ..Default::default() };
+        if let Some((from, to)) = self.status {
+            if from > to || from < 100 || to > 999 {
+                return Err(FilterError::Status(from, to));
+            }
+            (entry.status_from, entry.status_to) = (from, to);
+        }
+        if let Some(Rate { per_second, burst }) = self.rate {
+            if per_second == 0 || burst == 0 {
+                return Err(FilterError::Rate { per_second, burst });
+            }
+            entry.interval_ns = 1_000_000_000 / u64::from(per_second);
+            // One of the burst is the event that is due now.
+            entry.burst_ns = entry.interval_ns * u64::from(burst - 1);
+        }
+        for &method in &self.methods {
+            entry.methods |= 1 << method as u32;
+        }
+        entry.latency_ns = self.min_latency.as_nanos().try_into().unwrap_or(u64::MAX);
+        entry.pid = self.pid.unwrap_or(0);
+        entry.cgroup = self.cgroup.unwrap_or(0);
+        entry.one_in = self.one_in;
+        entry.prefix_length = put("path prefix", &self.path_prefix, &mut entry.prefix, abi::PREFIX_SIZE)?;
+        // The last byte of the kernel's is always NUL.
+        entry.comm_length = put("process name", &self.comm, &mut entry.comm, abi::COMM_SIZE - 1)?;
+        Ok(entry)
+    }
+}
+
+fn put(what: &'static str, text: &str, to: &mut [std::ffi::c_char], max: usize) -> Result<u32, FilterError> {
+    if text.len() > max {
+        return Err(FilterError::TooLong { what, text: text.into(), max });
+    }
+    for (to, from) in to.iter_mut().zip(text.bytes()) {
+        *to = from as _;
+    }
+    Ok(text.len() as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_what_cannot_be_looked_for() {
+        let long = Filter { path_prefix: "/".repeat(65), ..Default::default() };
+        assert!(matches!(long.pack(), Err(FilterError::TooLong { max: 64, .. })));
+        let status = Filter { status: Some((599, 500)), ..Default::default() };
+        assert_eq!(status.pack().unwrap_err(), FilterError::Status(599, 500));
+        let rate = Filter { rate: Some(Rate { per_second: 0, burst: 1 }), ..Default::default() };
+        assert!(matches!(rate.pack(), Err(FilterError::Rate { .. })));
+    }
+
+    #[test]
+    fn the_default_asks_for_everything() {
+        let entry = Filter::default().pack().unwrap();
+        assert_eq!((entry.active, entry.service, entry.methods, entry.status_to), (1, NONE, 0, 0));
+    }
+}

@@ -1,0 +1,105 @@
+//! The observing programs, from the bytes in this binary into the kernel.
+
+use std::collections::HashMap;
+use std::io;
+
+use libbpf_rs::{MapCore, MapHandle, Object, ObjectBuilder, OpenObject};
+
+use super::{Limits, Maps, abi};
+use crate::error::io_error;
+use crate::load::{LINES_KEPT, object, status};
+use crate::log::Log;
+use crate::maps::Map;
+use crate::pin::Pins;
+use crate::{Error, ProgramStatus};
+
+/// What the programs are called.
+pub(super) const PROGRAMS: [&str; 2] = ["alize_observe_egress", "alize_observe_ingress"];
+
+const OBJECT: &[u8] = object!("observe");
+
+/// Working buffers of a CPU; see `bpf/observe/buffers.h`.
+const BUFFERS_PER_CPU: u32 = 4;
+
+pub(super) struct Loaded {
+    pub(super) object: Object,
+    pub(super) maps: Maps,
+    pub(super) traces: MapHandle,
+    pub(super) every_map: Vec<MapHandle>,
+    pub(super) programs: Vec<ProgramStatus>,
+}
+
+pub(super) fn load(pins: &Pins, limits: &Limits) -> Result<Loaded, Error> {
+    let log = Log::begin(LINES_KEPT);
+    let refused =
+        |error: libbpf_rs::Error| Error::Verifier { program: "observe".into(), lines: log.take_with(&error) };
+    let mut object = ObjectBuilder::default()
+        .name("observe")
+        .and_then(|builder| builder.open_memory(OBJECT))
+        .map_err(refused)?;
+    prepare_maps(&mut object, pins, limits)?;
+    let object = object.load().map_err(refused)?;
+    keep(object)
+}
+
+/// libbpf makes and pins a map whose pin does not exist, and otherwise takes the pinned one if it is compatible: so
+/// pinned maps keep the sizes that they were made with.
+fn prepare_maps(object: &mut OpenObject, pins: &Pins, limits: &Limits) -> Result<(), Error> {
+    let cpus = libbpf_rs::num_possible_cpus().map_err(|e| Error::kernel("cannot count", "CPUs", io_error(e)))?;
+    for mut map in object.maps_mut() {
+        let name = map.name().to_string_lossy().into_owned();
+        let error = |e| Error::kernel("cannot prepare map", &name, io_error(e));
+        // The compiler's own: constants of this version of the programs.
+        if name.contains('.') {
+            continue;
+        }
+        let path = pins.map(&pin_name(&name));
+        let entries = match name.as_str() {
+            "series" => limits.series,
+            "paths" => limits.paths,
+            "traces" => limits.ring_bytes,
+            "links" => limits.links,
+            "windows" => cpus as u32 * BUFFERS_PER_CPU,
+            _ => 0,
+        };
+        let pinned = MapHandle::from_pinned_path(&path).ok().map(|map| map.max_entries());
+        if entries != 0 {
+            map.set_max_entries(pinned.unwrap_or(entries)).map_err(error)?;
+        }
+        map.set_pin_path(&path).map_err(error)?;
+    }
+    Ok(())
+}
+
+/// The version is in the name: maps of another one are neither used nor in the way.
+fn pin_name(map: &str) -> String {
+    format!("observe{}_{map}", abi::VERSION)
+}
+
+fn keep(object: Object) -> Result<Loaded, Error> {
+    let mut handles = HashMap::new();
+    let mut every_map = Vec::new();
+    for map in object.maps() {
+        let name = map.name().to_string_lossy().into_owned();
+        let handle = || MapHandle::try_from(&map).map_err(|e| Error::kernel("cannot keep map", &name, io_error(e)));
+        every_map.push(handle()?);
+        handles.insert(name.clone(), handle()?);
+    }
+    let mut take = |name: &str| {
+        let missing = || Error::kernel("cannot find map", name, io::Error::other("no program uses it"));
+        handles.remove(name).ok_or_else(missing)
+    };
+    let maps = Maps {
+        series: Map::new(take("series")?)?,
+        series_overflow: Map::new(take("series_overflow")?)?,
+        paths: Map::new(take("paths")?)?,
+        tallies: Map::new(take("tallies")?)?,
+        tracing: Map::new(take("tracing")?)?,
+        filters: Map::new(take("filters")?)?,
+        slowest: Map::new(take("slowest")?)?,
+        failed: Map::new(take("failed_exchanges")?)?,
+    };
+    let traces = take("traces")?;
+    let programs = object.progs().map(|program| status(&program)).collect::<Result<_, _>>()?;
+    Ok(Loaded { object, maps, traces, every_map, programs })
+}

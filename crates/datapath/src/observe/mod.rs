@@ -1,0 +1,312 @@
+//! HTTP seen from the kernel: passive programs that follow HTTP/1 in the meshed cgroups.
+//!
+//! [`Observer`] loads, attaches and pins them beside the data path's own, reads what they counted ([`Series`]) and
+//! recorded ([`Observer::slowest`], [`Observer::failed`]), and hands over single requests to whoever asks
+//! ([`Observer::start_trace`]). The programs only ever let packets pass, whatever happens to this process.
+//!
+//! - Each exchange is counted once a host: at the client's socket where that is observed, else at the server's.
+//! - What could not be followed is counted with its reason ([`Observer::tallies`]), never guessed.
+//! - While nobody traces, single requests cost the kernel one load more.
+
+mod abi;
+mod event;
+mod filter;
+mod latency;
+mod load;
+mod recorder;
+mod series;
+
+use std::collections::HashMap;
+
+use libbpf_rs::{Link, MapHandle};
+
+use crate::environment::{self, Cgroup};
+use crate::maps::Map;
+use crate::pin::Pins;
+use crate::{Error, Options, ProgramStatus, attach};
+
+pub use event::{Identity, Malformed, Method, Request, Side};
+pub use filter::{Filter, FilterError, Rate};
+pub use latency::Latencies;
+pub use series::{Destination, Series, SeriesKey};
+
+use abi::{path, record};
+use event::Ring;
+
+/// Sizes of the maps when they are made. What does not fit is counted and shown, never lost in silence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Series: combinations of who, whom, method, path and status. Each takes about 1 kB a CPU once it is used.
+    pub series: u32,
+    /// Paths with a text of their own; the rest are `None`.
+    pub paths: u32,
+    /// Bytes of the ring for traces; a power of two and of pages.
+    pub ring_bytes: u32,
+    /// Connections between two processes of this host whose server is remembered; oldest go first.
+    pub links: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { series: 4096, paths: 1024, ring_bytes: 4 << 20, links: 16_384 }
+    }
+}
+
+/// A running trace: its place among the filters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TraceId(u32);
+
+impl TraceId {
+    /// Whether the trace wants this request; several traces share one ring.
+    pub fn wants(self, request: &Request) -> bool {
+        request.matched >> self.0 & 1 == 1
+    }
+}
+
+/// Why a trace could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TraceError {
+    /// All places are taken.
+    #[error("{} traces run already, which is all there can be; stop one of them first", abi::FILTERS)]
+    TooMany,
+    /// The filter asks for what the kernel cannot look for.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// The kernel refused.
+    #[error(transparent)]
+    Kernel(#[from] Error),
+}
+
+/// What happened how often since the programs were loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tallies {
+    /// Connections that are not followed, by reason (such as `tls`).
+    pub unfollowed: Vec<(&'static str, u64)>,
+    /// Everything else (such as `exchange`, `event-lost`).
+    pub events: Vec<(&'static str, u64)>,
+}
+
+impl Tallies {
+    /// The count under `name`, of either kind.
+    pub fn get(&self, name: &str) -> Option<u64> {
+        let both = self.unfollowed.iter().chain(&self.events);
+        both.copied().find(|(known, _)| *known == name).map(|(_, count)| count)
+    }
+}
+
+/// The names of `enum tally`, in its order; the reasons why a connection is not followed come first.
+const TALLIES: [&str; abi::TALLIES] = [
+    "joined",
+    "not-http",
+    "tls",
+    "http2",
+    "bad-request-line",
+    "bad-status-line",
+    "bad-field",
+    "bad-length",
+    "bad-coding",
+    "bad-chunk",
+    "line-too-long",
+    "upgraded",
+    "tunnel",
+    "unsolicited",
+    "gap",
+    "raced",
+    "budget",
+    "unpaired",
+    "no-memory",
+    "followed",
+    "resynchronised",
+    "unseen-exchange",
+    "request",
+    "exchange",
+    "unanswered",
+    "pipeline-overflow",
+    "series-overflow",
+    "path-overflow",
+    "event",
+    "event-lost",
+    "event-limited",
+    "no-window",
+];
+
+/// The loaded programs of one instance. Dropping it changes nothing in the kernel: they are pinned, and go on counting.
+pub struct Observer {
+    maps: Maps,
+    ring: Ring,
+    programs: Vec<ProgramStatus>,
+    every_map: Vec<MapHandle>,
+    /// Places of filters in use by this process.
+    traces: [bool; abi::FILTERS],
+}
+
+/// The maps that user space reads or writes.
+struct Maps {
+    series: Map<abi::series_key, abi::series>,
+    series_overflow: Map<u32, abi::series>,
+    paths: Map<u64, path>,
+    tallies: Map<u32, u64>,
+    tracing: Map<u32, u64>,
+    filters: Map<u32, abi::filter>,
+    slowest: Map<u32, record>,
+    failed: Map<u32, record>,
+}
+
+impl Observer {
+    /// Loads, verifies, attaches and pins the programs, or adopts what is pinned already: maps are kept, programs are
+    /// replaced by this binary's through an atomic link update. Traces of a process that is gone are stopped.
+    ///
+    /// The pins lie beside the data path's, so that [`crate::unload`] removes both. Who opens an observer must be the
+    /// holder of the instance's lock, that is of its [`crate::DataPath`], or otherwise the only one of the instance.
+    pub fn open(options: &Options, limits: &Limits) -> Result<Self, Error> {
+        environment::check_root()?;
+        environment::ensure_bpffs(&options.bpffs)?;
+        let pins = Pins::new(options)?;
+        pins.check_version()?;
+        let cgroups: Vec<Cgroup> =
+            options.cgroups.iter().map(|path| environment::open_cgroup(path)).collect::<Result<_, _>>()?;
+        pins.make_folders()?;
+        let loaded = load::load(&pins, limits)?;
+        let observer = Self {
+            ring: Ring::new(loaded.traces)?,
+            maps: loaded.maps,
+            programs: loaded.programs,
+            every_map: loaded.every_map,
+            traces: [false; abi::FILTERS],
+        };
+        observer.maps.tracing.put_all([(0, 0)].into_iter())?;
+        for program in loaded.object.progs_mut() {
+            for cgroup in &cgroups {
+                attach::attach_one(&program, &pins, cgroup)?;
+            }
+        }
+        Ok(observer)
+    }
+
+    /// Takes the programs out of the kernel's way, for good; what they counted stays until [`crate::unload`].
+    pub fn detach(options: &Options) -> Result<(), Error> {
+        let pins = Pins::new(options)?;
+        for path in crate::pin::entries(&pins.links())? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if load::PROGRAMS.iter().any(|program| name.starts_with(program)) {
+                let error = |e| Error::path("cannot detach", &path, crate::error::io_error(e));
+                Link::open(&path).and_then(|link| link.detach()).map_err(error)?;
+                attach::unpin(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the kernel send the requests that `filter` describes; [`Observer::poll`] hands them over.
+    pub fn start_trace(&mut self, filter: &Filter) -> Result<TraceId, TraceError> {
+        let entry = filter.pack()?;
+        let place = self.traces.iter().position(|taken| !taken).ok_or(TraceError::TooMany)?;
+        self.maps.filters.put_all([(place as u32, entry)].into_iter())?;
+        self.traces[place] = true;
+        self.switch_traces()?;
+        Ok(TraceId(place as u32))
+    }
+
+    /// Ends a trace. What it had sent before may still be in the ring.
+    pub fn stop_trace(&mut self, trace: TraceId) -> Result<(), Error> {
+        self.traces[trace.0 as usize] = false;
+        self.switch_traces()?;
+        self.maps.filters.put_all([(trace.0, abi::filter::default())].into_iter())
+    }
+
+    fn switch_traces(&self) -> Result<(), Error> {
+        let active = self.traces.iter().enumerate().fold(0, |mask, (place, &on)| mask | u64::from(on) << place);
+        self.maps.tracing.put_all([(0, active)].into_iter())
+    }
+
+    /// Hands over what has come in the ring since the last call, oldest first. Does not block. Nobody is woken when
+    /// something comes: call it on a timer, every 20 to 100 ms while a trace runs.
+    pub fn poll(&mut self, each: &mut dyn FnMut(Result<Request, Malformed>)) -> Result<(), Error> {
+        self.ring.drain(each)
+    }
+
+    /// Hands over all series with what was counted so far, added up over the CPUs. Series change while they are read.
+    pub fn series(&self, each: &mut dyn FnMut(Series)) -> Result<(), Error> {
+        let paths = self.paths()?;
+        series::read(&self.maps, &paths, each)
+    }
+
+    /// What was counted of exchanges for which there was no room for a series.
+    pub fn series_overflow(&self) -> Result<Series, Error> {
+        series::overflow(&self.maps)
+    }
+
+    /// Texts of the paths that series have.
+    fn paths(&self) -> Result<HashMap<u64, String>, Error> {
+        let mut paths = HashMap::new();
+        self.maps.paths.for_each(|key, value| {
+            if let Some(path) = value.first() {
+                paths.insert(key, series::path_text(path));
+            }
+        })?;
+        Ok(paths)
+    }
+
+    /// Forgets all series and paths, so that there is room for others.
+    pub fn reset_series(&self) -> Result<(), Error> {
+        let mut keys = Vec::new();
+        self.maps.series.for_each(|key, _| keys.push(key))?;
+        self.maps.series.delete_all(keys.into_iter())?;
+        let mut keys = Vec::new();
+        self.maps.paths.for_each(|key, _| keys.push(key))?;
+        self.maps.paths.delete_all(keys.into_iter())
+    }
+
+    /// What happened how often.
+    pub fn tallies(&self) -> Result<Tallies, Error> {
+        let mut tallies = Tallies::default();
+        self.maps.tallies.for_each(|number, values| {
+            if let Some(&name) = TALLIES.get(number as usize) {
+                let unfollowed = (number as usize) < abi::UNFOLLOWED;
+                let list = if unfollowed { &mut tallies.unfollowed } else { &mut tallies.events };
+                list.push((name, values.iter().sum()));
+            }
+        })?;
+        Ok(tallies)
+    }
+
+    /// The slowest requests of about the last ten minutes, slowest first; kept although nobody was watching.
+    pub fn slowest(&self) -> Result<Vec<Request>, Error> {
+        let mut requests = recorder::read(&self.maps.slowest)?;
+        requests.sort_by_key(|request| std::cmp::Reverse(request.latency));
+        Ok(requests)
+    }
+
+    /// The last requests that failed (5xx, or no response), latest first.
+    pub fn failed(&self) -> Result<Vec<Request>, Error> {
+        let mut requests = recorder::read(&self.maps.failed)?;
+        requests.sort_by_key(|request| std::cmp::Reverse(request.started + request.latency));
+        Ok(requests)
+    }
+
+    /// The programs and whether they are on.
+    pub fn programs(&self) -> &[ProgramStatus] {
+        &self.programs
+    }
+
+    /// The maps, for counting their memory.
+    pub fn maps(&self) -> &[MapHandle] {
+        &self.every_map
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tally_has_its_own_name() {
+        let mut names = TALLIES.to_vec();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), TALLIES.len());
+        assert_eq!(TALLIES[abi::UNFOLLOWED - 1], "no-memory");
+        assert_eq!(TALLIES[abi::UNFOLLOWED], "followed");
+    }
+}

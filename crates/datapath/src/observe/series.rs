@@ -1,0 +1,128 @@
+//! Series: what the exchanges of one kind came to.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::Maps;
+use super::abi::{path, series, series_key};
+use super::event::{Method, Side, printable};
+use super::latency::Latencies;
+use crate::Error;
+use crate::abi::{NONE, socket_addr};
+
+/// Whom the requests of a series went to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Destination {
+    /// Number of the service that the client dialled; `None`: none.
+    pub service: Option<u32>,
+    /// The server's end of the connection, after balancing.
+    pub address: SocketAddr,
+    /// Cgroup of the server's socket; `None`: not on this host or not observed.
+    pub cgroup: Option<u64>,
+}
+
+/// What the requests of a series have in common.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SeriesKey {
+    /// Cgroup of the client's socket; `None`: not on this host or not observed.
+    pub source: Option<u64>,
+    /// Whom they went to.
+    pub destination: Destination,
+    /// The method.
+    pub method: Method,
+    /// Path without query, where `{n}`, `{uuid}` and `{hex}` stand for such segments; `None`: there was no room for
+    /// its text.
+    pub path: Option<String>,
+    /// `None`: the connection ended before the response did.
+    pub status: Option<u16>,
+    /// Where they were seen.
+    pub side: Side,
+}
+
+/// What was counted of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Series {
+    /// What they have in common.
+    pub key: SeriesKey,
+    /// How many there were.
+    pub count: u64,
+    /// Heads and bodies.
+    pub request_bytes: u64,
+    /// Heads and bodies.
+    pub response_bytes: u64,
+    /// Sum, from the first byte of the request to the last of the response.
+    pub latency: Duration,
+    /// Sum, to the first byte of the response.
+    pub first_byte: Duration,
+    /// Of latency.
+    pub latencies: Latencies,
+}
+
+pub(super) fn read(maps: &Maps, paths: &HashMap<u64, String>, each: &mut dyn FnMut(Series)) -> Result<(), Error> {
+    maps.series.for_each(|key, values| {
+        if let Some(key) = key_of(&key, paths) {
+            each(add_up(key, values));
+        }
+    })
+}
+
+pub(super) fn overflow(maps: &Maps) -> Result<Series, Error> {
+    let mut sum = add_up(everything(), &[]);
+    maps.series_overflow.for_each(|_, values| sum = add_up(everything(), values))?;
+    Ok(sum)
+}
+
+/// The key of what has none.
+fn everything() -> SeriesKey {
+    SeriesKey {
+        source: None,
+        destination: Destination { service: None, address: SocketAddr::from(([0; 4], 0)), cgroup: None },
+        method: Method::Other,
+        path: None,
+        status: None,
+        side: Side::Client,
+    }
+}
+
+/// `None` for what this version does not know.
+fn key_of(key: &series_key, paths: &HashMap<u64, String>) -> Option<SeriesKey> {
+    Some(SeriesKey {
+        source: (key.source != 0).then_some(key.source),
+        destination: Destination {
+            service: (key.service != NONE).then_some(key.service),
+            address: socket_addr(key.address, key.port),
+            cgroup: (key.destination != 0).then_some(key.destination),
+        },
+        method: Method::from_number(key.method)?,
+        path: paths.get(&key.path).cloned(),
+        status: (key.status != 0).then_some(key.status),
+        side: Side::from_number(key.side)?,
+    })
+}
+
+fn add_up(key: SeriesKey, values: &[series]) -> Series {
+    let mut sum = Series {
+        key,
+        count: 0,
+        request_bytes: 0,
+        response_bytes: 0,
+        latency: Duration::ZERO,
+        first_byte: Duration::ZERO,
+        latencies: Latencies::default(),
+    };
+    for value in values {
+        sum.count += value.count;
+        sum.request_bytes += value.request_bytes;
+        sum.response_bytes += value.response_bytes;
+        sum.latency += Duration::from_nanos(value.latency_ns);
+        sum.first_byte += Duration::from_nanos(value.first_byte_ns);
+        sum.latencies.add(&Latencies { counts: value.buckets });
+    }
+    sum
+}
+
+pub(super) fn path_text(path: &path) -> String {
+    let length = (path.length as usize).min(path.text.len());
+    printable(&path.text[..length])
+}
