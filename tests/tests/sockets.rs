@@ -33,8 +33,11 @@ fn python(place: &Place, script: &str) -> Result<String> {
 fn every_way_to_connect_is_balanced() -> Result<()> {
     let world = World::new("ways")?;
     let servers = world.fleet(Kind::Name, &["a"], 7000)?;
-    let agent = Agent::start(&world, &web(address(), &[], &endpoints([servers[0].v4])))?;
     let client = world.meshed("client")?;
+    let closed = at(client.namespace.v4(), 1);
+    let mesh = service("web", address(), &[], &endpoints([servers[0].v4]))
+        + &service("other", other(), &[], &endpoints([closed]));
+    let agent = Agent::start(&world, &file(&[mesh]))?;
     let cases = [
         (
             "without blocking",
@@ -52,18 +55,33 @@ fn every_way_to_connect_is_balanced() -> Result<()> {
             "after a connect that failed",
             "s = socket.socket(); s.connect_ex(('127.0.0.1', 1)); s.connect(target)\n",
         ),
+        (
+            "Multipath TCP",
+            "s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)\n\
+             s.connect(target)\n",
+        ),
+        (
+            "Multipath TCP after a connect that was balanced and failed",
+            "s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)\n\
+             assert s.connect_ex(other) == errno.ECONNREFUSED\n\
+             s.connect(target)\n",
+        ),
     ];
     for (name, connect) in &cases {
         let script = format!("{connect}print(s.makefile().readline().strip(), *s.getpeername())");
         let seen = python(&client, &script).with_context(|| (*name).to_owned())?;
         assert_eq!(seen, "a 10.96.0.10 80", "{name}");
     }
-    // The kernel asks for the peer's name of the socket above the subflows, and shows the hooks a subflow only: a
-    // Multipath TCP client sees the endpoint.
-    let multipath = "s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262); s.connect(target)\n\
-                     print(s.makefile().readline().strip())";
-    assert_eq!(python(&client, multipath)?, "a");
-    assert_eq!(agent.service("web")?.traffic.connections, cases.len() as u64 + 1);
+    // What it dials afterwards is not balanced, and has its own name.
+    let direct = format!(
+        "s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)\n\
+         assert s.connect_ex(other) == errno.ECONNREFUSED\n\
+         s.connect(('{}', {})); print(*s.getpeername())",
+        servers[0].v4.ip(),
+        servers[0].v4.port()
+    );
+    assert_eq!(python(&client, &direct)?, format!("{} {}", servers[0].v4.ip(), servers[0].v4.port()));
+    assert_eq!(agent.service("web")?.traffic.connections, cases.len() as u64);
     Ok(())
 }
 
