@@ -172,21 +172,24 @@ fn requests_are_traced_with_both_ends() {
 #[test]
 fn a_trace_that_is_not_read_stops_nobody() {
     let world = World::new("stall", &[]);
+    // Attaches, which takes the verifier's time.
+    assert_eq!(world.host.alize(&["map", "--for", "100ms"]).code, 0);
     let mut command = world.host.command(&["trace", "-o", "json"]);
     // Nobody reads the pipe.
     let mut stalled =
         command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the program starts");
     std::thread::sleep(Duration::from_millis(1500));
     let script = format!(
-        "echo $$ > {}/shop.service/cgroup.procs && exec curl -s -o /dev/null 'http://{SERVICE}/[1-5000]'",
+        "echo $$ > {}/shop.service/cgroup.procs && exec curl -s 'http://{SERVICE}/[1-5000]'",
         world.host.cgroup
     );
-    let curl = Command::new("bash").args(["-c", &script]).status().expect("bash");
-    assert_eq!(code(curl), 0);
+    let curl = Command::new("bash").args(["-c", &script]).output().expect("bash");
+    assert_eq!(code(curl.status), 0);
+    assert_eq!(curl.stdout.len(), 5000 * "hello".len(), "every request was answered");
     assert_eq!(world.host.alize(&["status"]).code, 0);
     let folder = Folder::new("stall-out");
     let (other, out) = world.trace(&folder, "other", &["--count", "1", "--path-prefix", "/after"]);
-    std::thread::sleep(Duration::from_millis(500));
+    std::thread::sleep(Duration::from_millis(700));
     world.ask(&["/after"]);
     wait(other);
     assert!(fs::read_to_string(&out).expect("a file").contains("/after"));
