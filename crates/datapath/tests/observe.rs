@@ -1,0 +1,392 @@
+//! HTTP as the kernel sees it, against what real servers have written in their logs.
+//!
+//! Needs root, nginx, curl, wrk and python3.
+
+mod world;
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use alize_datapath::observe::{Filter, Limits, Method, Observer, Rate, Request, Side};
+use world::{World, eventually};
+
+/// How often each "METHOD path status" came.
+type Counts = HashMap<String, u64>;
+
+/// A server that ends with the test.
+struct Server {
+    process: Child,
+    address: SocketAddr,
+    folder: PathBuf,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Killed outright, nginx would leave its workers behind.
+        let pid = rustix::process::Pid::from_child(&self.process);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = self.process.wait();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port of loopback is free")
+}
+
+fn nginx(name: &str) -> Server {
+    let folder = std::env::temp_dir().join(format!("observe-{name}-{}", std::process::id()));
+    fs::create_dir_all(folder.join("html")).unwrap();
+    fs::write(folder.join("html/index.html"), "x".repeat(612)).unwrap();
+    fs::write(folder.join("html/large"), "GET / HTTP/1.1\r\n\r\n".repeat(20_000)).unwrap();
+    let address = free_address();
+    let path = folder.display();
+    let configuration = format!(
+        "daemon off; worker_processes 2; pid {path}/pid; error_log {path}/error.log; \
+         events {{ worker_connections 1024; }} \
+         http {{ log_format counted '$request_method $request_uri $status'; \
+         access_log {path}/access.log counted; keepalive_requests 100000000; \
+         client_body_temp_path {path}/body; client_max_body_size 10m; \
+         server {{ listen {address}; root {path}/html; location = /broken {{ return 503; }} \
+         location = /slow {{ alias {path}/html/large; limit_rate 700k; }} \
+         location /answer {{ return 200 \"an answer\\n\"; }} }} }}"
+    );
+    fs::write(folder.join("nginx.conf"), configuration).unwrap();
+    // Workers drop to another user, who must reach the files.
+    let _ = Command::new("chmod").arg("-R").arg("a+rX").arg(&folder).status();
+    let process = Command::new("nginx").arg("-c").arg(folder.join("nginx.conf")).stderr(Stdio::null()).spawn();
+    let server = Server { process: process.expect("nginx is installed"), address, folder };
+    eventually("nginx listens", || TcpStream::connect(address).is_ok());
+    server
+}
+
+impl Server {
+    /// What nginx has logged; it writes a line when it is done with a request.
+    fn logged(&self) -> Counts {
+        let text = fs::read_to_string(self.folder.join("access.log")).unwrap_or_default();
+        let mut counts = Counts::new();
+        for line in text.lines() {
+            *counts.entry(line.to_owned()).or_default() += 1;
+        }
+        counts
+    }
+}
+
+/// What the kernel has counted, by path as it was sent; the tests send none that is folded.
+fn counted(observer: &Observer, server: SocketAddr) -> Counts {
+    let mut counts = Counts::new();
+    let mut each = |series: alize_datapath::observe::Series| {
+        if series.key.destination.address == server {
+            let path = series.key.path.unwrap_or_else(|| "other".into());
+            let status = series.key.status.map_or("unanswered".into(), |status| status.to_string());
+            *counts.entry(format!("{} {path} {status}", series.key.method)).or_default() += series.count;
+            assert_eq!(series.latencies.counts.iter().sum::<u64>(), series.count);
+        }
+    };
+    observer.series(&mut each).expect("series can be read");
+    counts
+}
+
+fn open(world: &World) -> Observer {
+    Observer::open(&world.options, &Limits::default()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    let done = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    assert!(done.unwrap_or_else(|error| panic!("{program}: {error}")).success(), "{program} {arguments:?}");
+}
+
+fn traced(observer: &mut Observer) -> Vec<Request> {
+    let mut requests = Vec::new();
+    observer.poll(&mut |request| requests.push(request.expect("the kernel writes what can be read"))).unwrap();
+    requests
+}
+
+/// Reads `count` responses with Content-Length.
+fn read_responses(stream: &mut TcpStream, count: usize) {
+    let mut bytes = Vec::new();
+    let mut piece = [0; 65_536];
+    for _ in 0..count {
+        loop {
+            if let Some(end) = response_end(&bytes) {
+                bytes.drain(..end);
+                break;
+            }
+            let read = stream.read(&mut piece).expect("the server answers");
+            assert_ne!(read, 0, "the server must not close");
+            bytes.extend_from_slice(&piece[..read]);
+        }
+    }
+    assert!(bytes.is_empty());
+}
+
+fn response_end(bytes: &[u8]) -> Option<usize> {
+    let head = bytes.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
+    let text = String::from_utf8_lossy(&bytes[..head]).to_lowercase();
+    let length: usize = text.split("content-length: ").nth(1)?.split("\r\n").next()?.parse().ok()?;
+    (bytes.len() >= head + length).then_some(head + length)
+}
+
+#[test]
+fn counts_what_nginx_logs_at_full_speed() {
+    let world = World::new("observe-speed");
+    let observer = open(&world);
+    let server = nginx("speed");
+    let url = format!("http://{}/", server.address);
+    let mut sent = 0;
+    for _ in 0..20 {
+        run("wrk", &["-t2", "-c32", "-d3", &url]);
+        sent = server.logged().values().sum();
+        if sent >= 200_000 {
+            break;
+        }
+    }
+    assert!(sent >= 200_000, "the machine is too slow for the test: {sent} requests");
+    eventually("all are counted", || counted(&observer, server.address) == server.logged());
+    let tallies = observer.tallies().unwrap();
+    assert_eq!(tallies.unfollowed.iter().map(|(_, count)| count).sum::<u64>(), 0, "{tallies:?}");
+}
+
+#[test]
+fn counts_what_is_cut_at_every_byte_and_pipelined() {
+    let world = World::new("observe-cut");
+    let observer = open(&world);
+    let server = nginx("cut");
+    let body = "GET /fool HTTP/1.1\r\nHost: a\r\n\r\n".repeat(3);
+    let requests = format!(
+        "GET / HTTP/1.1\r\nHost: a\r\n\r\nHEAD /large HTTP/1.1\r\nHost: a\r\n\r\n\
+         POST /answer HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}\
+         PUT /answer/chunked HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n\
+         GET /missing HTTP/1.1\r\nHost: a\r\n\r\nGET /broken HTTP/1.1\r\nHost: a\r\n\r\n",
+        body.len(),
+        body.len()
+    );
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    stream.set_nodelay(true).unwrap();
+    for size in [1, 2, 3, 5, 17, 100, 4096] {
+        for piece in requests.as_bytes().chunks(size) {
+            stream.write_all(piece).unwrap();
+        }
+        // HEAD has a length but no body.
+        let mut all = Vec::new();
+        let mut piece = [0; 65_536];
+        stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        while let Ok(read) = stream.read(&mut piece) {
+            all.extend_from_slice(&piece[..read]);
+        }
+    }
+    stream.set_read_timeout(None).unwrap();
+    let many = "GET /answer/many HTTP/1.1\r\nHost: a\r\n\r\n".repeat(16);
+    for _ in 0..500 {
+        stream.write_all(many.as_bytes()).unwrap();
+        read_responses(&mut stream, 16);
+    }
+    let logged = server.logged();
+    assert_eq!(logged["GET /answer/many 200"], 8000);
+    assert_eq!(logged["HEAD /large 200"], 7);
+    assert_eq!(counted(&observer, server.address), logged);
+    let tallies = observer.tallies().unwrap();
+    assert_eq!(tallies.unfollowed.iter().map(|(_, count)| count).sum::<u64>(), 0, "{tallies:?}");
+}
+
+#[test]
+fn counts_bodies_of_every_framing() {
+    let world = World::new("observe-bodies");
+    let observer = open(&world);
+    let server = nginx("bodies");
+    let url = format!("http://{}", server.address);
+    let upload = server.folder.join("upload");
+    fs::write(&upload, "HTTP/1.1 200 OK\r\n\r\nGET / HTTP/1.1\r\n\r\n".repeat(30_000)).unwrap();
+    let upload = format!("@{}", upload.display());
+    let none = "-o/dev/null";
+    run("curl", &["-s", none, none, none, &format!("{url}/large"), &format!("{url}/"), &format!("{url}/large")]);
+    run("curl", &["-s", none, none, "--data-binary", &upload, &format!("{url}/answer"), &format!("{url}/answer/2x")]);
+    let chunked = "Transfer-Encoding: chunked";
+    run("curl", &["-s", none, none, "-H", chunked, "--data-binary", &upload, &format!("{url}/answer"), &format!("{url}/answer/3x")]);
+    run("curl", &["-s", none, "-0", &format!("{url}/large")]);
+    run("curl", &["-s", none, "-I", &format!("{url}/large")]);
+    run("wrk", &["-t1", "-c8", "-d2", &format!("{url}/answer/w")]);
+    eventually("all are counted", || counted(&observer, server.address) == server.logged());
+    let tallies = observer.tallies().unwrap();
+    assert_eq!(tallies.unfollowed.iter().map(|(_, count)| count).sum::<u64>(), 0, "{tallies:?}");
+}
+
+#[test]
+fn counts_what_a_python_server_answers() {
+    let world = World::new("observe-python");
+    let observer = open(&world);
+    let address = free_address();
+    let folder = std::env::temp_dir().join(format!("observe-python-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let log = fs::File::create(folder.join("log")).unwrap();
+    let port = address.port().to_string();
+    let process = Command::new("python3")
+        .args(["-u", "-m", "http.server", &port, "--bind", "127.0.0.1"])
+        .current_dir(&folder)
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn();
+    let server = Server { process: process.expect("python3 is installed"), address, folder };
+    eventually("python listens", || TcpStream::connect(address).is_ok());
+    for path in ["", "log", "missing", "log?x=1"] {
+        run("curl", &["-s", "-o/dev/null", &format!("http://{address}/{path}")]);
+    }
+    let count = |line: &str| counted(&observer, address).get(line).copied().unwrap_or(0);
+    eventually("all are counted", || count("GET /log 200") == 2);
+    assert_eq!((count("GET / 200"), count("GET /missing 404")), (1, 1));
+    let log = fs::read_to_string(server.folder.join("log")).unwrap();
+    let answered = log.lines().filter(|line| line.contains("HTTP/1.1\"")).count() as u64;
+    assert_eq!(counted(&observer, address).values().sum::<u64>(), answered);
+}
+
+#[test]
+fn a_trace_shows_both_processes() {
+    let world = World::new("observe-trace");
+    let mut observer = open(&world);
+    let server = nginx("trace");
+    let url = format!("http://{}", server.address);
+    run("curl", &["-s", "-o/dev/null", &format!("{url}/answer")]);
+    assert_eq!(traced(&mut observer), [], "nobody asked");
+
+    let filter = Filter { path_prefix: "/answer".into(), methods: vec![Method::Get], ..Filter::default() };
+    let trace = observer.start_trace(&filter).unwrap();
+    let child = Command::new("curl").args(["-s", "-o/dev/null", &format!("{url}/answer?q=1")]).spawn();
+    let mut child = child.unwrap();
+    let pid = child.id();
+    child.wait().unwrap();
+    run("curl", &["-s", "-o/dev/null", "-d", "x", &format!("{url}/answer")]);
+    run("curl", &["-s", "-o/dev/null", &format!("{url}/")]);
+    let requests = traced(&mut observer);
+    assert_eq!(requests.len(), 1, "{requests:?}");
+    let request = &requests[0];
+    assert!(trace.wants(request));
+    let client = request.client.as_ref().unwrap();
+    assert_eq!((client.pid, client.comm.as_str(), client.uid), (Some(pid), "curl", 0));
+    let served = request.server.as_ref().unwrap();
+    let parent = fs::read_to_string(format!("/proc/{}/stat", served.pid.unwrap())).unwrap();
+    let parent = parent.split(") ").nth(1).unwrap().split(' ').nth(1).unwrap();
+    assert_eq!(parent, server.process.id().to_string(), "the worker that answered, not the master");
+    assert_eq!(served.comm, "nginx");
+    assert_eq!((request.target.as_str(), request.status), ("/answer?q=1", Some(200)));
+    assert_eq!((request.server_address, request.side), (server.address, Side::Client));
+    assert_eq!(request.host, server.address.to_string());
+
+    observer.stop_trace(trace).unwrap();
+    run("curl", &["-s", "-o/dev/null", &format!("{url}/answer")]);
+    assert_eq!(traced(&mut observer), [], "the trace was stopped");
+}
+
+#[test]
+fn filters_hold_in_the_kernel() {
+    let world = World::new("observe-filters");
+    let mut observer = open(&world);
+    let server = nginx("filters");
+    let url = format!("http://{}", server.address);
+    let ask = |path: &str| run("curl", &["-s", "-o/dev/null", &format!("{url}{path}")]);
+    let cases: [(Filter, usize); 8] = [
+        (Filter { status: Some((500, 599)), ..Filter::default() }, 1),
+        (Filter { status: Some((200, 404)), ..Filter::default() }, 2),
+        (Filter { comm: "cur".into(), ..Filter::default() }, 3),
+        (Filter { comm: "nginx".into(), ..Filter::default() }, 3),
+        (Filter { comm: "curly".into(), ..Filter::default() }, 0),
+        (Filter { min_latency: Duration::from_secs(5), ..Filter::default() }, 0),
+        (Filter { pid: Some(1), ..Filter::default() }, 0),
+        (Filter { service: Some(5), ..Filter::default() }, 0),
+    ];
+    for (filter, expected) in cases {
+        let trace = observer.start_trace(&filter).unwrap();
+        for path in ["/", "/missing", "/broken"] {
+            ask(path);
+        }
+        assert_eq!(traced(&mut observer).len(), expected, "{filter:?}");
+        observer.stop_trace(trace).unwrap();
+    }
+
+    let rate = Some(Rate { per_second: 1, burst: 5 });
+    let trace = observer.start_trace(&Filter { rate, ..Filter::default() }).unwrap();
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    for _ in 0..200 {
+        stream.write_all(b"GET /answer HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        read_responses(&mut stream, 1);
+    }
+    let sent = traced(&mut observer).len();
+    assert!((5..=7).contains(&sent), "{sent} events");
+    assert_eq!(observer.tallies().unwrap().get("event-limited"), Some(200 - sent as u64));
+    observer.stop_trace(trace).unwrap();
+
+    let traces: Vec<_> = (0..4).map(|_| observer.start_trace(&Filter::default()).unwrap()).collect();
+    assert!(observer.start_trace(&Filter::default()).is_err(), "there are four places");
+    ask("/");
+    let requests = traced(&mut observer);
+    assert_eq!(requests.len(), 1);
+    assert!(traces.iter().all(|trace| trace.wants(&requests[0])));
+}
+
+#[test]
+fn the_recorder_keeps_what_nobody_watched() {
+    let world = World::new("observe-recorder");
+    let observer = open(&world);
+    let server = nginx("recorder");
+    let url = format!("http://{}", server.address);
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    for _ in 0..1000 {
+        stream.write_all(b"GET /answer HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        read_responses(&mut stream, 1);
+    }
+    run("curl", &["-s", "-o/dev/null", &format!("{url}/slow")]);
+    run("curl", &["-s", "-o/dev/null", &format!("{url}/broken?first")]);
+    run("curl", &["-s", "-o/dev/null", &format!("{url}/broken?second")]);
+    let slowest = observer.slowest().unwrap();
+    assert_eq!(slowest[0].target, "/slow");
+    assert!(slowest[0].latency >= Duration::from_millis(200) && slowest[0].first_byte < Some(slowest[0].latency / 2));
+    assert!(slowest.len() > 100 && slowest.is_sorted_by_key(|request| std::cmp::Reverse(request.latency)));
+    let failed: Vec<String> = observer.failed().unwrap().into_iter().map(|request| request.target).collect();
+    assert_eq!(failed, ["/broken?second", "/broken?first"]);
+}
+
+#[test]
+fn connections_that_were_there_before_are_seen_from_a_safe_place_on() {
+    let world = World::new("observe-before");
+    let server = nginx("before");
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    let mut ask = || {
+        stream.write_all(b"GET /answer HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        read_responses(&mut stream, 1);
+    };
+    ask();
+    let observer = open(&world);
+    for _ in 0..10 {
+        ask();
+    }
+    assert_eq!(counted(&observer, server.address).get("GET /answer 200"), Some(&9));
+    let tallies = observer.tallies().unwrap();
+    assert_eq!((tallies.get("resynchronised"), tallies.get("unseen-exchange")), (Some(1), Some(1)), "{tallies:?}");
+
+    // Another process takes over: nothing is lost or counted twice.
+    drop(observer);
+    ask();
+    let observer = open(&world);
+    ask();
+    assert_eq!(counted(&observer, server.address).get("GET /answer 200"), Some(&11));
+}
+
+#[test]
+fn the_servers_side_counts_for_clients_that_are_not_observed() {
+    let world = World::new("observe-server");
+    let observer = open(&world);
+    let server = nginx("server");
+    // A child that leaves the cgroup before it connects.
+    let parent = world.cgroup().parent().unwrap().join("cgroup.procs");
+    let script = format!("echo $$ > {} && exec curl -s -o /dev/null http://{}/answer", parent.display(), server.address);
+    run("sh", &["-c", &script]);
+    let mut found = Vec::new();
+    observer.series(&mut |series| found.push(series.key)).unwrap();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!((found[0].side, found[0].source), (Side::Server, None));
+    assert!(found[0].destination.cgroup.is_some());
+}
