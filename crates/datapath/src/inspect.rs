@@ -282,7 +282,10 @@ fn usage(pins: &Pins) -> Result<HashMap<&'static str, u64>, Error> {
         .for_each(|_, endpoint| taken += u64::from(endpoint.iter().any(|endpoint| endpoint.port != 0)))?;
     services.for_each(|_, service| {
         for run in service.iter().flat_map(|service| [service.word4, service.word6]).map(run_of) {
-            runs.insert(run.base, u64::from(run.length));
+            // A service that only observes has an empty word, which names no slot.
+            if run.length > 0 {
+                runs.insert(run.base, u64::from(run.length));
+            }
         }
     })?;
     usage.extend(["services", "service_names", "turns"].map(|name| (name, named)));
@@ -370,7 +373,7 @@ fn file_name(path: &Path) -> String {
 }
 
 /// A number that the kernel shows of a descriptor of ours.
-fn fdinfo(fd: BorrowedFd<'_>, key: &str) -> Option<u64> {
+pub(crate) fn fdinfo(fd: BorrowedFd<'_>, key: &str) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
     let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
     value.trim().parse().ok()

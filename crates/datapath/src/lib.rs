@@ -15,6 +15,7 @@ mod allocate;
 mod apply;
 mod attach;
 mod counters;
+pub mod doctor;
 mod environment;
 mod error;
 mod events;
@@ -295,8 +296,11 @@ impl DataPath {
         let fresh = check_pinned(&pins, &options.budgets)?;
         let opened = Self::load(&pins, options.budgets, &cgroups, fresh, lock);
         memory::trim();
-        if opened.is_err() && fresh {
-            unload::remove_pins(&pins)?;
+        if opened.is_err()
+            && fresh
+            && let Err(error) = unload::remove_pins(&pins)
+        {
+            tracing::warn!("cannot remove what a start that failed left behind: {error}");
         }
         opened
     }

@@ -304,23 +304,37 @@ fn terminate(object: &Object) -> Result<Terminate, Error> {
 mod tests {
     use super::*;
 
-    /// What Linux before 6.5 does with `terminate`; needs root.
-    #[test]
-    fn a_function_that_the_kernel_lacks_is_named() {
-        let mut bytes = object!("terminate").to_vec();
-        let (function, missing) = (b"bpf_sock_destroy\0", b"bpf_sock_destroX\0");
-        for at in 0..bytes.len() - function.len() {
-            if bytes[at..].starts_with(function) {
-                bytes[at..at + function.len()].copy_from_slice(missing);
+    /// What the kernel says of `object` in which each `from` is a `to`; needs root.
+    fn refusal(object: &'static [u8], from: &[u8], to: &[u8]) -> Refused {
+        let mut bytes = object.to_vec();
+        for at in 0..bytes.len() - from.len() {
+            if bytes[at..].starts_with(from) {
+                bytes[at..at + from.len()].copy_from_slice(to);
             }
         }
-        let bytes: &'static [u8] = bytes.leak();
-        let file = File { name: "terminate", bytes, feature: None, needs: None };
+        let file = File { name: "changed", bytes: bytes.leak(), feature: None, needs: None };
         let budgets = Budgets { services: 1, endpoints: 1, slots: 1, affinity: 1 };
-        let Err(lines) = load_object(&file, None, &budgets, &Log::begin(LINES_KEPT)) else {
-            panic!("the kernel has bpf_sock_destroX()")
-        };
-        let refused = Refused::from_log(lines);
+        match load_object(&file, None, &budgets, &Log::begin(usize::MAX)) {
+            Ok(_) => panic!("the kernel takes it"),
+            Err(lines) => Refused::from_log(lines),
+        }
+    }
+
+    /// As Linux before 6.5 refuses `terminate`.
+    #[test]
+    fn a_kernel_function_that_is_missing_is_named() {
+        let refused = refusal(object!("terminate"), b"bpf_sock_destroy\0", b"bpf_sock_destroX\0");
         assert_eq!(refused.rule, "this kernel has no function bpf_sock_destroX()", "{refused:?}");
+    }
+
+    /// As Linux before 5.18 refuses `connect`: each call of helper 187, bpf_set_retval(), is one of 9999.
+    #[test]
+    fn the_verifier_is_understood() {
+        let refused =
+            refusal(object!("connect"), &[0x85, 0, 0, 0, 187, 0, 0, 0], &[0x85, 0, 0, 0, 0x0f, 0x27, 0, 0]);
+        assert_eq!(refused.rule, "this kernel has no helper number 9999", "{refused:?}");
+        assert_eq!(refused.program.as_deref(), Some("alize_connect4"));
+        assert!(refused.source.as_ref().is_some_and(|line| line.contains("bpf_set_retval")), "{refused:?}");
+        assert!(refused.lines.last().is_some_and(|line| line.contains("unknown#9999")), "{refused:?}");
     }
 }

@@ -203,7 +203,7 @@ fn loops(line: &str) -> Option<(String, Option<String>)> {
 }
 
 fn memory(line: &str) -> Option<(String, Option<String>)> {
-    const OUTSIDE: [&str; 9] = [
+    const OUTSIDE: [&str; 8] = [
         "unbounded memory access",
         "invalid mem access",
         "invalid access to map value",
@@ -211,11 +211,13 @@ fn memory(line: &str) -> Option<(String, Option<String>)> {
         "invalid read from stack",
         "invalid write to stack",
         "min value is negative",
-        "!read_ok",
         "misaligned",
     ];
     if line.contains("combined stack size") {
         return Some(("the program and what it calls use more than 512 bytes of stack".into(), None));
+    }
+    if line.contains("!read_ok") {
+        return Some(("a register is read that was never written".into(), None));
     }
     let outside = OUTSIDE.iter().any(|text| line.contains(text));
     outside.then(|| ("the verifier could not see that a read or write stays within its memory".into(), None))

@@ -77,10 +77,21 @@ fn target_folder() -> Result<PathBuf> {
     Ok(metadata["target_directory"].as_str().context("cargo metadata names no target folder")?.into())
 }
 
-/// The tests of balancing with real sockets, built as `cargo test` builds them. The others need bpftool or a real clock.
+/// The tests of balancing with real sockets and of the doctor, built as `cargo test` builds them. The others need bpftool
+/// or a real clock.
 fn test_programs() -> Result<Vec<PathBuf>> {
     let mut child = Command::new("cargo")
-        .args(["test", "--no-run", "--message-format=json", "-p", "alize-datapath", "--test", "connections"])
+        .args([
+            "test",
+            "--no-run",
+            "--message-format=json",
+            "-p",
+            "alize-datapath",
+            "--test",
+            "connections",
+            "--test",
+            "doctor",
+        ])
         .stdout(Stdio::piped())
         .spawn()
         .context("cargo test --no-run")?;

@@ -175,6 +175,32 @@ pub(crate) enum Command {
         "alize watch -o json | jq 'select(.kind == \"refused\")'"
     ))]
     Watch(WatchArgs),
+    /// What is in the kernel and what it costs: programs, hooks, maps, memory, time
+    ///
+    /// Asks the kernel by the pins of the instance, so it works without an agent. Needs root. Figures of the verifier are
+    /// instructions that it walked, of the 1,000,000 that it would.
+    #[command(after_help = examples!(
+        "sudo alize programs"
+        "sudo alize programs --stats              runs, time of a run, share of a CPU, in one second"
+        "sudo alize programs connect4 --stats 10"
+        "sudo alize programs connect4 --dump xlated    instructions with their lines of C, by bpftool"
+        "sudo alize programs -o json | jq '.maps[] | {{name, used, limit}}'"
+    ))]
+    Programs(ProgramsArgs),
+    /// What this machine can do for the mesh; where it cannot, why, and what to do about it
+    ///
+    /// Looks at the kernel, its settings and mounts, and at other programs on the same hooks; then loads every kernel
+    /// program on trial, so that it is the kernel that says which features it has. Nothing is attached, pinned or changed.
+    /// Ends with 1 if something is off without which nothing can be meshed. Needs root; without, it says what it cannot
+    /// check and ends with 5.
+    #[command(after_help = examples!(
+        "sudo alize doctor"
+        "sudo alize doctor --cgroup /sys/fs/cgroup/system.slice    if only that is to be meshed"
+        "sudo alize doctor --log verifier.log                      all that the kernel said of refused programs"
+        "sudo alize doctor --report report.tar.gz                  one archive for a bug report"
+        "sudo alize doctor -o json | jq '.findings[] | select(.state == \"off\") | .name'"
+    ))]
+    Doctor(DoctorArgs),
     /// Every HTTP request as it ends: who asked whom for what, what came of it, how long it took
     ///
     /// Seen by the kernel, for all processes in the meshed cgroups; nothing has to be changed or restarted, and nothing
@@ -369,6 +395,48 @@ pub(crate) struct WatchArgs {
     /// Begin with the last N events
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) recent: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProgramsArgs {
+    /// Only this program; `alize_` may be left out
+    #[arg(value_name = "PROGRAM")]
+    pub(crate) program: Option<String>,
+    /// Turn the kernel's run-time statistics on for SECONDS (1 when not given) and show what programs cost
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = interval)]
+    pub(crate) stats: Option<Duration>,
+    /// Print the instructions of PROGRAM: as the kernel has rewritten them, or as machine code
+    #[arg(long, value_name = "FORM", requires = "program", conflicts_with = "stats")]
+    pub(crate) dump: Option<Dump>,
+    /// Mount point of bpffs; programs, links and maps are pinned below it
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf", value_hint = ValueHint::DirPath)]
+    pub(crate) bpffs: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Subtree that is to be meshed, a folder of cgroup v2; may be given several times [default: the root of cgroup v2]
+    #[arg(long = "cgroup", value_name = "PATH", value_hint = ValueHint::DirPath)]
+    pub(crate) cgroups: Vec<PathBuf>,
+    /// Mount point of bpffs
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf", value_hint = ValueHint::DirPath)]
+    pub(crate) bpffs: PathBuf,
+    /// Write all that kernel and libbpf said of refused programs to FILE
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) log: Option<PathBuf>,
+    /// Write an archive for a bug report: versions, these findings, programs and maps, logs, counters; no payloads, no
+    /// secrets, nothing of the configuration
+    #[arg(long, value_name = "FILE.tar.gz", value_hint = ValueHint::FilePath)]
+    pub(crate) report: Option<PathBuf>,
+}
+
+/// Forms of a program's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Dump {
+    /// BPF instructions after the verifier
+    Xlated,
+    /// Machine code
+    Jited,
 }
 
 #[derive(Debug, Args)]
@@ -578,7 +646,7 @@ fn interval(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.1..=3600.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
         Ok(_) => Err("must be from 0.1 to 3600 seconds".into()),
-        Err(_) => Err("not a number of seconds; write the service's name before --watch".into()),
+        Err(_) => Err("not a number of seconds; write the name before the flag".into()),
     }
 }
 
