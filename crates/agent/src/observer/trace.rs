@@ -104,9 +104,13 @@ impl Watcher {
     pub(super) fn start_trace(&mut self, wanted: &Wanted) -> Result<mpsc::Receiver<Bytes>, Refused> {
         let (filter, kept) = self.resolve(wanted)?;
         self.attach()?;
-        // What is in the ring was asked for by a trace that had this place before.
+        // What is in the ring was asked for by a trace that had this place before, maybe of another agent.
         self.deliver();
+        let none_runs = self.traces.is_empty();
         let (observer, _) = self.attach()?;
+        if none_runs {
+            observer.poll(&mut |_| {})?;
+        }
         let id = observer.start_trace(&filter)?;
         let tallies = observer.tallies()?;
         let count = |name| tallies.get(name).unwrap_or(0);

@@ -2,6 +2,7 @@
 
 mod answers;
 mod check;
+mod observe;
 mod program;
 mod real;
 mod usage;

@@ -9,18 +9,18 @@ use std::time::Duration;
 use crate::program::{Answer, Folder, alize, answer, copy_program, ends_within};
 
 /// Nobody outside of the test's cgroup sees it.
-const SERVICE: &str = "10.96.77.1";
+pub(crate) const SERVICE: &str = "10.96.77.1";
 
 /// A cgroup, a bpffs and a folder for lock, socket and files. All of it goes with the test, also when it fails.
-struct Host {
-    folder: Folder,
-    instance: String,
-    cgroup: String,
+pub(crate) struct Host {
+    pub(crate) folder: Folder,
+    pub(crate) instance: String,
+    pub(crate) cgroup: String,
     agents: Vec<Child>,
 }
 
 impl Host {
-    fn new(test: &str) -> Self {
+    pub(crate) fn new(test: &str) -> Self {
         let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
         let mut fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
         let root = fields.find(|fields| fields[2] == "cgroup2").expect("cgroup v2 is mounted")[1].to_owned();
@@ -33,7 +33,7 @@ impl Host {
         host
     }
 
-    fn bpffs(&self) -> String {
+    pub(crate) fn bpffs(&self) -> String {
         self.folder.path("bpf")
     }
 
@@ -42,14 +42,14 @@ impl Host {
     }
 
     /// A command that finds this host's agent.
-    fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = alize(args);
         command.env("ALIZE_INSTANCE", &self.instance);
         command.env("ALIZE_SOCKET", format!("{}/{}.sock", self.run_dir(), self.instance));
         command
     }
 
-    fn alize(&self, args: &[&str]) -> Answer {
+    pub(crate) fn alize(&self, args: &[&str]) -> Answer {
         answer(&mut self.command(args))
     }
 
@@ -64,7 +64,12 @@ impl Host {
 
     /// Starts an agent and returns what it said until it was ready.
     fn start(&mut self, file: &str) -> String {
-        let mut agent = self.agent(file, &[]).spawn().expect("the program starts");
+        self.start_with(file, &[])
+    }
+
+    /// The same with `more` flags.
+    pub(crate) fn start_with(&mut self, file: &str, more: &[&str]) -> String {
+        let mut agent = self.agent(file, more).spawn().expect("the program starts");
         let mut log = BufReader::new(agent.stderr.take().expect("a pipe"));
         self.agents.push(agent);
         let said = until(&mut log, "  metrics ");
@@ -74,7 +79,7 @@ impl Host {
     }
 
     /// Sends the last agent a signal and returns how it ended.
-    fn end(&mut self, signal: &str) -> Option<i32> {
+    pub(crate) fn end(&mut self, signal: &str) -> Option<i32> {
         let mut agent = self.agents.pop().expect("an agent");
         run("kill", &[signal, &agent.id().to_string()]);
         match signal {
@@ -145,12 +150,12 @@ fn server(name: &'static str) -> u16 {
     port
 }
 
-fn mesh(endpoints: &[u16]) -> String {
+pub(crate) fn mesh(endpoints: &[u16]) -> String {
     let lines: String = endpoints.iter().map(|port| format!("      - 127.0.0.1:{port}\n")).collect();
     format!("services:\n  - name: web\n    address: {SERVICE}:80\n    endpoints:\n{lines}")
 }
 
-fn json(answer: &Answer) -> serde_json::Value {
+pub(crate) fn json(answer: &Answer) -> serde_json::Value {
     assert_eq!(answer.code, 0, "{}", answer.err);
     serde_json::from_str(&answer.out).expect("JSON")
 }

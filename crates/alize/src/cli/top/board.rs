@@ -13,7 +13,7 @@ use super::super::traffic::{Ends, Flow};
 use crate::style::{Paint, Tone, visible};
 use crate::table::Align::{Left, Right};
 use crate::table::{Cell, Table};
-use crate::units::{percent, rate, seconds};
+use crate::units::{count, percent, rate, seconds};
 
 /// Looks that a row remembers.
 const PAST: usize = 60;
@@ -197,6 +197,17 @@ impl Board {
         if self.paused {
             return;
         }
+        let seen: u64 = processes.values().map(|process| process.flow.count).sum();
+        let all: u64 = flows.iter().map(|(_, flow)| flow.count).sum();
+        let mut seconds = seconds;
+        if self.view == View::Processes && self.live.is_none() && seen > 0 {
+            self.remark.clear();
+            // The agent's figures are of all requests; those of processes are of as many as were let through.
+            if all > seen + seen / 10 {
+                seconds *= seen as f64 / all as f64;
+                self.remark = format!("estimated from {} of {} requests", count(seen), count(all));
+            }
+        }
         let rows = match self.view {
             View::Processes => of_processes(processes),
             view => of_flows(view, flows),
@@ -240,7 +251,9 @@ impl Board {
         let request = match line {
             TraceLine::Request(request) => request,
             TraceLine::Lost(lost) => {
-                self.remark = in_words(lost);
+                if self.live.is_some() {
+                    self.remark = in_words(lost);
+                }
                 return;
             }
         };

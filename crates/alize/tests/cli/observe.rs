@@ -1,0 +1,240 @@
+//! HTTP seen by the real kernel: nginx, curl, and the commands that show what went on between them. Needs root.
+
+use std::fs;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::program::{Folder, code};
+use crate::real::{Host, SERVICE, json, mesh};
+
+/// nginx in a cgroup below the test's, as a unit of systemd would be. Ends with the test.
+struct Nginx {
+    process: Child,
+    port: u16,
+}
+
+impl Nginx {
+    fn start(host: &Host) -> Self {
+        let cgroup = format!("{}/nginx.service", host.cgroup);
+        fs::create_dir(&cgroup).expect("a cgroup");
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .and_then(|free| free.local_addr())
+            .expect("a port")
+            .port();
+        let folder = host.folder.path("");
+        let log = host.folder.path("access.log");
+        let conf = format!(
+            "daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/nginx.log; events {{}}\n\
+             http {{ log_format line '$request_method $uri $status'; access_log {log} line;\n\
+             client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder};\n\
+             uwsgi_temp_path {folder}; scgi_temp_path {folder};\n\
+             server {{ listen 127.0.0.1:{port}; location / {{ return 200 hello; }}\n\
+             location /fail {{ return 503 no; }} }} }}\n"
+        );
+        let file = host.folder.file("nginx.conf", conf);
+        let script = format!("echo $$ > {cgroup}/cgroup.procs && exec nginx -c {file}");
+        let nginx = Command::new("bash").args(["-c", &script]).stderr(Stdio::null()).spawn();
+        let process = nginx.expect("bash");
+        let begun = Instant::now();
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(begun.elapsed() < Duration::from_secs(10), "nginx does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Self { process, port }
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A world with a running agent.
+struct World {
+    nginx: Option<Nginx>,
+    host: Host,
+}
+
+impl World {
+    fn new(test: &str, more: &[&str]) -> Self {
+        let mut host = Host::new(test);
+        fs::create_dir(format!("{}/shop.service", host.cgroup)).expect("a cgroup");
+        let nginx = Nginx::start(&host);
+        let file = host.folder.file("mesh.yaml", mesh(&[nginx.port]));
+        host.start_with(&file, more);
+        Self { nginx: Some(nginx), host }
+    }
+
+    /// Asks the service for these paths, as another unit.
+    fn ask(&self, paths: &[&str]) {
+        for path in paths {
+            let script = format!(
+                "echo $$ > {}/shop.service/cgroup.procs && exec curl -s -o /dev/null http://{SERVICE}{path}",
+                self.host.cgroup
+            );
+            let curl = Command::new("bash").args(["-c", &script]).status().expect("bash");
+            assert_eq!(code(curl), 0, "{path}");
+        }
+    }
+
+    /// Starts a trace whose output goes to a file; it is in force when this returns.
+    fn trace(&self, folder: &Folder, name: &str, args: &[&str]) -> (Child, String) {
+        let to = folder.path(name);
+        let mut command = self.host.command(&[&["trace"], args].concat());
+        let output = fs::File::create(&to).expect("a file");
+        let child = command.stdout(output).stderr(Stdio::null()).spawn().expect("the program starts");
+        (child, to)
+    }
+
+    fn links(&self) -> usize {
+        let links = format!("{}/alize/{}/v1/links", self.host.bpffs(), self.host.instance);
+        let names = fs::read_dir(links).expect("pins").flatten();
+        names.filter(|entry| entry.file_name().to_string_lossy().contains("observe")).count()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // The cgroups can go only when nobody lives there; the host removes the outer one.
+        self.nginx = None;
+        for name in ["nginx.service", "shop.service"] {
+            let _ = fs::remove_dir(format!("{}/{name}", self.host.cgroup));
+        }
+    }
+}
+
+fn wait(mut child: Child) {
+    let begun = Instant::now();
+    while child.try_wait().expect("a child").is_none() {
+        if begun.elapsed() > Duration::from_secs(20) {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("the trace did not see its requests");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn requests_are_traced_with_both_ends() {
+    let mut world = World::new("trace", &[]);
+    assert_eq!(world.links(), 0, "nobody has asked yet");
+    let folder = Folder::new("trace-out");
+    // Attaches; what follows is in force at once.
+    let traffic = world.host.alize(&["map", "--for", "100ms"]);
+    assert!(traffic.out.starts_with("no HTTP was seen"), "{}{}", traffic.out, traffic.err);
+    assert_eq!(world.links(), 2);
+
+    let (all, all_out) = world.trace(&folder, "all", &["--count", "4", "-o", "json"]);
+    let (failed, failed_out) = world.trace(
+        &folder,
+        "failed",
+        &["--status", "5xx", "--service", "web", "--unit", "shop", "--count", "1"],
+    );
+    std::thread::sleep(Duration::from_millis(700));
+    world.ask(&["/users/1", "/users/2?x=1", "/fail", "/last"]);
+    wait(all);
+    wait(failed);
+
+    let all = fs::read_to_string(&all_out).expect("a file");
+    let requests: Vec<serde_json::Value> =
+        all.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let shown: Vec<_> =
+        requests.iter().map(|request| (request["target"].as_str(), request["status"].as_u64())).collect();
+    let expected = [("/users/1", 200), ("/users/2?x=1", 200), ("/fail", 503), ("/last", 200)];
+    assert_eq!(shown, expected.map(|(target, status)| (Some(target), Some(status))));
+    let pid = world.nginx.as_ref().expect("nginx runs").process.id();
+    for request in &requests {
+        assert_eq!((&request["service"], &request["client"]["comm"]), (&"web".into(), &"curl".into()));
+        assert_eq!(request["client"]["workload"]["name"], "shop.service");
+        assert_eq!(request["server"]["workload"]["name"], "nginx.service");
+        assert_eq!(request["server"]["pid"], pid);
+    }
+    let failed = fs::read_to_string(&failed_out).expect("a file");
+    let lines: Vec<&str> = failed.lines().collect();
+    assert_eq!(lines.len(), 2, "a header and one request: {failed}");
+    assert!(lines[1].contains("  /fail  ") && lines[1].contains("  503  "), "{failed}");
+
+    let log = fs::read_to_string(world.host.folder.path("access.log")).expect("a file");
+    assert_eq!(log.lines().count(), 4, "{log}");
+    let kept = json(&world.host.alize(&["trace", "--last", "9", "--failed", "-o", "json"]));
+    assert_eq!((kept.as_array().map(Vec::len), &kept[0]["target"]), (Some(1), &"/fail".into()));
+    let unknown = world.host.alize(&["trace", "--service", "wbe"]);
+    assert!(unknown.code == 1 && unknown.err.contains("\"wbe\""), "{}", unknown.err);
+    let unknown = world.host.alize(&["trace", "--unit", "nobody"]);
+    assert!(unknown.code == 1 && unknown.err.contains("\"nobody\""), "{}", unknown.err);
+    assert_eq!(world.host.end("-TERM"), Some(0));
+    assert_eq!(world.links(), 0, "the agent has ended");
+}
+
+#[test]
+fn a_trace_that_is_not_read_stops_nobody() {
+    let world = World::new("stall", &[]);
+    // Attaches, which takes the verifier's time.
+    assert_eq!(world.host.alize(&["map", "--for", "100ms"]).code, 0);
+    let mut command = world.host.command(&["trace", "-o", "json"]);
+    // Nobody reads the pipe.
+    let mut stalled =
+        command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the program starts");
+    std::thread::sleep(Duration::from_millis(1500));
+    let script = format!(
+        "echo $$ > {}/shop.service/cgroup.procs && exec curl -s 'http://{SERVICE}/[1-5000]'",
+        world.host.cgroup
+    );
+    let curl = Command::new("bash").args(["-c", &script]).output().expect("bash");
+    assert_eq!(code(curl.status), 0);
+    assert_eq!(curl.stdout.len(), 5000 * "hello".len(), "every request was answered");
+    assert_eq!(world.host.alize(&["status"]).code, 0);
+    let folder = Folder::new("stall-out");
+    let (other, out) = world.trace(&folder, "other", &["--count", "1", "--path-prefix", "/after"]);
+    std::thread::sleep(Duration::from_millis(700));
+    world.ask(&["/after"]);
+    wait(other);
+    assert!(fs::read_to_string(&out).expect("a file").contains("/after"));
+    stalled.kill().expect("a child");
+    stalled.wait().expect("it ends");
+}
+
+#[test]
+fn top_and_map_show_rates_and_always_feeds_the_metrics() {
+    let mut world = World::new("top", &["--observe", "always"]);
+    assert_eq!(world.links(), 2, "from the start on");
+    let asking = |world: &World| {
+        std::thread::sleep(Duration::from_millis(300));
+        world.ask(&["/a", "/b", "/fail"]);
+    };
+    let (map, top) = std::thread::scope(|scope| {
+        let map = scope.spawn(|| world.host.alize(&["map", "--for", "2s"]));
+        let top =
+            scope.spawn(|| world.host.alize(&["top", "--once", "--interval", "2", "--view", "endpoints"]));
+        asking(&world);
+        (map.join().expect("a thread"), top.join().expect("a thread"))
+    });
+    assert!(map.out.contains("shop.service  web ") && map.out.contains("33.3 %"), "{}{}", map.out, map.err);
+    assert!(top.out.contains("web/127.0.0.1:") && top.out.contains("33.3 %"), "{}{}", top.out, top.err);
+    let socket = format!("{}/{}.sock", world.host.folder.path("run"), world.host.instance);
+    let curl = Command::new("curl").args(["-s", "--unix-socket", &socket, "http://agent/metrics"]).output();
+    let metrics = String::from_utf8(curl.expect("curl").stdout).expect("UTF-8");
+    let ends = "source=\"shop.service\",service=\"web\",destination=\"nginx.service\"";
+    for line in [
+        format!("alize_http_requests_total{{{ends},method=\"GET\",status_class=\"2xx\"}} 2"),
+        format!("alize_http_requests_total{{{ends},method=\"GET\",status_class=\"5xx\"}} 1"),
+        format!("alize_http_request_duration_seconds_count{{{ends}}} 3"),
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line} is missing in {metrics}");
+    }
+    assert_eq!(world.host.end("-TERM"), Some(0));
+    assert_eq!(world.links(), 2, "it goes on without the agent");
+}
+
+#[test]
+fn off_is_off() {
+    let world = World::new("off", &["--observe", "off"]);
+    for args in [&["trace"][..], &["map"], &["top", "--once"]] {
+        let answer = world.host.alize(args);
+        assert!(answer.code == 1 && answer.err.contains("--observe off"), "{args:?}: {}", answer.err);
+    }
+    assert_eq!(world.links(), 0);
+}
