@@ -1,45 +1,58 @@
-//! Who is measured: every subject at every size, made ready once and measured side by side, round by round.
+//! Who is measured: every subject at every size, made ready once.
 
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 
 use crate::alize::{Agent, service_file};
-use crate::layout::ENDPOINTS;
-use crate::order::{Answer, Order, Targets, Work};
+use crate::loading::WHOLE_TABLE;
+use crate::order::Order;
 use crate::process::{check_interrupt, run};
-use crate::report::{Cell, Change, LeftOut, Loading, Memory, Settings, Slice, Subject, Workload};
+use crate::report::{Change, LeftOut, Loading, Memory, Settings, Subject, Workload};
 use crate::rulesets;
-use crate::statistics::Random;
 use crate::summary::count;
-use crate::world::{Backend, Client, Ground, ServerSide, inside};
+use crate::world::{Client, Ground, ServerSide, inside};
 
-/// Before the measured time of each slice: caches and clocks settle.
-const WARM_UP: f64 = 0.05;
+/// A client that is ready for load, and the subjects it stands for.
+///
+/// Direct and Alizé share one: between two namespaces that are equal in all, connects differ by up to half a
+/// microsecond, for good (`direct again` shows it), so only the client's cgroup may differ.
+pub(crate) struct Contestant {
+    pub(crate) subjects: Vec<Subject>,
+    pub(crate) services: u32,
+    pub(crate) client: Client,
+}
 
-/// A client that is ready for load.
-struct Contestant {
-    subject: Subject,
-    services: u32,
-    client: Client,
+/// Which of the contestants: those with a server, or those of the hook alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Field {
+    Tcp,
+    Udp,
 }
 
 /// All contestants, the server, and the agents.
 pub(crate) struct Contest<'a> {
-    ground: &'a Ground,
-    settings: &'a Settings,
-    // Clients go before the agents, whose cgroups they are in.
-    contestants: Vec<Contestant>,
-    hook_contestants: Vec<Contestant>,
-    agents: Vec<(u32, Agent)>,
-    server: ServerSide,
+    pub(crate) ground: &'a Ground,
+    pub(crate) settings: &'a Settings,
+    pub(crate) tcp: Vec<Contestant>,
+    pub(crate) udp: Vec<Contestant>,
+    pub(crate) agents: Vec<MeshedSize>,
+    pub(crate) server: ServerSide,
     pub(crate) left_out: Vec<LeftOut>,
     /// What loading took on the way.
     pub(crate) loading: Vec<Loading>,
     /// `iptables-legacy` or `iptables-nft`, whichever this kernel takes.
     pub(crate) iptables: &'static str,
-    agents_cpu: (Duration, Duration),
+    /// CPU time of all agents, and the time that passed, while load ran.
+    pub(crate) agents_cpu: (Duration, Duration),
+}
+
+/// The agent of one field and size.
+pub(crate) struct MeshedSize {
+    field: Field,
+    services: u32,
+    pub(crate) agent: Agent,
 }
 
 /// What is to be measured.
@@ -50,70 +63,28 @@ pub(crate) struct Entries<'a> {
 
 impl<'a> Contest<'a> {
     pub(crate) fn prepare(ground: &'a Ground, settings: &'a Settings, entries: &Entries<'_>) -> Result<Self> {
-        let server = ServerSide::new(ground)?;
         let mut contest = Self {
             ground,
             settings,
-            contestants: Vec::new(),
-            hook_contestants: Vec::new(),
+            tcp: Vec::new(),
+            udp: Vec::new(),
             agents: Vec::new(),
-            server,
+            server: ServerSide::new(ground)?,
             left_out: Vec::new(),
             loading: Vec::new(),
             iptables: "iptables-legacy",
             agents_cpu: (Duration::ZERO, Duration::ZERO),
         };
-        if entries.workloads.iter().any(|workload| !workload.is_hook()) {
-            contest.enter_all(entries.alize)?;
+        let wants = |hook: bool| entries.workloads.iter().any(|workload| workload.is_hook() == hook);
+        if wants(false) {
+            contest.enter_field(Field::Tcp, entries.alize)?;
+            contest.enter_rivals(Subject::Iptables, Self::load_iptables)?;
+            contest.enter_rivals(Subject::Nftables, Self::load_nftables)?;
         }
-        if entries.workloads.iter().any(|workload| workload.is_hook()) {
-            contest.enter_hook(entries.alize)?;
+        if wants(true) {
+            contest.enter_field(Field::Udp, entries.alize)?;
         }
         Ok(contest)
-    }
-
-    /// A subject that cannot run here is left out with its reason; so are the larger sizes of one that failed.
-    fn enter_all(&mut self, alize: Option<&Path>) -> Result<()> {
-        for subject in [Subject::Direct, Subject::Alize, Subject::Iptables, Subject::Nftables] {
-            for &services in &self.settings.sizes {
-                check_interrupt()?;
-                eprintln!("preparing {} with {}", subject.label(), count(services));
-                let entered = match (subject, alize) {
-                    (Subject::Alize, None) => break,
-                    (Subject::Alize, Some(program)) => self.enter_alize(program, services, "tcp"),
-                    _ => self.enter(subject, services),
-                };
-                match entered {
-                    Ok(contestant) => self.contestants.push(contestant),
-                    Err(error) => {
-                        check_interrupt()?;
-                        self.leave_out(format!("{} from {services} services on", subject.label()), &error);
-                        break;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// UDP services of their own, for what no packet follows.
-    fn enter_hook(&mut self, alize: Option<&Path>) -> Result<()> {
-        for &services in &self.settings.sizes {
-            check_interrupt()?;
-            eprintln!("preparing the hook alone with {}", count(services));
-            let client = self.client(&format!("direct-udp-{services}"))?;
-            self.hook_contestants.push(Contestant { subject: Subject::Direct, services, client });
-            let Some(program) = alize else { continue };
-            match self.enter_alize(program, services, "udp") {
-                Ok(contestant) => self.hook_contestants.push(contestant),
-                Err(error) => {
-                    check_interrupt()?;
-                    self.leave_out(format!("the hook from {services} services on"), &error);
-                    break;
-                }
-            }
-        }
-        Ok(())
     }
 
     pub(crate) fn leave_out(&mut self, what: String, error: &anyhow::Error) {
@@ -122,38 +93,88 @@ impl<'a> Contest<'a> {
         self.left_out.push(LeftOut { what, reason });
     }
 
-    fn client(&mut self, cgroup: &str) -> Result<Client> {
+    pub(crate) fn field(&mut self, field: Field) -> &mut Vec<Contestant> {
+        match field {
+            Field::Tcp => &mut self.tcp,
+            Field::Udp => &mut self.udp,
+        }
+    }
+
+    /// Direct, direct again, and Alizé where it can run.
+    fn enter_field(&mut self, field: Field, alize: Option<&Path>) -> Result<()> {
+        let name = match field {
+            Field::Tcp => "tcp",
+            Field::Udp => "udp",
+        };
+        let mut alize = alize;
+        for &services in &self.settings.sizes {
+            check_interrupt()?;
+            eprintln!("preparing direct and Alizé ({name}) with {}", count(services));
+            let again = self.client(&format!("{name}-again-{services}"))?;
+            self.field(field).push(Contestant {
+                subjects: vec![Subject::DirectAgain],
+                services,
+                client: again,
+            });
+            let client = self.client(&format!("{name}-{services}"))?;
+            let mut subjects = vec![Subject::Direct];
+            if let Some(program) = alize {
+                match self.start_agent(program, field, name, services, &client) {
+                    Ok(()) => subjects.extend([Subject::Alize, Subject::Bystander]),
+                    Err(error) => {
+                        check_interrupt()?;
+                        self.leave_out(format!("Alizé ({name}) from {} on", count(services)), &error);
+                        alize = None;
+                    }
+                }
+            }
+            self.field(field).push(Contestant { subjects, services, client });
+            let client = self.client(&format!("{name}-again-{services}"))?;
+            self.field(field).push(Contestant { subjects: vec![Subject::DirectAgain], services, client });
+        }
+        Ok(())
+    }
+
+    fn start_agent(
+        &mut self,
+        program: &Path,
+        field: Field,
+        name: &str,
+        services: u32,
+        client: &Client,
+    ) -> Result<()> {
+        let name = format!("{name}-{services}");
+        let protocol = if field == Field::Tcp { "tcp" } else { "udp" };
+        let file = self.ground.file(&format!("{name}.yaml"), &service_file(services, protocol))?;
+        let agent = Agent::start(self.ground, program, &name, &client.meshed, &file)?;
+        self.agents.push(MeshedSize { field, services, agent });
+        Ok(())
+    }
+
+    /// What cannot run here is left out with its reason, at this size and the larger ones.
+    fn enter_rivals(&mut self, subject: Subject, load: fn(&mut Self, u32, u32) -> Result<()>) -> Result<()> {
+        for &services in &self.settings.sizes {
+            check_interrupt()?;
+            eprintln!("preparing {} with {}", subject.label(), count(services));
+            let mut client =
+                Client::new(self.ground, &mut self.server, &format!("{}-{services}", subject.label()))?;
+            if let Err(error) = load(self, client.pid(), services) {
+                check_interrupt()?;
+                self.leave_out(format!("{} from {} on", subject.label(), count(services)), &error);
+                break;
+            }
+            // After the rules: only then are there knobs of connection tracking.
+            client.order(&Order::Prepare)?;
+            self.tcp.push(Contestant { subjects: vec![subject], services, client });
+        }
+        Ok(())
+    }
+
+    /// One more client, linked to the server.
+    pub(crate) fn client(&mut self, cgroup: &str) -> Result<Client> {
         let mut client = Client::new(self.ground, &mut self.server, cgroup)?;
         client.order(&Order::Prepare)?;
         Ok(client)
-    }
-
-    fn enter(&mut self, subject: Subject, services: u32) -> Result<Contestant> {
-        let name = format!("{}-{services}", subject.label());
-        let client = Client::new(self.ground, &mut self.server, &name)?;
-        match subject {
-            Subject::Iptables => self.load_iptables(client.pid(), services)?,
-            Subject::Nftables => self.load_nftables(client.pid(), services)?,
-            _ => {}
-        }
-        let mut client = client;
-        // After the rules: only then are there knobs of connection tracking.
-        client.order(&Order::Prepare)?;
-        Ok(Contestant { subject, services, client })
-    }
-
-    fn enter_alize(&mut self, program: &Path, services: u32, protocol: &str) -> Result<Contestant> {
-        let name = format!("{protocol}-{services}");
-        let client = self.client(&name)?;
-        let file = self.ground.file(&format!("{name}.yaml"), &service_file(services, protocol))?;
-        let agent = Agent::start(self.ground, program, &name, &client.cgroup, &file)?;
-        if protocol == "tcp" {
-            self.agents.push((services, agent));
-        } else {
-            // Kept alive with the others; its memory is not asked for.
-            self.agents.push((0, agent));
-        }
-        Ok(Contestant { subject: Subject::Alize, services, client })
     }
 
     /// Legacy tables where the kernel has them: the faster of the two, so the harder to beat.
@@ -170,14 +191,14 @@ impl<'a> Contest<'a> {
             }
         };
         let subject = format!("{}-restore", self.iptables);
-        self.loaded(subject, services, crate::loading::WHOLE_TABLE, loaded.elapsed);
+        self.loaded(subject, services, WHOLE_TABLE, loaded.elapsed);
         Ok(())
     }
 
     fn load_nftables(&mut self, pid: u32, services: u32) -> Result<()> {
         let rules = self.ground.file(&format!("nftables-{services}"), &rulesets::nftables(services))?;
         let loaded = run(inside(pid, "nft").arg("-f").arg(&rules), None)?;
-        self.loaded("nft -f".into(), services, crate::loading::WHOLE_TABLE, loaded.elapsed);
+        self.loaded("nft -f".into(), services, WHOLE_TABLE, loaded.elapsed);
         Ok(())
     }
 
@@ -188,143 +209,8 @@ impl<'a> Contest<'a> {
 
     /// Process in whose namespace the rules of `subject` are, with so many services.
     pub(crate) fn namespace(&self, subject: Subject, services: u32) -> Option<u32> {
-        let found = self.contestants.iter().find(|one| one.subject == subject && one.services == services);
+        let found = self.tcp.iter().find(|one| one.subjects.contains(&subject) && one.services == services);
         found.map(|one| one.client.pid())
-    }
-
-    /// One more client, and the server it is linked to.
-    pub(crate) fn one_more(&mut self, cgroup: &str) -> Result<Client> {
-        self.client(cgroup)
-    }
-
-    /// All rounds of all workloads, by the server they need.
-    pub(crate) fn measure(&mut self, workloads: &[Workload]) -> Result<Vec<Cell>> {
-        let cpu = self.settings.cpu;
-        let all = std::thread::available_parallelism().map_or(1, usize::from);
-        let phases: [(Backend, &[Workload]); 3] = [
-            (Backend::BuiltIn { cpu: Some(cpu), threads: 1 }, &[Workload::Short, Workload::KeepAlive]),
-            (Backend::BuiltIn { cpu: None, threads: all }, &[Workload::ShortParallel]),
-            (Backend::Nginx { cpu }, &[Workload::KeepAliveNginx]),
-        ];
-        let mut cells = Vec::new();
-        let mut visited = false;
-        for (backend, of_phase) in phases {
-            let wanted: Vec<Workload> =
-                of_phase.iter().copied().filter(|one| workloads.contains(one)).collect();
-            if wanted.is_empty() {
-                continue;
-            }
-            if let Err(error) = self.server.serve(self.ground, backend) {
-                check_interrupt()?;
-                let names: Vec<_> = wanted.iter().map(|workload| workload.label()).collect();
-                self.leave_out(names.join("; "), &error);
-                continue;
-            }
-            if !std::mem::replace(&mut visited, true) {
-                self.visit(false)?;
-            }
-            cells.append(&mut self.rounds(&wanted)?);
-        }
-        let wanted: Vec<Workload> = workloads.iter().copied().filter(|one| one.is_hook()).collect();
-        if !wanted.is_empty() {
-            self.visit(true)?;
-            cells.append(&mut self.rounds(&wanted)?);
-        }
-        Ok(cells)
-    }
-
-    /// Nothing that is measured is the first of its kind: counters exist, neighbours are known.
-    fn visit(&mut self, udp: bool) -> Result<()> {
-        let list = if udp { &mut self.hook_contestants } else { &mut self.contestants };
-        let mut failed = Vec::new();
-        for (place, one) in list.iter_mut().enumerate() {
-            let what = format!("{} with {}", one.subject.label(), count(one.services));
-            eprintln!("first connections: {what}");
-            // Endpoints are drawn by chance; after so many visits few are left that have never been.
-            let times = if one.subject == Subject::Alize { 4 * ENDPOINTS } else { 1 };
-            let order = Order::Visit { targets: targets(one.subject, one.services), udp, times };
-            if let Err(error) = one.client.order(&order) {
-                check_interrupt()?;
-                failed.push((place, what, error));
-            }
-        }
-        for (place, what, error) in failed.into_iter().rev() {
-            let list = if udp { &mut self.hook_contestants } else { &mut self.contestants };
-            list.remove(place);
-            self.leave_out(what, &error);
-        }
-        Ok(())
-    }
-
-    fn rounds(&mut self, workloads: &[Workload]) -> Result<Vec<Cell>> {
-        let mut cells = Vec::new();
-        for &workload in workloads {
-            let of_workload = if workload.is_hook() { &self.hook_contestants } else { &self.contestants };
-            for one in of_workload {
-                for subject in played_by(one.subject, workload) {
-                    cells.push(Cell { workload, services: one.services, subject, rounds: Vec::new() });
-                }
-            }
-        }
-        let mut order: Vec<usize> = (0..cells.len()).collect();
-        let mut random = Random::new(0xbe7c4);
-        for round in 1..=self.settings.rounds {
-            eprintln!("round {round} of {}: {} slices", self.settings.rounds, cells.len());
-            random.shuffle(&mut order);
-            for &place in &order {
-                let (workload, services, subject) =
-                    (cells[place].workload, cells[place].services, cells[place].subject);
-                let slice = self.slice(workload, services, subject).with_context(|| {
-                    format!("{}, {services} services, {}", workload.label(), subject.label())
-                })?;
-                cells[place].rounds.push(slice);
-            }
-        }
-        Ok(cells)
-    }
-
-    fn slice(&mut self, workload: Workload, services: u32, subject: Subject) -> Result<Slice> {
-        let all = std::thread::available_parallelism().map_or(1, usize::from) as u32;
-        let parallel = workload == Workload::ShortParallel;
-        let order = Order::Load {
-            work: work(workload),
-            targets: targets(subject, services),
-            threads: if parallel { all } else { 1 },
-            cpu: (!parallel).then_some(self.settings.cpu),
-            warm_up: WARM_UP,
-            seconds: self.settings.slice_seconds,
-        };
-        let client = played_on(subject);
-        let list = if workload.is_hook() { &mut self.hook_contestants } else { &mut self.contestants };
-        let found = list.iter_mut().find(|one| one.subject == client && one.services == services);
-        let contestant = found.context("no such contestant")?;
-        let served = !workload.is_hook();
-        let (server, agents) = (&self.server, &self.agents);
-        let agents_before = agents_cpu(agents);
-        let before = if served { server.cpu_time()? } else { Duration::ZERO };
-        let start = std::time::Instant::now();
-        let Answer::Loaded(loaded) = contestant.client.order(&order)? else {
-            bail!("the generator answered out of turn")
-        };
-        let after = if served { server.cpu_time()? } else { Duration::ZERO };
-        self.agents_cpu.0 += agents_cpu(agents).saturating_sub(agents_before);
-        self.agents_cpu.1 += start.elapsed();
-        if loaded.operations == 0 {
-            bail!(
-                "nothing was completed: {}",
-                loaded.first_error.unwrap_or_else(|| "no error either".into())
-            );
-        }
-        let cpu = (after - before).as_nanos() as f64 + loaded.cpu as f64;
-        Ok(Slice {
-            operations: loaded.operations,
-            seconds: loaded.seconds,
-            errors: loaded.errors,
-            first_error: loaded.first_error,
-            connect: loaded.connect,
-            whole: loaded.whole,
-            cpu: cpu / loaded.all_operations as f64,
-        })
     }
 
     /// CPU time of all agents together while load ran, as a share of one CPU.
@@ -333,13 +219,13 @@ impl<'a> Contest<'a> {
         (!self.agents.is_empty() && !passed.is_zero()).then(|| used.as_secs_f64() / passed.as_secs_f64())
     }
 
+    /// Of the agents of TCP services; those of UDP services hold the same.
     pub(crate) fn memory(&mut self) -> Vec<Memory> {
-        let mut all = Vec::new();
-        let mut failed = Vec::new();
-        for (services, agent) in self.agents.iter().filter(|(services, _)| *services > 0) {
-            match agent.memory(*services) {
+        let (mut all, mut failed) = (Vec::new(), Vec::new());
+        for one in self.agents.iter().filter(|one| one.field == Field::Tcp) {
+            match one.agent.memory(one.services) {
                 Ok(memory) => all.push(memory),
-                Err(error) => failed.push((format!("memory with {services} services"), error)),
+                Err(error) => failed.push((format!("memory with {}", count(one.services)), error)),
             }
         }
         for (what, error) in failed {
@@ -348,49 +234,7 @@ impl<'a> Contest<'a> {
         all
     }
 
-    pub(crate) fn ground(&self) -> &'a Ground {
-        self.ground
-    }
-
     pub(crate) fn largest(&self) -> u32 {
         self.settings.sizes.iter().copied().max().unwrap_or(1)
-    }
-}
-
-fn agents_cpu(agents: &[(u32, Agent)]) -> Duration {
-    agents.iter().filter_map(|(_, agent)| agent.cpu_time().ok()).sum()
-}
-
-/// Which subjects the client made for `subject` stands for.
-fn played_by(subject: Subject, workload: Workload) -> Vec<Subject> {
-    match subject {
-        Subject::Direct => vec![Subject::Direct, Subject::DirectAgain],
-        Subject::Alize if workload.is_hook() => vec![Subject::Alize, Subject::Bystander],
-        other => vec![other],
-    }
-}
-
-/// Whose client a subject uses.
-fn played_on(subject: Subject) -> Subject {
-    match subject {
-        Subject::DirectAgain => Subject::Direct,
-        Subject::Bystander => Subject::Alize,
-        other => other,
-    }
-}
-
-fn targets(subject: Subject, services: u32) -> Targets {
-    match subject {
-        Subject::Direct | Subject::DirectAgain | Subject::Bystander => Targets::Endpoints(services),
-        _ => Targets::Services(services),
-    }
-}
-
-fn work(workload: Workload) -> Work {
-    match workload {
-        Workload::Short | Workload::ShortParallel => Work::Short,
-        Workload::KeepAlive | Workload::KeepAliveNginx => Work::KeepAlive,
-        Workload::Hook => Work::UdpReconnect,
-        Workload::HookSocket => Work::UdpConnect,
     }
 }

@@ -14,6 +14,7 @@ mod loading;
 mod order;
 mod process;
 mod report;
+mod rounds;
 mod rulesets;
 mod server;
 mod statistics;
@@ -63,6 +64,9 @@ fn bench(arguments: &Arguments) -> Result<()> {
     print!("{}", table::for_people(&report));
     if arguments.write_docs {
         table::write_docs(&report)?;
+    }
+    if report.version.is_none() {
+        bail!("Alizé itself was not measured");
     }
     Ok(())
 }

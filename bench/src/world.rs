@@ -258,25 +258,41 @@ fn nginx_configuration(folder: &Path, cpu: usize) -> String {
     )
 }
 
-/// A client: a load generator in its own namespace and cgroup.
+/// A client: a load generator in its own namespace, in one of two cgroups.
 pub(crate) struct Client {
     generator: Kept,
-    pub(crate) cgroup: PathBuf,
+    plain: PathBuf,
+    /// Where an agent's programs may be attached.
+    pub(crate) meshed: PathBuf,
+    is_meshed: bool,
 }
 
 impl Client {
-    /// Starts it in `cgroup` and links it to the server.
-    pub(crate) fn new(ground: &Ground, server: &mut ServerSide, cgroup: &str) -> Result<Self> {
-        let log = ground.folder().join(format!("{cgroup}.log"));
+    /// Starts it and links it to the server.
+    pub(crate) fn new(ground: &Ground, server: &mut ServerSide, name: &str) -> Result<Self> {
+        let log = ground.folder().join(format!("{name}.log"));
         let generator = Kept::start(apart(&own_program()?).arg("generate"), &log)?;
         await_namespace(generator.pid())?;
-        let cgroup = ground.cgroup(cgroup)?;
-        // Sockets belong to the cgroup in which they are made: it has made none yet.
-        fs::write(cgroup.join("cgroup.procs"), generator.pid().to_string())
-            .with_context(|| format!("cannot move a client into {}", cgroup.display()))?;
-        let client = Self { generator, cgroup };
+        let (plain, meshed) =
+            (ground.cgroup(&format!("{name}-plain"))?, ground.cgroup(&format!("{name}-meshed"))?);
+        let client = Self { generator, plain, meshed, is_meshed: false };
+        client.enter(&client.plain)?;
         client.link(ground, server)?;
         Ok(client)
+    }
+
+    /// Sockets belong to the cgroup in which they are made: this is for those to come.
+    pub(crate) fn join(&mut self, meshed: bool) -> Result<()> {
+        if meshed != self.is_meshed {
+            self.enter(if meshed { &self.meshed } else { &self.plain })?;
+            self.is_meshed = meshed;
+        }
+        Ok(())
+    }
+
+    fn enter(&self, cgroup: &Path) -> Result<()> {
+        fs::write(cgroup.join("cgroup.procs"), self.generator.pid().to_string())
+            .with_context(|| format!("cannot move a client into {}", cgroup.display()))
     }
 
     fn link(&self, ground: &Ground, server: &mut ServerSide) -> Result<()> {

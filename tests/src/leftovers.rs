@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
+use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{Pid, test_kill_process};
 
 use crate::{Cgroup, network};
 
@@ -18,7 +20,7 @@ pub(crate) fn world_name(label: &str) -> String {
 
 /// Removes the worlds of processes that are no more.
 pub fn sweep() -> Result<()> {
-    remove(|name| owner(name).is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()))
+    remove(|name| owner(name).is_some_and(has_ended))
 }
 
 /// Removes the worlds of this process, whatever holds them.
@@ -35,6 +37,11 @@ pub(crate) fn remove_world(world: &str) -> Result<()> {
 fn owner(name: &str) -> Option<u32> {
     let rest = name.strip_prefix(PREFIX)?;
     rest.split_once('-')?.0.parse().ok()
+}
+
+fn has_ended(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH))
 }
 
 /// Processes first: they hold the rest.

@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::Command;
+use std::time::Duration;
 
 use alize_tests::mesh::{endpoints, file, service, web};
 use alize_tests::servers::at;
 use alize_tests::wait::until_true;
 use alize_tests::{Agent, Kind, Place, World};
 use anyhow::{Context, Result, ensure};
+
+const SOON: Duration = Duration::from_secs(10);
 
 fn address() -> SocketAddr {
     at([10, 96, 0, 10], 80)
@@ -30,8 +33,11 @@ fn python(place: &Place, script: &str) -> Result<String> {
 fn every_way_to_connect_is_balanced() -> Result<()> {
     let world = World::new("ways")?;
     let servers = world.fleet(Kind::Name, &["a"], 7000)?;
-    let agent = Agent::start(&world, &web(address(), &[], &endpoints([servers[0].v4])))?;
     let client = world.meshed("client")?;
+    let closed = at(client.namespace.v4(), 1);
+    let mesh = service("web", address(), &[], &endpoints([servers[0].v4]))
+        + &service("other", other(), &[], &endpoints([closed]));
+    let agent = Agent::start(&world, &file(&[mesh]))?;
     let cases = [
         (
             "without blocking",
@@ -49,18 +55,33 @@ fn every_way_to_connect_is_balanced() -> Result<()> {
             "after a connect that failed",
             "s = socket.socket(); s.connect_ex(('127.0.0.1', 1)); s.connect(target)\n",
         ),
+        (
+            "Multipath TCP",
+            "s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)\n\
+             s.connect(target)\n",
+        ),
+        (
+            "Multipath TCP after a connect that was balanced and failed",
+            "s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)\n\
+             assert s.connect_ex(other) == errno.ECONNREFUSED\n\
+             s.connect(target)\n",
+        ),
     ];
     for (name, connect) in &cases {
         let script = format!("{connect}print(s.makefile().readline().strip(), *s.getpeername())");
         let seen = python(&client, &script).with_context(|| (*name).to_owned())?;
         assert_eq!(seen, "a 10.96.0.10 80", "{name}");
     }
-    // The kernel asks for the peer's name of the socket above the subflows, and shows the hooks a subflow only: a
-    // Multipath TCP client sees the endpoint.
-    let multipath = "s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262); s.connect(target)\n\
-                     print(s.makefile().readline().strip())";
-    assert_eq!(python(&client, multipath)?, "a");
-    assert_eq!(agent.service("web")?.traffic.connections, cases.len() as u64 + 1);
+    // What it dials afterwards is not balanced, and has its own name.
+    let direct = format!(
+        "s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)\n\
+         assert s.connect_ex(other) == errno.ECONNREFUSED\n\
+         s.connect(('{}', {})); print(*s.getpeername())",
+        servers[0].v4.ip(),
+        servers[0].v4.port()
+    );
+    assert_eq!(python(&client, &direct)?, format!("{} {}", servers[0].v4.ip(), servers[0].v4.port()));
+    assert_eq!(agent.service("web")?.traffic.connections, cases.len() as u64);
     Ok(())
 }
 
@@ -137,16 +158,22 @@ fn failures_are_counted_by_their_kind() -> Result<()> {
         assert_eq!(traffic.failures, BTreeMap::from([((*name).to_owned(), 2)]));
         assert_eq!((traffic.connections, traffic.established, traffic.open), (2, 0, 0), "{name}");
     }
-    let events = agent.events()?;
-    let told = events
-        .iter()
-        .find(|event| event.kind == "connect-failed" && event.service.as_deref() == Some("refused"));
-    let told = told.with_context(|| format!("{events:?}"))?;
-    assert_eq!((told.endpoint, told.comm.as_deref()), (Some(cases[0].1), Some("alize-world")), "{told:?}");
+    // The name of a process can be told while it lives.
+    let mut stream = client.stream(target(0), &["--pause=10"])?;
+    until_true("the event of a failed connect", SOON, || {
+        let events = agent.events()?;
+        Ok(events.iter().any(|event| {
+            event.kind == "connect-failed"
+                && event.service.as_deref() == Some("refused")
+                && event.endpoint == Some(cases[0].1)
+                && event.comm.as_deref() == Some("alize-world")
+        }))
+    })?;
+    assert_eq!(stream.ask()?.answered(), 0);
 
     // A client that loses patience is not the endpoint's fault.
     python(&client, "s = socket.socket(); s.setblocking(False); s.connect_ex(target); s.close()")?;
-    until_true("the abort to be counted", std::time::Duration::from_secs(5), || {
+    until_true("the abort to be counted", SOON, || {
         let traffic = agent.service("aborted")?.traffic;
         ensure!(traffic.failures == BTreeMap::from([("aborted".to_owned(), 1)]), "{:?}", traffic.failures);
         Ok(traffic.open == 0)

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use alize_model::{Endpoint, Service, ServiceName, Snapshot};
 
+use crate::ejection::find_endpoint;
+
 /// A change of one endpoint of a service that was there before and still is.
 pub(crate) type EndpointChange = (ServiceName, SocketAddr, &'static str);
 
@@ -20,29 +22,23 @@ pub(crate) fn endpoint_changes(old: &Snapshot, new: &Snapshot) -> Vec<EndpointCh
     changes
 }
 
-/// Both lists are sorted by address.
 fn compare(old: &Service, new: &Service, changes: &mut Vec<EndpointChange>) {
-    let find = |endpoints: &[Endpoint], address: SocketAddr| {
-        let index = endpoints.binary_search_by(|endpoint| endpoint.address.cmp(&address)).ok()?;
-        endpoints.get(index).map(|endpoint| (endpoint.draining, endpoint.weight))
-    };
-    let mut note = |address, what| changes.push((new.name.clone(), address, what));
     for endpoint in &new.endpoints {
-        let now = (endpoint.draining, endpoint.weight);
-        match find(&old.endpoints, endpoint.address) {
-            None => note(endpoint.address, "added"),
-            Some((false, _)) if now.0 => {
-                note(endpoint.address, "draining: no new connections, the old ones stay")
-            }
-            Some((true, _)) if !now.0 => note(endpoint.address, "no longer draining"),
-            Some((_, weight)) if weight != now.1 => note(endpoint.address, "weight changed"),
-            Some(_) => {}
+        if let Some(what) = in_words(find_endpoint(old, endpoint.address), endpoint) {
+            changes.push((new.name.clone(), endpoint.address, what));
         }
     }
-    for endpoint in &old.endpoints {
-        if find(&new.endpoints, endpoint.address).is_none() {
-            note(endpoint.address, "removed");
-        }
+    let removed = old.endpoints.iter().filter(|endpoint| find_endpoint(new, endpoint.address).is_none());
+    changes.extend(removed.map(|endpoint| (new.name.clone(), endpoint.address, "removed")));
+}
+
+fn in_words(old: Option<&Endpoint>, new: &Endpoint) -> Option<&'static str> {
+    let Some(old) = old else { return Some("added") };
+    match (old.draining, new.draining) {
+        (false, true) => Some("draining: no new connections, the old ones stay"),
+        (true, false) => Some("no longer draining"),
+        _ if old.weight != new.weight => Some("weight changed"),
+        _ => None,
     }
 }
 

@@ -7,10 +7,13 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use alize_model::{PassiveEjection, Service, ServiceName, Snapshot};
+use alize_model::{Endpoint, PassiveEjection, Service, ServiceName, Snapshot};
 
 /// An endpoint, by the name that outlives reloads.
 pub(crate) type Key = (ServiceName, SocketAddr);
+
+/// The cap is not looked at again for so long: that walks over the service's endpoints, and failures come in floods.
+const SPARED: Duration = Duration::from_millis(100);
 
 /// Which endpoints are ejected, and how often each was lately.
 #[derive(Default)]
@@ -26,8 +29,8 @@ struct Record {
     /// Of the last failure or return; the record is forgotten `max` after it.
     last: Instant,
     max: Duration,
-    /// The cap saved it, and that has been told.
-    spared: bool,
+    /// The cap saved it, which has been told, and was found so last at this time.
+    spared: Option<Instant>,
 }
 
 /// What a failure led to.
@@ -54,16 +57,20 @@ impl Ejections {
         if failures < u32::from(policy.failures.get()) || !is_usable(address) {
             return None;
         }
+        let key = (service.name.clone(), address);
+        let spared = self.records.get(&key).and_then(|record| record.spared);
+        if spared.is_some_and(|at| now < at + SPARED) {
+            return None;
+        }
         let may_eject = self.cap_allows(service, &policy, address, is_usable);
-        let record = self.records.entry((service.name.clone(), address)).or_insert_with(|| Record::new(now));
+        let record = self.records.entry(key).or_insert_with(|| Record::new(now));
         record.max = policy.max;
         if record.is_forgotten(now) {
             *record = Record { max: policy.max, ..Record::new(now) };
         }
         record.last = now;
         if !may_eject {
-            let first = !std::mem::replace(&mut record.spared, true);
-            return first.then_some(Verdict::Spared);
+            return record.spared.replace(now).is_none().then_some(Verdict::Spared);
         }
         Some(Verdict::Ejected(record.eject(&policy, now)))
     }
@@ -82,6 +89,13 @@ impl Ejections {
         let another = eligible().any(|e| e.address != address && is_usable(e.address));
         let under_the_cap = (ejected + 1) * 100 <= total * usize::from(policy.max_ejected);
         (another && (ejected == 0 || under_the_cap)) || policy.max_ejected >= 100
+    }
+
+    /// Ejects an endpoint as if for the first time: an earlier agent had ejected it.
+    pub(crate) fn resume(&mut self, key: Key, policy: &PassiveEjection, now: Instant) {
+        let mut record = Record { max: policy.max, ..Record::new(now) };
+        record.eject(policy, now);
+        self.records.insert(key, record);
     }
 
     pub(crate) fn is_ejected(&self, service: &ServiceName, address: SocketAddr) -> bool {
@@ -115,16 +129,16 @@ impl Ejections {
     /// Drops what the new state no longer has or no longer ejects.
     pub(crate) fn reload(&mut self, snapshot: &Snapshot) {
         self.records.retain(|(name, address), _| {
-            snapshot
-                .get(name.as_str())
-                .is_some_and(|service| service.ejection.is_some() && has_endpoint(service, *address))
+            snapshot.get(name.as_str()).is_some_and(|service| {
+                service.ejection.is_some() && find_endpoint(service, *address).is_some()
+            })
         });
     }
 }
 
 impl Record {
     fn new(now: Instant) -> Self {
-        Self { times: 0, until: None, last: now, max: Duration::ZERO, spared: false }
+        Self { times: 0, until: None, last: now, max: Duration::ZERO, spared: None }
     }
 
     /// Back-off: `base`, then twice as long each time, never longer than `max`.
@@ -133,7 +147,7 @@ impl Record {
         let rest = policy.base.saturating_mul(factor).min(policy.max);
         self.times = self.times.saturating_add(1);
         self.until = Some(now + rest);
-        self.spared = false;
+        self.spared = None;
         rest
     }
 
@@ -142,16 +156,17 @@ impl Record {
     }
 }
 
-/// Whether `service` has an endpoint at `address`: endpoints are sorted by address.
-pub(crate) fn has_endpoint(service: &Service, address: SocketAddr) -> bool {
-    service.endpoints.binary_search_by(|endpoint| endpoint.address.cmp(&address)).is_ok()
+/// The endpoint of `service` at `address`: endpoints are sorted by address.
+pub(crate) fn find_endpoint(service: &Service, address: SocketAddr) -> Option<&Endpoint> {
+    let index = service.endpoints.binary_search_by(|endpoint| endpoint.address.cmp(&address)).ok()?;
+    service.endpoints.get(index)
 }
 
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU8;
 
-    use alize_model::{Balance, Endpoint, Mode, Protocol, Removal};
+    use alize_model::{Balance, Mode, Protocol, Removal};
     use proptest::prelude::*;
 
     use super::*;

@@ -4,7 +4,7 @@
 //! one entry here and one in the heap, no task and no timer.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -151,6 +151,16 @@ impl Checks {
         entry.ticket = None;
         self.due.push(Reverse((entry.due, index)));
         entry.judge(answer)
+    }
+
+    /// Takes endpoints for unhealthy until their checks say otherwise: an earlier agent found them so.
+    pub(crate) fn assume_unhealthy(&mut self, endpoints: &HashSet<Key>) {
+        for entry in &mut self.entries {
+            if endpoints.contains(&(entry.service.name.clone(), entry.address)) {
+                entry.healthy = false;
+                entry.streak = 0;
+            }
+        }
     }
 
     /// All that are unhealthy now.

@@ -3,6 +3,7 @@
 //! A scrape is made when somebody asks and shared by all who asked before it was made. Nothing of it stays when the
 //! last answer is written: 30,000 endpoints cost nothing between scrapes.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,6 +11,8 @@ use std::time::Instant;
 use alize_datapath::{Counters, Decisions, LiveEndpoint, LiveState, Traffic};
 use alize_model::api::Status;
 use alize_model::{Endpoint, Service, ServiceName};
+
+use crate::ejection::find_endpoint;
 
 /// One moment.
 pub(crate) struct Scrape {
@@ -33,7 +36,7 @@ pub(crate) struct ScrapedService {
     /// Sorted by address; each address once.
     pub(crate) endpoints: Vec<LiveEndpoint>,
     /// Why endpoints are unavailable.
-    pub(crate) reasons: Vec<(SocketAddr, String)>,
+    pub(crate) reasons: BTreeMap<SocketAddr, String>,
 }
 
 impl Scrape {
@@ -64,19 +67,16 @@ impl ScrapedService {
         service: Option<Arc<Service>>,
         endpoints: Vec<LiveEndpoint>,
     ) -> Self {
-        Self { name, id, service, endpoints: each_address_once(endpoints), reasons: Vec::new() }
+        Self { name, id, service, endpoints: each_address_once(endpoints), reasons: BTreeMap::new() }
     }
 
     /// What the file says of an endpoint; none when it is no longer in it.
     pub(crate) fn declared(&self, address: SocketAddr) -> Option<&Endpoint> {
-        let endpoints = &self.service.as_ref()?.endpoints;
-        let index = endpoints.binary_search_by(|endpoint| endpoint.address.cmp(&address)).ok()?;
-        endpoints.get(index)
+        find_endpoint(self.service.as_ref()?, address)
     }
 
     pub(crate) fn reason(&self, address: SocketAddr) -> Option<&str> {
-        let found = self.reasons.iter().find(|(of, _)| *of == address);
-        found.map(|(_, reason)| reason.as_str())
+        self.reasons.get(&address).map(String::as_str)
     }
 
     /// Endpoints that take new connections.

@@ -357,6 +357,36 @@ fn endpoints_that_refuse_clients_are_ejected_for_a_while() {
     }
 }
 
+/// A restart of the agent must not send clients to endpoints that are known to be bad.
+#[test]
+fn a_restart_does_not_forget_who_is_unavailable() {
+    let world = World::new();
+    let (blue, green) = (Server::start("blue"), Server::start("green"));
+    let text = one_service("10.96.7.1:80", &[&blue, &green]);
+    let agent = world.agent(&(text.clone() + "    health: {interval: 1s, timeout: 500ms, unhealthy: 2}\n"));
+    let address = blue.stop();
+    eventually("blue is unhealthy", || (agent.endpoint("shop/web", address).0 == "unhealthy").then_some(()));
+    let file = world.folder.join("mesh.yaml");
+    agent.kill();
+    let agent = Agent::start(&world, Some(file.clone()), &[]).unwrap();
+    assert_eq!(agent.endpoint("shop/web", address).0, "unhealthy");
+    (0..10).for_each(|_| assert_eq!(world.curl("10.96.7.1").as_deref(), Ok("green")));
+    let blue = Server::on(address, "blue");
+    eventually("blue is back", || (agent.endpoint("shop/web", address).0 == "active").then_some(()));
+
+    world.write(&(text + "    ejection: {failures: 2, base: 2s}\n"));
+    eventually("the new file is in force", || (agent.status().config.generation == 2).then_some(()));
+    blue.stop();
+    eventually("blue is ejected", || {
+        let _ = world.curl("10.96.7.1");
+        (agent.endpoint("shop/web", address).0 == "ejected").then_some(())
+    });
+    agent.kill();
+    let agent = Agent::start(&world, Some(file), &[]).unwrap();
+    assert_eq!(agent.endpoint("shop/web", address).0, "ejected");
+    eventually("it returns", || (agent.endpoint("shop/web", address).0 == "active").then_some(()));
+}
+
 #[test]
 fn a_connect_without_endpoint_is_told_with_its_process() {
     let world = World::new();

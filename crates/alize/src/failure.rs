@@ -28,6 +28,8 @@ pub(crate) enum Failure {
     Agent(alize_agent::Error),
     /// The kernel's tables cannot be removed while an agent keeps them.
     InUse { pid: u32, instance: String },
+    /// This machine lacks something.
+    Missing { what: String, mend: String },
     /// Anything else.
     Other(anyhow::Error),
 }
@@ -39,7 +41,7 @@ impl Failure {
             Failure::BadFile => Exit::BadFile,
             Failure::Client(error) => error.exit(),
             Failure::Agent(error) => agent_exit(error),
-            Failure::InUse { .. } => Exit::Environment,
+            Failure::InUse { .. } | Failure::Missing { .. } => Exit::Environment,
             Failure::Other(_) => Exit::Failed,
         }
     }
@@ -54,6 +56,7 @@ impl Failure {
                 format!("process {pid} is the agent of instance {instance:?}, and runs; nothing was removed"),
                 Some(format!("stop it first: `systemctl stop alize`, Ctrl-C where it runs, or `kill {pid}`")),
             )),
+            Failure::Missing { what, mend } => Some((what.clone(), Some(mend.clone()))),
             Failure::Other(error) => Some((format!("{error:#}"), None)),
         }
     }
@@ -98,7 +101,7 @@ fn datapath_exit(error: &alize_datapath::Error) -> Exit {
 
 fn io_exit(error: &io::Error) -> Exit {
     match error.kind() {
-        io::ErrorKind::PermissionDenied => Exit::Environment,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Exit::Environment,
         _ => Exit::Failed,
     }
 }

@@ -116,7 +116,7 @@ fn length(text: &str) -> usize {
 }
 
 /// `text` broken between words into lines of at most `room` characters; longer words stay whole.
-fn wrapped(text: &str, room: usize) -> Vec<String> {
+pub(crate) fn wrapped(text: &str, room: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ') {
         match lines.last_mut() {

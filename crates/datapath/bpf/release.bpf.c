@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * cgroup/sock_release: an application closes a socket. TCP connections end in sockops, later; this hook is the end of
- * UDP and MPTCP sockets, and of TCP sockets whose connect() failed before a SYN went out.
+ * UDP sockets, and of TCP sockets whose connect() failed before a SYN went out.
  */
 #include "alize/connection.h"
 

@@ -6,6 +6,7 @@ use alize_model::{Budgets, ServiceName};
 
 use crate::Error;
 use crate::abi;
+use crate::allocate::Run;
 use crate::maps::Maps;
 use crate::picture::{LiveEndpoint, LiveService, Picture, Stage};
 
@@ -17,24 +18,18 @@ pub(crate) fn read(maps: &Maps, budgets: &Budgets) -> Result<Picture, Error> {
     words(maps, &mut services)?;
     frontends(maps, &mut picture, &mut services)?;
     endpoints(maps, &mut picture, &mut services)?;
-    for service in services.values() {
-        if !service.runs().all(|run| picture.runs.adopt(run)) {
-            tracing::warn!(
-                service = service.number,
-                "the slots of a service overlap another's; they will be rewritten"
-            );
-        }
-    }
     for (number, mut service) in services {
         service.frontends.sort();
         service.endpoints.sort_by_key(LiveEndpoint::key);
-        // A service has at least one address; without, and with empty words, an earlier agent had let it go.
-        service.removed = service.frontends.is_empty() && service.words == [0; 2];
+        // A service has at least one address; without, an earlier agent had let it go.
+        service.removed = service.frontends.is_empty();
         if service.removed {
             let kept = service.endpoints.iter_mut().filter(|endpoint| !endpoint.stage.is_removed());
             kept.for_each(|endpoint| endpoint.stage = Stage::Leaving);
+            service.words = [0; 2];
             picture.garbage.leaving.insert(number);
         }
+        adopt_runs(&mut picture, &mut service);
         if service.endpoints.iter().any(|endpoint| endpoint.stage == Stage::Gone) {
             picture.garbage.gone.insert(number);
         }
@@ -43,6 +38,16 @@ pub(crate) fn read(maps: &Maps, budgets: &Budgets) -> Result<Picture, Error> {
         }
     }
     Ok(picture)
+}
+
+fn adopt_runs(picture: &mut Picture, service: &mut LiveService) {
+    let runs: Vec<Run> = service.runs().collect();
+    let owned = runs.iter().take_while(|run| picture.runs.adopt(**run)).count();
+    if owned < runs.len() {
+        tracing::warn!(service = service.number, "its slots overlap another's; they will be written anew");
+        runs[..owned].iter().for_each(|run| picture.runs.give_back(*run));
+        service.words = [0; 2];
+    }
 }
 
 fn names(maps: &Maps, picture: &mut Picture) -> Result<HashMap<u32, LiveService>, Error> {

@@ -65,7 +65,7 @@ fn write(maps: &Maps, picture: &Picture, phase: &Phase, delete_first: bool) -> R
         drop_frontends(maps, phase)?;
     }
     for retired in &phase.retired {
-        retire(maps, picture, retired, &mut words)?;
+        retire(maps, picture, retired)?;
     }
     Ok(())
 }
@@ -80,18 +80,15 @@ fn drop_frontends(maps: &Maps, phase: &Phase) -> Result<(), Error> {
     maps.frontends.delete_all(changed.chain(retired).map(|dialled| abi::frontend_key(dialled.0, dialled.1)))
 }
 
-/// Nobody finds the service by its address any more: its endpoints are left, and its words are emptied.
-fn retire(maps: &Maps, picture: &Picture, retired: &Retired, words: &mut Words<'_>) -> Result<(), Error> {
+/// Nobody finds the service by its address any more. Who has found it a moment ago must still be balanced, so its words
+/// and slots stay until no program can be reading them.
+fn retire(maps: &Maps, picture: &Picture, retired: &Retired) -> Result<(), Error> {
     let Some(service) = picture.services.get(&retired.name) else { return Ok(()) };
-    maps.endpoints.put_all(
-        service
-            .endpoints
-            .iter()
-            .filter(|endpoint| !endpoint.stage.is_removed())
-            .map(|endpoint| LiveEndpoint { stage: Stage::Leaving, ..*endpoint }.border(service.number)),
-    )?;
-    words.store(service.number, Family::V4, 0)?;
-    words.store(service.number, Family::V6, 0)
+    let left = service.endpoints.iter().filter(|endpoint| !endpoint.stage.is_removed());
+    maps.endpoints.put_all(left.map(|endpoint| {
+        let left = LiveEndpoint { stage: Stage::Leaving, ..*endpoint };
+        left.border(service.number)
+    }))
 }
 
 /// Brings the picture up to date with a plan that has been written. Returns the endpoints whose connections are to be
@@ -176,7 +173,13 @@ fn end_leaving(maps: &Maps, picture: &mut Picture, number: u32) -> Result<(), Er
         entries.push(endpoint.border(number));
     }
     picture.garbage.gone.insert(number);
-    maps.endpoints.put_all(entries.into_iter())
+    maps.endpoints.put_all(entries.into_iter())?;
+    if service.removed {
+        let mut words = Words::new(&maps.services);
+        words.store(number, Family::V4, 0)?;
+        words.store(number, Family::V6, 0)?;
+    }
+    Ok(())
 }
 
 /// Frees the numbers of a service's endpoints that nothing is connected to any more, and the service's own.

@@ -60,7 +60,7 @@ fn refused(name: &str, program: &Program<'_>, cgroup: &Cgroup, error: libbpf_rs:
 
 fn exclusive_holder(path: &Path, program: &Program<'_>) -> Option<String> {
     let cgroup = environment::open_cgroup(path).ok()?;
-    let id = foreign::exclusive(cgroup.fd.as_fd(), program.attach_type())?;
+    let id = foreign::exclusive(cgroup.fd.as_fd(), &program.attach_type())?;
     Some(match foreign::program_name(id) {
         Some(name) => format!("program {name:?} (id {id})"),
         None => format!("the program with id {id}"),
@@ -88,33 +88,56 @@ pub(crate) fn unpin(path: &Path) -> Result<(), Error> {
 }
 
 /// Questions about other people's programs, which libbpf-rs has no words for.
-mod foreign {
+pub(crate) mod foreign {
     #![allow(unsafe_code)]
 
     use std::os::fd::{AsRawFd, BorrowedFd};
 
     use libbpf_rs::{Program, ProgramAttachType, libbpf_sys};
 
-    /// The program that is attached to the cgroup itself and allows no other beside it.
-    pub(super) fn exclusive(cgroup: BorrowedFd<'_>, hook: ProgramAttachType) -> Option<u32> {
-        let mut ids = [0u32; 64];
+    /// With whom the programs that are attached to a cgroup share their hook.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum Sharing {
+        /// BPF_F_ALLOW_MULTI, as links do.
+        Everybody,
+        /// BPF_F_ALLOW_OVERRIDE: one in a cgroup below replaces it there.
+        Override,
+        Nobody,
+    }
+
+    /// The programs that are attached to the cgroup itself; none when the kernel does not know the hook.
+    pub(crate) fn attached(cgroup: BorrowedFd<'_>, hook: &ProgramAttachType) -> (Sharing, Vec<u32>) {
+        // A cgroup takes at most 64 (BPF_CGROUP_MAX_PROGS).
+        let mut ids = vec![0u32; 64];
         let (mut flags, mut count) = (0u32, ids.len() as u32);
         // SAFETY: the kernel writes one word of flags, the count, and at most `count` numbers.
         let done = unsafe {
             libbpf_sys::bpf_prog_query(
                 cgroup.as_raw_fd(),
-                hook as u32,
+                hook.clone() as u32,
                 0,
                 &mut flags,
                 ids.as_mut_ptr(),
                 &mut count,
             )
         };
-        let exclusive = done == 0 && count > 0 && flags & libbpf_sys::BPF_F_ALLOW_MULTI == 0;
-        exclusive.then(|| ids[0])
+        ids.truncate(if done == 0 { count as usize } else { 0 });
+        let sharing = match flags {
+            flags if flags & libbpf_sys::BPF_F_ALLOW_MULTI != 0 => Sharing::Everybody,
+            flags if flags & libbpf_sys::BPF_F_ALLOW_OVERRIDE != 0 => Sharing::Override,
+            _ => Sharing::Nobody,
+        };
+        (sharing, ids)
     }
 
-    pub(super) fn program_name(id: u32) -> Option<String> {
+    /// The program that is attached to the cgroup itself and allows no other beside it.
+    pub(super) fn exclusive(cgroup: BorrowedFd<'_>, hook: &ProgramAttachType) -> Option<u32> {
+        let (sharing, ids) = attached(cgroup, hook);
+        (sharing != Sharing::Everybody).then_some(ids.first().copied()).flatten()
+    }
+
+    /// Its name, of which the kernel keeps 15 characters.
+    pub(crate) fn program_name(id: u32) -> Option<String> {
         let fd = Program::fd_from_id(id).ok()?;
         let mut info = libbpf_sys::bpf_prog_info::default();
         let mut size = size_of_val(&info) as u32;

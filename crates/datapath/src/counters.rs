@@ -9,7 +9,7 @@ use libbpf_rs::{Iter, Link};
 
 use crate::abi::{anomaly, decisions, refusal, traffic};
 use crate::error::io_error;
-use crate::maps::Maps;
+use crate::maps::{Map, Maps};
 use crate::picture::Picture;
 use crate::{Counters, Decisions, Error, Traffic};
 
@@ -62,14 +62,14 @@ pub(crate) fn read(maps: &Maps, picture: &Picture, sweep: Option<&Link>) -> Resu
         }
     }
     open_of_udp(picture, &mut counters);
-    counters.anomalies = anomalies(maps)?;
+    counters.anomalies = anomalies(&maps.anomalies)?;
     Ok(counters)
 }
 
 /// Name of each anomaly and how often it happened.
-pub(crate) fn anomalies(maps: &Maps) -> Result<Vec<(&'static str, u64)>, Error> {
+pub(crate) fn anomalies(map: &Map<u32, u64>) -> Result<Vec<(&'static str, u64)>, Error> {
     let mut found = Vec::new();
-    maps.anomalies.for_each(|number, values| {
+    map.for_each(|number, values| {
         if let Some(name) = ANOMALIES.get(number as usize) {
             found.push((*name, values.iter().sum()));
         }

@@ -18,7 +18,7 @@ const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
 
 /// The oldest kernel that has all that connecting needs.
-const OLDEST_KERNEL: (u32, u32) = (5, 18);
+pub(crate) const OLDEST_KERNEL: (u32, u32) = (5, 18);
 
 /// A subtree to be meshed.
 #[derive(Debug)]
@@ -47,20 +47,24 @@ pub(crate) fn check_kernel() -> Result<(), Error> {
 }
 
 /// The first two numbers of a release such as `6.1.0-18-amd64`.
-fn kernel_version(release: &str) -> Option<(u32, u32)> {
+pub(crate) fn kernel_version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.trim().split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-/// Makes sure that `path` is a bpffs, by mounting one there if it is an ordinary folder.
+/// Makes sure that `path` is a bpffs, by mounting one there if it is an empty folder. A mount hides what lies below it,
+/// so that nothing is mounted over anything.
 pub(crate) fn ensure_bpffs(path: &Path) -> Result<(), Error> {
     let no_bpffs = |reason: String| Error::NoBpffs { path: path.into(), reason };
-    let kind = rustix::fs::statfs(path).map_err(|errno| no_bpffs(errno.to_string()))?.f_type;
-    if kind as u64 == BPF_FS_MAGIC {
+    let mut entries = fs::read_dir(path).map_err(|e| no_bpffs(e.to_string()))?;
+    if is_bpffs(path) {
         return Ok(());
     }
+    if entries.next().is_some() {
+        return Err(no_bpffs("it holds other files, over which nothing is mounted".into()));
+    }
     rustix::mount::mount("bpf", path, "bpf", MountFlags::empty(), None)
-        .map_err(|errno| no_bpffs(format!("it is another file system, and mounting one failed ({errno})")))
+        .map_err(|errno| no_bpffs(format!("it is an empty folder, but mounting one there failed ({errno})")))
 }
 
 /// Whether there is a bpffs at `path`.
@@ -157,6 +161,17 @@ mod tests {
         assert_eq!(mount_point(mounts, b"cgroup2"), Some(PathBuf::from("/a b\\c")));
         assert_eq!(mount_point(b"cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\n", b"cgroup2"), None);
         assert_eq!(mount_point(b"truncated", b"cgroup2"), None);
+    }
+
+    #[test]
+    fn mounts_over_nothing() {
+        let taken = std::env::temp_dir().join(format!("alize-taken-{}", std::process::id()));
+        fs::create_dir_all(taken.join("files")).unwrap();
+        let error = ensure_bpffs(&taken).unwrap_err().to_string();
+        assert!(error.contains("holds other files") && !is_bpffs(&taken), "{error}");
+        fs::remove_dir_all(&taken).unwrap();
+        let error = ensure_bpffs(Path::new("/proc/version")).unwrap_err().to_string();
+        assert!(error.contains("Not a directory"), "{error}");
     }
 
     #[test]

@@ -26,7 +26,9 @@ pub enum Error {
         reason: &'static str,
     },
     /// There is no bpffs and none could be mounted.
-    #[error("no bpffs at {path}: {reason}; mount it with: mount -t bpf bpf {path}")]
+    #[error(
+        "no bpffs at {path}: {reason}; mount one with `mount -t bpf bpf /sys/fs/bpf`, or say where one is with --bpffs"
+    )]
     NoBpffs {
         /// Where it was looked for.
         path: PathBuf,

@@ -489,6 +489,20 @@ fn a_connection_is_counted_from_end_to_end() {
 }
 
 #[test]
+fn a_look_that_was_overtaken_takes_nothing_back() {
+    let mut kernel = Kernel::start();
+    let mut connection = connection { service: 7, endpoint: 1, phase: 3, ..connection::default() };
+    let life = Life { step: ACCOUNTED, state: TCP_ESTABLISHED, ..Life::default() };
+    for (sent, received, retransmits) in [(101, 50, 3), (91, 49, 1), (102, 51, 4)] {
+        kernel
+            .live(&mut connection, Life { bytes_sent: sent, bytes_received: received, retransmits, ..life });
+    }
+    let traffic: traffic = kernel.get(Map::ServiceTraffic, 7u32).unwrap();
+    // What the overtaken look set back is counted again: too much by that, never below zero.
+    assert_eq!((traffic.bytes_sent, traffic.bytes_received, traffic.retransmits), (111, 52, 6));
+}
+
+#[test]
 fn only_an_endpoint_s_own_failures_are_told_and_held_against_it() {
     for (reason, blamed) in [
         (failure::FAILURE_REFUSED, true),

@@ -1,27 +1,60 @@
-//! What is loaded and what it costs, asked of the kernel by the pins: for people, not for the data path.
+//! What of an instance is in the kernel and what it costs, asked of the kernel by the pins: for people, not for the data
+//! path. Changes nothing, and needs no agent.
 
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
-use libbpf_rs::query::{ProgInfoIter, ProgInfoQueryOptions};
-use libbpf_rs::{MapHandle, Program};
+use libbpf_rs::btf::types::Func;
+use libbpf_rs::btf::{Btf, TypeId};
+use libbpf_rs::query::{LinkInfoIter, LinkTypeInfo, ProgInfoIter, ProgInfoQueryOptions, ProgramInfo};
+use libbpf_rs::{MapCore, MapHandle, MapType, Program, ProgramAttachType, libbpf_sys};
 
-/// A kernel program of an instance.
+use crate::abi;
+use crate::counters;
+use crate::environment;
+use crate::error::io_error;
+use crate::maps::Map;
+use crate::picture::run_of;
+use crate::pin::{Pins, entries};
+use crate::{Error, Options};
+
+/// Instructions that the verifier walks before it gives up (BPF_COMPLEXITY_LIMIT_INSNS, since Linux 5.2).
+pub const VERIFIER_LIMIT: u32 = 1_000_000;
+
+/// An instance as the kernel has it.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Inspection {
+    /// Its name.
+    pub instance: String,
+    /// By name.
+    pub programs: Vec<ProgramFacts>,
+    /// By name.
+    pub maps: Vec<MapFacts>,
+    /// What should never happen, and how often it did; only what did.
+    pub anomalies: BTreeMap<&'static str, u64>,
+    /// Kernel memory of programs and maps, in bytes.
+    pub memory: u64,
+}
+
+/// A kernel program.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct ProgramFacts {
-    /// Its name, in the kernel and as a pin.
+    /// The name of its C function.
     pub name: String,
-    /// Kernel id, as `bpftool prog` shows it.
+    /// Where it is attached; nowhere, if an agent ended that held what is not pinned.
+    pub attached: Vec<Attachment>,
+    /// Its number in the kernel, as `bpftool prog` shows it.
     pub id: u32,
     /// Hash of its instructions.
     pub tag: String,
     /// Instructions after the verifier has rewritten them.
     pub instructions: u32,
-    /// Instructions that the verifier walked, of 1,000,000 that it would; 0 when the kernel does not tell (before 5.16).
+    /// Instructions that the verifier walked, of [`VERIFIER_LIMIT`]; 0 when the kernel does not tell (before 5.16).
     pub verified: u32,
-    /// Size of the machine code, in bytes.
+    /// Size of the machine code, in bytes; 0 when it is interpreted.
     pub jited: u32,
     /// Kernel memory, in bytes.
     pub memory: u64,
@@ -29,97 +62,314 @@ pub struct ProgramFacts {
     pub runs: u64,
     /// For how long in all, in nanoseconds.
     pub run_time: u64,
+    /// How often it was skipped because it ran on that CPU already.
+    pub recursion_misses: u64,
 }
 
-/// A map of an instance.
+/// A place where a program is attached.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Attachment {
+    /// The hook, such as `connect4` or `iter/tcp`.
+    pub hook: String,
+    /// The cgroup, where the hook belongs to one.
+    pub cgroup: Option<PathBuf>,
+}
+
+/// A kernel map.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct MapFacts {
-    /// Its name, in the C source, in the kernel and as a pin.
+    /// Its name, in the C source and as a pin.
     pub name: String,
-    /// Kernel id, as `bpftool map` shows it.
+    /// Its number in the kernel, as `bpftool map` shows it.
     pub id: u32,
-    /// Kind, such as `Hash`.
+    /// Kind, such as `hash`.
     pub kind: String,
-    /// Most entries it can hold; 0 where that has no meaning.
-    pub limit: u32,
-    /// Size of a key and of a value, in bytes.
+    /// Size of a key, in bytes.
     pub key_size: u32,
-    /// Size of a value, in bytes.
+    /// Size of a value, in bytes; of a per-CPU map, on one CPU.
     pub value_size: u32,
+    /// Entries in use, where that can be told.
+    pub used: Option<u64>,
+    /// Most entries it can hold (of a ring buffer: bytes); 0 where that has no meaning.
+    pub limit: u32,
     /// Kernel memory, in bytes.
     pub memory: u64,
 }
 
-/// The programs pinned in `folder`, by name.
-pub fn programs(folder: &Path) -> io::Result<Vec<ProgramFacts>> {
-    let options = ProgInfoQueryOptions::default().include_xlated_prog_insns(true).include_jited_prog_insns(true);
-    let all: Vec<_> = ProgInfoIter::with_query_opts(options).collect();
-    let mut found = Vec::new();
-    for (name, path) in entries(folder)? {
-        let fd = Program::fd_from_pinned_path(&path).map_err(io::Error::other)?;
-        let Some(id) = fdinfo(fd.as_fd(), "prog_id").and_then(|id| u32::try_from(id).ok()) else { continue };
-        let Some(info) = all.iter().find(|info| info.id == id) else { continue };
-        found.push(ProgramFacts {
-            name,
-            id,
-            tag: info.tag.0.iter().map(|byte| format!("{byte:02x}")).collect(),
-            // Each instruction has eight bytes (BPF instruction set, RFC 9669, section 3).
-            instructions: u32::try_from(info.xlated_prog_insns.len() / 8).unwrap_or(u32::MAX),
-            verified: info.verified_insns,
-            jited: u32::try_from(info.jited_prog_insns.len()).unwrap_or(u32::MAX),
-            memory: fdinfo(fd.as_fd(), "memlock").unwrap_or(0),
-            runs: info.run_cnt,
-            run_time: info.run_time_ns,
-        });
+/// Looks at the instance of `options`, of which only name and bpffs matter. One that is not there has no programs and no
+/// maps. Pins of other versions are looked at too.
+pub fn inspect(options: &Options) -> Result<Inspection, Error> {
+    environment::check_root()?;
+    let pins = Pins::new(options)?;
+    let mut pinned = HashMap::new();
+    for version in entries(&pins.instance())? {
+        for path in entries(&version.join("maps"))? {
+            let map = open_map(&path)?;
+            pinned.insert(map_id(&map)?, (file_name(&path), map));
+        }
     }
-    Ok(found)
+    let infos = programs_using(&pinned.keys().copied().collect());
+    let programs = programs(&infos)?;
+    let usage = usage(&pins)?;
+    let mut maps = Vec::new();
+    for id in map_ids(&infos, &pinned) {
+        let facts = match pinned.get(&id) {
+            Some((name, map)) => map_facts(name.clone(), map, &usage)?,
+            None => match MapHandle::from_map_id(id) {
+                Ok(map) => map_facts(map.name().to_string_lossy().into_owned(), &map, &usage)?,
+                // It went with its program while one looked.
+                Err(_) => continue,
+            },
+        };
+        maps.push(facts);
+    }
+    maps.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
+    let memory = programs.iter().map(|program| program.memory).chain(maps.iter().map(|map| map.memory)).sum();
+    Ok(Inspection {
+        instance: options.instance.clone(),
+        programs,
+        maps,
+        anomalies: anomalies(&pins)?,
+        memory,
+    })
 }
 
-/// The maps pinned in `folder`, by name.
-pub fn maps(folder: &Path) -> io::Result<Vec<MapFacts>> {
-    let mut found = Vec::new();
-    for (name, path) in entries(folder)? {
-        let map = MapHandle::from_pinned_path(&path).map_err(io::Error::other)?;
-        let info = map.info().map_err(io::Error::other)?.info;
-        found.push(MapFacts {
-            name,
-            id: info.id,
-            kind: format!("{:?}", libbpf_rs::MapType::from(info.type_)),
-            limit: info.max_entries,
-            key_size: info.key_size,
-            value_size: info.value_size,
-            memory: fdinfo(map.as_fd(), "memlock").unwrap_or(0),
-        });
-    }
-    Ok(found)
+/// How often each of the programs `ids` ran while statistics were on, and for how many nanoseconds in all.
+pub fn runs(ids: &[u32]) -> HashMap<u32, (u64, u64)> {
+    let found = ProgInfoIter::default().filter(|info| ids.contains(&info.id));
+    found.map(|info| (info.id, (info.run_cnt, info.run_time_ns))).collect()
 }
 
-/// Run-time statistics of all programs of the machine are on while this lives (about 20 ns a run, Linux 5.8).
+/// Run-time statistics of all programs of the machine are on while this lives (about 20 ns a run; Linux 5.8).
 #[derive(Debug)]
 pub struct Statistics(#[expect(dead_code, reason = "closing it ends the statistics")] OwnedFd);
 
 impl Statistics {
     /// Turns them on; the kernel counts the holders.
     #[allow(unsafe_code)]
-    pub fn start() -> io::Result<Self> {
+    pub fn start() -> Result<Self, Error> {
         // SAFETY: no pointer is passed; the result is a new descriptor or an error.
-        let fd = unsafe { libbpf_rs::libbpf_sys::bpf_enable_stats(libbpf_rs::libbpf_sys::BPF_STATS_RUN_TIME) };
+        let fd = unsafe { libbpf_sys::bpf_enable_stats(libbpf_sys::BPF_STATS_RUN_TIME) };
         if fd < 0 {
-            return Err(io::Error::last_os_error());
+            let error = io::Error::last_os_error();
+            return Err(Error::kernel("cannot turn on", "the kernel's run-time statistics", error));
         }
         // SAFETY: the descriptor was just made and belongs to nobody else.
-        Ok(Self(unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) }))
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 }
 
-fn entries(folder: &Path) -> io::Result<Vec<(String, std::path::PathBuf)>> {
-    let mut entries = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        entries.push((entry.file_name().to_string_lossy().into_owned(), entry.path()));
+/// What is loaded and uses one of `maps`: also what nothing is pinned of, such as the iterators of an agent.
+fn programs_using(maps: &HashSet<u32>) -> Vec<ProgramInfo> {
+    let options = ProgInfoQueryOptions::default()
+        .include_map_ids(true)
+        .include_func_info(true)
+        .include_xlated_prog_insns(true)
+        .include_jited_prog_insns(true);
+    let all = ProgInfoIter::with_query_opts(options);
+    all.filter(|info| info.map_ids.iter().any(|id| maps.contains(id))).collect()
+}
+
+fn map_ids(programs: &[ProgramInfo], pinned: &HashMap<u32, (String, MapHandle)>) -> HashSet<u32> {
+    programs.iter().flat_map(|info| &info.map_ids).chain(pinned.keys()).copied().collect()
+}
+
+fn programs(infos: &[ProgramInfo]) -> Result<Vec<ProgramFacts>, Error> {
+    let mut attached = attachments(&infos.iter().map(|info| info.id).collect())?;
+    let facts = |info: &ProgramInfo| ProgramFacts {
+        name: program_name(info),
+        attached: attached.remove(&info.id).unwrap_or_default(),
+        id: info.id,
+        tag: info.tag.0.iter().map(|byte| format!("{byte:02x}")).collect(),
+        // An instruction has eight bytes (RFC 9669, section 3).
+        instructions: (info.xlated_prog_insns.len() / 8) as u32,
+        verified: info.verified_insns,
+        jited: info.jited_prog_insns.len() as u32,
+        memory: Program::fd_from_id(info.id).ok().and_then(|fd| fdinfo(fd.as_fd(), "memlock")).unwrap_or(0),
+        runs: info.run_cnt,
+        run_time: info.run_time_ns,
+        recursion_misses: info.recursion_misses,
+    };
+    let mut programs: Vec<ProgramFacts> = infos.iter().map(facts).collect();
+    programs.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
+    Ok(programs)
+}
+
+/// The kernel keeps 15 characters of a name; the whole is in its type information.
+pub(crate) fn program_name(info: &ProgramInfo) -> String {
+    let whole = || {
+        let btf = Btf::from_prog_id(info.id).ok()?;
+        let function = btf.type_by_id::<Func<'_>>(TypeId::from(info.func_info.first()?.type_id))?;
+        Some(function.name()?.to_string_lossy().into_owned())
+    };
+    whole().unwrap_or_else(|| info.name.to_string_lossy().into_owned())
+}
+
+fn attachments(programs: &HashSet<u32>) -> Result<HashMap<u32, Vec<Attachment>>, Error> {
+    let links: Vec<_> = LinkInfoIter::default().filter(|link| programs.contains(&link.prog_id)).collect();
+    let cgroup = |info: &LinkTypeInfo| match info {
+        LinkTypeInfo::Cgroup(cgroup) if cgroup.cgroup_id != 0 => Some(cgroup.cgroup_id),
+        _ => None,
+    };
+    let folders = cgroup_folders(&links.iter().filter_map(|link| cgroup(&link.info)).collect())?;
+    let mut attached: HashMap<u32, Vec<Attachment>> = HashMap::new();
+    for link in &links {
+        let hook = match &link.info {
+            // The cgroup is gone, and the link with it but for its pin.
+            LinkTypeInfo::Cgroup(info) if info.cgroup_id == 0 => continue,
+            LinkTypeInfo::Cgroup(info) => hook_name(&info.attach_type),
+            LinkTypeInfo::Iter(info) => format!("iter/{}", info.target_name.to_string_lossy()),
+            _ => "other".into(),
+        };
+        let cgroup = cgroup(&link.info).and_then(|id| folders.get(&id).cloned());
+        attached.entry(link.prog_id).or_default().push(Attachment { hook, cgroup });
     }
-    entries.sort();
-    Ok(entries)
+    for places in attached.values_mut() {
+        places.sort_by(|a, b| (&a.hook, &a.cgroup).cmp(&(&b.hook, &b.cgroup)));
+    }
+    Ok(attached)
+}
+
+/// The folders of the cgroups with these numbers.
+fn cgroup_folders(ids: &HashSet<u64>) -> Result<HashMap<u64, PathBuf>, Error> {
+    use std::os::unix::fs::MetadataExt;
+    let mut folders = HashMap::new();
+    let Some(root) = environment::cgroup2_root() else { return Ok(folders) };
+    for &id in ids {
+        let found = environment::find_below(&root, &|inode| inode == id);
+        if let Some(path) = found.map_err(|e| Error::path("cannot search", &root, e))?
+            && fs::metadata(&path).is_ok_and(|metadata| metadata.ino() == id)
+        {
+            folders.insert(id, path);
+        }
+    }
+    Ok(folders)
+}
+
+/// A hook's name as the sections of `bpf/` have it.
+pub(crate) fn hook_name(hook: &ProgramAttachType) -> String {
+    use ProgramAttachType as Hook;
+    let name = match hook {
+        Hook::CgroupInet4Connect => "connect4",
+        Hook::CgroupInet6Connect => "connect6",
+        Hook::CgroupUdp4Sendmsg => "sendmsg4",
+        Hook::CgroupUdp6Sendmsg => "sendmsg6",
+        Hook::CgroupUdp4Recvmsg => "recvmsg4",
+        Hook::CgroupUdp6Recvmsg => "recvmsg6",
+        Hook::CgroupInet4Getpeername => "getpeername4",
+        Hook::CgroupInet6Getpeername => "getpeername6",
+        Hook::CgroupInetSockRelease => "sock_release",
+        Hook::CgroupSockOps => "sockops",
+        Hook::CgroupInetIngress => "skb/ingress",
+        Hook::CgroupInetEgress => "skb/egress",
+        other => return format!("{other:?}"),
+    };
+    name.into()
+}
+
+/// Entries in use of the arrays, by the name of the map: the kernel cannot tell, but what is in them can.
+fn usage(pins: &Pins) -> Result<HashMap<&'static str, u64>, Error> {
+    let mut usage = HashMap::new();
+    if !pins.map("services").exists() {
+        return Ok(usage);
+    }
+    let services: Map<u32, abi::service> = Map::new(open_map(&pins.map("services"))?)?;
+    let names: Map<u32, abi::service_name> = Map::new(open_map(&pins.map("service_names"))?)?;
+    let endpoints: Map<u32, abi::endpoint> = Map::new(open_map(&pins.map("endpoints"))?)?;
+    let (mut named, mut taken, mut runs) = (0, 0, HashMap::new());
+    names.for_each(|_, name| named += u64::from(name.iter().any(|name| name.name[0] != 0)))?;
+    endpoints
+        .for_each(|_, endpoint| taken += u64::from(endpoint.iter().any(|endpoint| endpoint.port != 0)))?;
+    services.for_each(|_, service| {
+        for run in service.iter().flat_map(|service| [service.word4, service.word6]).map(run_of) {
+            // A service that only observes has an empty word, which names no slot.
+            if run.length > 0 {
+                runs.insert(run.base, u64::from(run.length));
+            }
+        }
+    })?;
+    usage.extend(["services", "service_names", "turns"].map(|name| (name, named)));
+    usage.extend(["endpoints", "endpoint_load"].map(|name| (name, taken)));
+    usage.insert("slots", runs.values().sum());
+    Ok(usage)
+}
+
+fn anomalies(pins: &Pins) -> Result<BTreeMap<&'static str, u64>, Error> {
+    let path = pins.map("anomalies");
+    if !path.exists() {
+        return Ok(BTreeMap::new());
+    }
+    let counted = counters::anomalies(&Map::new(open_map(&path)?)?)?;
+    Ok(counted.into_iter().filter(|(_, count)| *count > 0).collect())
+}
+
+fn map_facts(name: String, map: &MapHandle, usage: &HashMap<&'static str, u64>) -> Result<MapFacts, Error> {
+    let kind = map.map_type();
+    Ok(MapFacts {
+        id: map_id(map)?,
+        kind: kind_name(kind),
+        key_size: map.key_size(),
+        value_size: map.value_size(),
+        used: match kind {
+            MapType::Hash | MapType::LruHash | MapType::PercpuHash => Some(count_keys(map)),
+            _ => usage.get(name.as_str()).copied(),
+        },
+        limit: map.max_entries(),
+        memory: fdinfo(map.as_fd(), "memlock").unwrap_or(0),
+        name,
+    })
+}
+
+fn kind_name(kind: MapType) -> String {
+    let name = match kind {
+        MapType::Array => "array",
+        MapType::Hash => "hash",
+        MapType::LruHash => "LRU hash",
+        MapType::PercpuArray => "per-CPU array",
+        MapType::PercpuHash => "per-CPU hash",
+        MapType::SkStorage => "socket storage",
+        MapType::RingBuf => "ring buffer",
+        other => return format!("{other:?}"),
+    };
+    name.into()
+}
+
+/// Keys of a hash, one system call each (about 0.3 us) and no value copied. When a key is removed while one looks at it
+/// the kernel begins anew, so the count is bounded by what the map can hold.
+#[allow(unsafe_code)]
+fn count_keys(map: &MapHandle) -> u64 {
+    let mut key = vec![0u8; map.key_size() as usize];
+    let mut next = key.clone();
+    let limit = u64::from(map.max_entries());
+    let mut count = 0;
+    while count < limit {
+        let before = if count == 0 { std::ptr::null() } else { key.as_ptr() };
+        // SAFETY: the kernel reads one key, or none, and writes one; both buffers have the size of a key.
+        let done = unsafe {
+            libbpf_sys::bpf_map_get_next_key(map.as_fd().as_raw_fd(), before.cast(), next.as_mut_ptr().cast())
+        };
+        if done != 0 {
+            break;
+        }
+        std::mem::swap(&mut key, &mut next);
+        count += 1;
+    }
+    count
+}
+
+fn open_map(path: &Path) -> Result<MapHandle, Error> {
+    MapHandle::from_pinned_path(path).map_err(|e| Error::path("cannot open map", path, io_error(e)))
+}
+
+fn map_id(map: &MapHandle) -> Result<u32, Error> {
+    let info = map
+        .info()
+        .map_err(|e| Error::kernel("cannot ask about map", map.name().to_string_lossy(), io_error(e)))?;
+    Ok(info.info.id)
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// A number that the kernel shows of a descriptor of ours.

@@ -15,19 +15,23 @@ mod allocate;
 mod apply;
 mod attach;
 mod counters;
+pub mod doctor;
 mod environment;
 mod error;
 mod events;
 mod grace;
 #[cfg(test)]
 mod host;
+pub mod inspect;
 mod load;
+mod log;
 mod maps;
 mod memory;
 pub mod observe;
 mod picture;
 mod pin;
 mod plan;
+mod refused;
 mod tables;
 mod terminate;
 mod unload;
@@ -45,6 +49,7 @@ use libbpf_rs::{Link, MapHandle};
 pub use environment::cgroup2_root;
 pub use error::Error;
 pub use memory::trim as trim_memory;
+pub use refused::Refused;
 pub use unload::{Unloaded, unload};
 
 use abi::ServiceWord;
@@ -60,7 +65,7 @@ use plan::Plan;
 pub struct Options {
     /// Name of the instance; pins live in `<bpffs>/alize/<instance>/v<ABI>/`.
     pub instance: String,
-    /// Mount point of bpffs, usually `/sys/fs/bpf`; mounted when it is a folder without bpffs.
+    /// Mount point of bpffs, usually `/sys/fs/bpf`; mounted when it is an empty folder.
     pub bpffs: PathBuf,
     /// Folder for the lock, usually `/run/alize`.
     pub run_dir: PathBuf,
@@ -291,8 +296,11 @@ impl DataPath {
         let fresh = check_pinned(&pins, &options.budgets)?;
         let opened = Self::load(&pins, options.budgets, &cgroups, fresh, lock);
         memory::trim();
-        if opened.is_err() && fresh {
-            unload::remove_pins(&pins)?;
+        if opened.is_err()
+            && fresh
+            && let Err(error) = unload::remove_pins(&pins)
+        {
+            tracing::warn!("cannot remove what a start that failed left behind: {error}");
         }
         opened
     }
@@ -370,13 +378,23 @@ impl DataPath {
             memory::trim();
         }
         if !done.terminated.is_empty() {
-            // A connect that has chosen but not yet sent must be there to be closed.
-            self.settle()?;
-        }
-        if let Some(terminate) = self.terminate.as_ref().filter(|_| !done.terminated.is_empty()) {
-            applied.terminated = terminate::close(&self.maps, terminate, &done.terminated)?;
+            applied.terminated = self.close_connections(&done.terminated)?;
         }
         Ok(applied)
+    }
+
+    fn close_connections(&mut self, endpoints: &[u32]) -> Result<u32, Error> {
+        // A connect that has chosen but not yet sent must be there to be closed.
+        self.settle()?;
+        let Some(terminate) = &self.terminate else {
+            let count = endpoints.len();
+            tracing::warn!(
+                endpoints = count,
+                "connections of removed endpoints stay open: `terminate` is off"
+            );
+            return Ok(0);
+        };
+        terminate::close(&self.maps, terminate, endpoints)
     }
 
     /// Finishes what earlier changes left behind: frees the slots they took out of use, moves UDP flows away from
@@ -462,7 +480,7 @@ impl DataPath {
 
     /// The anomalies of [`Counters`] alone, which cost no walk over open connections.
     pub fn anomalies(&self) -> Result<Vec<(&'static str, u64)>, Error> {
-        counters::anomalies(&self.maps)
+        counters::anomalies(&self.maps.anomalies)
     }
 
     /// How much of the budgets is in use.

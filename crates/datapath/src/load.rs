@@ -3,24 +3,25 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
-use std::sync::Mutex;
 
 use alize_model::Budgets;
-use libbpf_rs::{Link, MapCore, MapHandle, Object, ObjectBuilder, OpenObject, PrintLevel};
+use libbpf_rs::{Link, MapCore, MapHandle, Object, ObjectBuilder, OpenObject};
 
 use crate::error::io_error;
+use crate::log::Log;
 use crate::maps::{Map, Maps};
 use crate::pin::Pins;
+use crate::refused::Refused;
 use crate::{Error, ProgramStatus};
 
 /// One object file of `bpf/`: what the verifier refuses of it costs one feature only.
-struct File {
-    name: &'static str,
-    bytes: &'static [u8],
+pub(crate) struct File {
+    pub(crate) name: &'static str,
+    pub(crate) bytes: &'static [u8],
     /// What is lost without it; `None`: nothing works without it.
-    feature: Option<&'static str>,
+    pub(crate) feature: Option<&'static str>,
     /// An object that this one makes no sense without.
-    needs: Option<&'static str>,
+    pub(crate) needs: Option<&'static str>,
 }
 
 /// libelf reads words in place, so the bytes must be aligned.
@@ -38,7 +39,7 @@ pub(crate) use object;
 
 /// In the order in which they are attached: what observes comes before what acts, so that no connection is balanced
 /// and then not counted, and replies are translated before the first datagram is.
-const FILES: [File; 9] = [
+pub(crate) const FILES: [File; 9] = [
     File { name: "names", bytes: object!("names"), feature: None, needs: None },
     File {
         name: "sockops",
@@ -117,7 +118,7 @@ pub(crate) struct Terminate {
 /// Entries of the map called `name`; `None` for those whose size the C source gives.
 fn size_of_map(name: &str, budgets: &Budgets) -> Option<u32> {
     match name {
-        // Half of all services may have two addresses each, or one of IPv4 and of IPv6.
+        // One address of IPv4 and one of IPv6 each; services with more live on those with fewer.
         "frontends" => Some(budgets.services.saturating_mul(2)),
         "services" | "service_names" | "turns" | "service_traffic" | "service_decisions" => {
             Some(budgets.services)
@@ -165,12 +166,12 @@ pub(crate) fn load(
 ) -> Result<Loaded, Error> {
     let mut objects: HashMap<&str, Object> = HashMap::new();
     let mut programs = Vec::new();
-    let log = Log::begin();
+    let log = Log::begin(LINES_KEPT);
     for file in &FILES {
         let missing = file.needs.filter(|needed| !objects.contains_key(needed));
         let loaded = match missing {
             Some(needed) => Err(vec![format!("it needs {needed}, which is off")]),
-            None => load_object(file, pins, budgets, &log),
+            None => load_object(file, Some(pins), budgets, &log),
         };
         match (loaded, file.feature) {
             (Ok(object), _) => {
@@ -179,7 +180,7 @@ pub(crate) fn load(
                 objects.insert(file.name, object);
             }
             (Err(lines), Some(feature)) => {
-                let reason = format!("{feature} ({})", why(&lines));
+                let reason = format!("{feature} ({})", Refused::from_log(lines));
                 tracing::warn!(object = file.name, "off: {reason}");
                 programs.push(ProgramStatus { name: file.name.into(), id: 0, off: Some(reason) });
             }
@@ -194,18 +195,18 @@ pub(crate) fn load(
     keep(&objects, programs)
 }
 
-/// The sentence that says why, of all that was said: the verifier ends with it but for one line of statistics; where
-/// the verifier was not asked, libbpf says it before the two lines that name program and object.
-fn why(lines: &[String]) -> &str {
-    let end = lines.iter().position(|line| line.contains("END PROG LOAD LOG"));
-    let said = &lines[..end.unwrap_or(lines.len().saturating_sub(2))];
-    let tells = |line: &&String| !line.starts_with("processed ") && !line.trim().is_empty();
-    said.iter().rfind(tells).or(lines.last()).map_or("no reason given", |line| line.trim())
-}
+/// The end of a verifier's log says why; all of it may be megabytes.
+pub(crate) const LINES_KEPT: usize = 40;
 
-fn load_object(file: &File, pins: &Pins, budgets: &Budgets, log: &Log) -> Result<Object, Vec<String>> {
-    log.clear();
-    let say = |error: libbpf_rs::Error| log.lines_or(&error);
+/// Without `pins`, the object gets maps of its own, which go with it. What was said when it was refused is returned.
+pub(crate) fn load_object(
+    file: &File,
+    pins: Option<&Pins>,
+    budgets: &Budgets,
+    log: &Log,
+) -> Result<Object, Vec<String>> {
+    log.take();
+    let say = |error: libbpf_rs::Error| log.take_with(&error);
     let mut object = ObjectBuilder::default()
         .name(file.name)
         .and_then(|builder| builder.open_memory(file.bytes))
@@ -215,13 +216,13 @@ fn load_object(file: &File, pins: &Pins, budgets: &Budgets, log: &Log) -> Result
 }
 
 /// libbpf makes and pins a map whose pin does not exist, and otherwise takes the pinned one if it is compatible.
-fn prepare_maps(object: &mut OpenObject, pins: &Pins, budgets: &Budgets) -> libbpf_rs::Result<()> {
+fn prepare_maps(object: &mut OpenObject, pins: Option<&Pins>, budgets: &Budgets) -> libbpf_rs::Result<()> {
     for mut map in object.maps_mut() {
         let name = map.name().to_string_lossy().into_owned();
         if let Some(entries) = size_of_map(&name, budgets) {
             map.set_max_entries(entries)?;
         }
-        if !is_private(&name) {
+        if let Some(pins) = pins.filter(|_| !is_private(&name)) {
             map.set_pin_path(pins.map(&name))?;
         }
     }
@@ -299,42 +300,41 @@ fn terminate(object: &Object) -> Result<Terminate, Error> {
     Ok(Terminate { terminating: Map::new(handle(&map)?)?, iterators: iterators.collect::<Result<_, _>>()? })
 }
 
-/// What libbpf and the verifier say while objects are loaded. libbpf knows one listener in a process.
-pub(crate) struct Log {
-    before: Option<(PrintLevel, libbpf_rs::PrintCallback)>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
-
-/// The end of a verifier's log says why; all of it may be a megabyte.
-const LINES_KEPT: usize = 40;
-
-impl Log {
-    pub(crate) fn begin() -> Self {
-        Self { before: libbpf_rs::set_print(Some((PrintLevel::Info, listen))) }
+    /// What the kernel says of `object` in which each `from` is a `to`; needs root.
+    fn refusal(object: &'static [u8], from: &[u8], to: &[u8]) -> Refused {
+        let mut bytes = object.to_vec();
+        for at in 0..bytes.len() - from.len() {
+            if bytes[at..].starts_with(from) {
+                bytes[at..at + from.len()].copy_from_slice(to);
+            }
+        }
+        let file = File { name: "changed", bytes: bytes.leak(), feature: None, needs: None };
+        let budgets = Budgets { services: 1, endpoints: 1, slots: 1, affinity: 1 };
+        match load_object(&file, None, &budgets, &Log::begin(usize::MAX)) {
+            Ok(_) => panic!("the kernel takes it"),
+            Err(lines) => Refused::from_log(lines),
+        }
     }
 
-    pub(crate) fn clear(&self) {
-        LINES.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clear();
+    /// As Linux before 6.5 refuses `terminate`.
+    #[test]
+    fn a_kernel_function_that_is_missing_is_named() {
+        let refused = refusal(object!("terminate"), b"bpf_sock_destroy\0", b"bpf_sock_destroX\0");
+        assert_eq!(refused.rule, "this kernel has no function bpf_sock_destroX()", "{refused:?}");
     }
 
-    pub(crate) fn lines_or(&self, error: &libbpf_rs::Error) -> Vec<String> {
-        let mut lines = std::mem::take(&mut *LINES.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
-        lines.push(error.to_string());
-        lines
+    /// As Linux before 5.18 refuses `connect`: each call of helper 187, bpf_set_retval(), is one of 9999.
+    #[test]
+    fn the_verifier_is_understood() {
+        let refused =
+            refusal(object!("connect"), &[0x85, 0, 0, 0, 187, 0, 0, 0], &[0x85, 0, 0, 0, 0x0f, 0x27, 0, 0]);
+        assert_eq!(refused.rule, "this kernel has no helper number 9999", "{refused:?}");
+        assert_eq!(refused.program.as_deref(), Some("alize_connect4"));
+        assert!(refused.source.as_ref().is_some_and(|line| line.contains("bpf_set_retval")), "{refused:?}");
+        assert!(refused.lines.last().is_some_and(|line| line.contains("unknown#9999")), "{refused:?}");
     }
-}
-
-impl Drop for Log {
-    fn drop(&mut self) {
-        libbpf_rs::set_print(self.before);
-        self.clear();
-    }
-}
-
-fn listen(_level: PrintLevel, message: String) {
-    let mut lines = LINES.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    lines.extend(message.lines().map(str::to_owned));
-    let surplus = lines.len().saturating_sub(LINES_KEPT);
-    lines.drain(..surplus);
 }

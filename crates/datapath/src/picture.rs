@@ -49,7 +49,8 @@ pub(crate) struct LiveService {
     pub(crate) frontends: Vec<Dialled>,
     /// Sorted by address and transport.
     pub(crate) endpoints: Vec<LiveEndpoint>,
-    /// `word4` and `word6`.
+    /// `word4` and `word6`. Of a removed service 0: its words are still written until the next grace period, but what
+    /// they name is not its own any more.
     pub(crate) words: [u64; 2],
     /// It is in nobody's snapshot any more, and waits for its last connection.
     pub(crate) removed: bool,

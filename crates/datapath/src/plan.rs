@@ -468,7 +468,7 @@ impl<'a> Planner<'a> {
             (0..draft.endpoints.len()).filter(|&at| !is_written(&draft.endpoints[at])).collect();
         let frontends_added: Vec<_> = draft.added().collect();
         let frontends_dropped: Vec<_> = draft.dropped().collect();
-        let word_writes = draft.old.is_none_or(|old| old.words != words);
+        let word_writes = draft.old.is_none_or(|old| old.removed || old.words != words);
         let writes = !endpoint_writes.is_empty()
             || !frontends_added.is_empty()
             || !frontends_dropped.is_empty()

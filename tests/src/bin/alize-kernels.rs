@@ -77,10 +77,21 @@ fn target_folder() -> Result<PathBuf> {
     Ok(metadata["target_directory"].as_str().context("cargo metadata names no target folder")?.into())
 }
 
-/// The kernel tests of the data path, built as `cargo test` builds them.
+/// The tests of balancing with real sockets and of the doctor, built as `cargo test` builds them. The others need bpftool
+/// or a real clock.
 fn test_programs() -> Result<Vec<PathBuf>> {
     let mut child = Command::new("cargo")
-        .args(["test", "--no-run", "--message-format=json", "-p", "alize-datapath", "--test", "*"])
+        .args([
+            "test",
+            "--no-run",
+            "--message-format=json",
+            "-p",
+            "alize-datapath",
+            "--test",
+            "connections",
+            "--test",
+            "doctor",
+        ])
         .stdout(Stdio::piped())
         .spawn()
         .context("cargo test --no-run")?;
@@ -223,6 +234,7 @@ fn console(image: &Path) -> PathBuf {
     image.with_extension("console.txt")
 }
 
+/// One CPU: with two, QEMU 7.2 emulates Linux 6.12 so badly that it may not even boot.
 fn boot(image: &Path, initramfs: &Path) -> Result<Report> {
     let mut child = Command::new("qemu-system-x86_64")
         .args([
@@ -231,7 +243,7 @@ fn boot(image: &Path, initramfs: &Path) -> Result<Report> {
             "-cpu",
             "max",
             "-smp",
-            "2",
+            "1",
             "-m",
             "1024",
             "-nographic",

@@ -265,10 +265,11 @@ fn what_the_machine_lacks_is_named() {
     let bad = host.folder.file("bad.yaml", "services: 3\n");
     let none = host.folder.path("none.yaml");
     let folder = host.folder.path("");
-    let cases: [(&str, &[&str], i32, &str); 6] = [
+    let cases: [(&str, &[&str], i32, &str); 7] = [
         (&good, &["--cgroup", &folder], 5, "not a folder of cgroup v2"),
         (&good, &["--cgroup", "/nowhere"], 5, "/nowhere"),
-        (&good, &["--bpffs", "/nowhere"], 5, "mount -t bpf bpf /nowhere"),
+        (&good, &["--bpffs", "/nowhere"], 5, "no bpffs at /nowhere: No such file"),
+        (&good, &["--bpffs", &folder], 5, "holds other files"),
         (&bad, &[], 3, "bad.yaml:1:11: error: "),
         (&none, &[], 3, "none.yaml"),
         (&good, &["--metrics", "192.0.2.1:1"], 1, "192.0.2.1:1"),
@@ -289,10 +290,85 @@ fn without_root_the_answer_is_how_to_get_it() {
     let file = folder.file("mesh.yaml", mesh(&[80]));
     let binary = folder.path("alize");
     copy_program(&binary);
-    for args in [&["run", &file][..], &["unload"]] {
+    for args in [&["run", &file, "--run-dir", "/nowhere"][..], &["unload"], &["programs"], &["doctor"]] {
         let mut command = Command::new(&binary);
-        let ended = answer(command.args(args).args(["--run-dir", "/nowhere"]).uid(65_534).gid(65_534));
+        let ended = answer(command.args(args).uid(65_534).gid(65_534));
         assert_eq!(ended.code, 5, "{args:?}: {}", ended.err);
         assert!(ended.err.contains("root"), "{args:?}: {}", ended.err);
     }
+}
+
+#[test]
+fn what_the_kernel_holds_is_shown_without_an_agent() {
+    let mut host = Host::new("programs");
+    let file = host.folder.file("mesh.yaml", mesh(&[server("one")]));
+    let bpffs = host.bpffs();
+    let programs =
+        |host: &Host, more: &[&str]| host.alize(&[&["programs", "--bpffs", &bpffs], more].concat());
+    assert!(programs(&host, &[]).out.starts_with("no kernel program of instance "));
+
+    host.start(&file);
+    assert_eq!(host.dial().as_deref(), Ok("one"));
+    let shown = json(&programs(&host, &["-o", "json"]));
+    let all = shown["programs"].as_array().expect("a list");
+    let connect = all.iter().find(|program| program["name"] == "alize_connect4").expect("it is loaded");
+    assert_eq!(connect["attached"][0]["cgroup"], *host.cgroup);
+    assert!(connect["verified"].as_u64() > Some(1_000), "{connect}");
+    let services = shown["maps"].as_array().expect("a list").iter().find(|map| map["name"] == "services");
+    assert_eq!(services.expect("a map")["used"], 1);
+    assert!(shown["memory"].as_u64() > Some(1 << 20));
+
+    let watched = thread::scope(|scope| {
+        let watched = scope.spawn(|| programs(&host, &["connect4", "--stats", "2", "-o", "json"]));
+        while !watched.is_finished() {
+            assert_eq!(host.dial().as_deref(), Ok("one"));
+        }
+        json(&watched.join().expect("it ends"))
+    });
+    let cost = &watched["programs"][0]["cost"];
+    assert!(cost["runs_per_second"].as_f64() >= Some(1.0), "{watched}");
+    assert!(cost["average_ns"].as_f64() > Some(10.0), "{watched}");
+
+    host.end("-KILL");
+    let table = programs(&host, &[]).out;
+    assert!(table.contains("alize_connect4") && table.contains(&host.cgroup), "{table}");
+    assert!(table.contains("kernel memory of all: "), "{table}");
+    let unknown = programs(&host, &["connect5"]);
+    assert_eq!(unknown.code, 1);
+    assert!(unknown.err.contains("alize_connect4"), "{}", unknown.err);
+    // There is no bpftool in an empty folder.
+    let place = ["programs", "connect4", "--dump", "xlated", "--bpffs", &bpffs];
+    let without = answer(host.command(&place).env("PATH", host.folder.path("empty")));
+    assert_eq!(without.code, 5, "{}", without.err);
+    assert!(without.err.contains("install the package bpftool"), "{}", without.err);
+}
+
+#[test]
+fn the_doctor_tells_what_is_in_the_way() {
+    let mut host = Host::new("doctor");
+    let file = host.folder.file("mesh.yaml", mesh(&[server("one")]));
+    let (bpffs, cgroup) = (host.bpffs(), host.cgroup.clone());
+    let place = ["doctor", "--bpffs", &bpffs, "--cgroup", &cgroup];
+    let well = json(&host.alize(&[&place[..], &["-o", "json"]].concat()));
+    assert_eq!(well["possible"], true);
+    let findings = well["findings"].as_array().expect("a list");
+    let features: Vec<_> = findings.iter().filter(|finding| finding["area"] == "feature").collect();
+    assert!(features.len() >= 9 && features.iter().all(|finding| finding["state"] == "on"), "{features:#?}");
+
+    host.start(&file);
+    assert_eq!(host.alize(&place).code, 0, "its own instance is in nobody's way");
+    let (log, report) = (host.folder.path("verifier.log"), host.folder.path("report.tar.gz"));
+    let more = ["--instance", "cli-doctor-other", "--log", &log, "--report", &report];
+    let other = host.alize(&[&place[..], &more].concat());
+    assert_eq!(other.code, 1, "{}", other.out);
+    let in_the_way = format!("alize, instance {}", host.instance);
+    assert!(other.err.contains(&in_the_way) && other.out.contains("-> choose a cgroup"), "{}", other.out);
+    assert!(std::fs::read_to_string(&log).expect("a log").contains("=== balancing at connect(): 2 programs"));
+    let packed = Command::new("tar").args(["-xzOf", &report]).output().expect("tar");
+    let packed = String::from_utf8_lossy(&packed.stdout);
+    assert!(packed.contains("\"findings\"") && packed.contains("\"kernel_memory\""), "{packed}");
+    assert!(
+        !packed.contains(SERVICE) && !packed.contains("mesh.yaml"),
+        "the configuration stays at home: {packed}"
+    );
 }

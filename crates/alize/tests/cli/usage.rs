@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use crate::program::{Folder, alize, answer, code, run, run_with_input};
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 15] = [
     "run",
     "agent",
     "check",
@@ -13,6 +13,8 @@ const COMMANDS: [&str; 13] = [
     "services",
     "endpoints",
     "watch",
+    "programs",
+    "doctor",
     "unload",
     "schema",
     "completions",

@@ -170,6 +170,7 @@ enum connection_phase {
 	PHASE_DECIDED = 1, /* connect() chose; nothing was sent */
 	PHASE_CONNECTING = 2, /* counted as open */
 	PHASE_ESTABLISHED = 3, /* counted as open */
+	PHASE_SHOWN = 4, /* on an MPTCP socket, for getpeername() alone: its subflow has the life and the counts */
 };
 
 /* Value of `connections`, on the socket: what it dialled and what was chosen for it. */

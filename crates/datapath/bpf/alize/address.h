@@ -10,7 +10,6 @@ enum {
 	ADDRESS_AF_INET6 = 10,
 	ADDRESS_IPPROTO_TCP = 6,
 	ADDRESS_IPPROTO_UDP = 17,
-	ADDRESS_IPPROTO_MPTCP = 262,
 };
 
 static __always_inline void address_copy(__be32 to[4], const __be32 from[4])

@@ -147,7 +147,7 @@ static __always_inline void connection_closed(struct connection *connection, con
 					      __u32 failure)
 {
 	__u8 phase = connection->phase;
-	if (phase == PHASE_NONE)
+	if (phase == PHASE_NONE || phase == PHASE_SHOWN)
 		return;
 	connection->phase = PHASE_NONE;
 	struct owners owners = connection_owners(connection);

@@ -31,6 +31,10 @@ struct tcp_sock {
 
 struct udp_sock;
 
+struct mptcp_sock {
+	struct sock_common sk; /* begins as every socket does; only whether there is such a type is asked */
+};
+
 struct seq_file;
 
 struct bpf_iter_meta {

@@ -39,17 +39,11 @@ static __always_inline void ctx_set6(struct bpf_sock_addr *ctx, const __be32 add
 	ctx->user_port = port;
 }
 
-/*
- * TCP, UDP, or 0 for what is never balanced. An MPTCP socket says IPPROTO_MPTCP (262), which does not fit the key;
- * for a balancer it is TCP.
- */
+/* TCP, UDP, or 0 for what is never balanced. MPTCP dials by a subflow, which is a TCP socket. */
 static __always_inline __u8 ctx_protocol(const struct bpf_sock_addr *ctx)
 {
-	if (ctx->protocol == ADDRESS_IPPROTO_UDP)
-		return ADDRESS_IPPROTO_UDP;
-	if (ctx->protocol == ADDRESS_IPPROTO_TCP || ctx->protocol == ADDRESS_IPPROTO_MPTCP)
-		return ADDRESS_IPPROTO_TCP;
-	return 0;
+	bool balanced = ctx->protocol == ADDRESS_IPPROTO_UDP || ctx->protocol == ADDRESS_IPPROTO_TCP;
+	return balanced ? ctx->protocol : 0;
 }
 
 /* Who calls; see client.h. An IPv6 socket that is bound to nothing and an IPv4 one hash alike. */

@@ -42,7 +42,7 @@ impl Kernel {
     fn write(&mut self, plan: Plan) {
         let mut in_use: Vec<Run> = self.picture.services.values().flat_map(LiveService::runs).collect();
         in_use.extend(&self.picture.garbage.runs);
-        for phase in &plan.phases {
+        for (index, phase) in plan.phases.iter().enumerate() {
             self.phases += 1;
             let mut written = Vec::new();
             for change in &phase.changes {
@@ -62,18 +62,17 @@ impl Kernel {
             {
                 assert!(self.frontends.remove(dialled).is_some(), "{dialled:?} is removed once");
             }
-            // A grace period: what the phase took out of use is not read any more.
-            let before = self.picture.services.values().flat_map(LiveService::runs).collect::<Vec<_>>();
-            in_use = before.into_iter().chain(written).collect();
-            for change in &phase.changes {
-                let old = self.picture.services.get(&change.name).into_iter().flat_map(LiveService::runs);
-                let kept: Vec<Run> = change.after.runs().collect();
-                let old: Vec<Run> = old.filter(|run| !kept.contains(run)).collect();
-                in_use.retain(|run| !old.contains(run));
+            // A grace period: what this phase and changes before the plan took out of use is not read any more.
+            if index == 0 {
+                in_use.retain(|run| !self.picture.garbage.runs.contains(run));
             }
-            for retired in &phase.retired {
-                let old: Vec<Run> = self.picture.services[&retired.name].runs().collect();
-                in_use.retain(|run| !old.contains(run));
+            in_use.extend(written);
+            let changed = phase.changes.iter().map(|change| (&change.name, change.after.runs().collect()));
+            let retired = phase.retired.iter().map(|retired| (&retired.name, Vec::new()));
+            for (name, kept) in changed.chain(retired) {
+                let old = self.picture.services.get(name).into_iter().flat_map(LiveService::runs);
+                let freed: Vec<Run> = old.filter(|run| !kept.contains(run)).collect();
+                in_use.retain(|run| !freed.contains(run));
             }
         }
         apply::remember(&mut self.picture, plan);
@@ -252,6 +251,19 @@ fn a_removed_service_comes_back_under_its_number() {
     kernel.write(plan);
     assert_eq!((kernel.service("web").number, kernel.service("web").removed), (number, false));
     assert_eq!(kernel.frontends.len(), 1);
+}
+
+#[test]
+fn a_service_that_comes_back_writes_its_words_even_when_they_are_empty() {
+    let mut kernel = Kernel::new(&BUDGETS);
+    let text = service("web", "10.96.0.1:80", &["10.0.0.1:80"]);
+    kernel.apply(&text).unwrap();
+    kernel.apply("").unwrap();
+    // The kernel's words are the old ones until the grace period is over.
+    let observed = text.replace("balance: round-robin", "mode: observe");
+    let plan = kernel.plan(&observed).unwrap();
+    let change = &plan.phases[0].changes[0];
+    assert_eq!((change.after.words, change.word_writes), ([0, 0], true));
 }
 
 #[test]

@@ -1,0 +1,138 @@
+//! What others ask of the mesh.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use alize_datapath::Opened;
+use alize_model::api::{Program, Status};
+
+use super::Mesh;
+use crate::observer::Names;
+use crate::scrape::{Scrape, ScrapedService};
+
+/// Memory is given back at most this often: pages that are needed again cost a fault each.
+const TRIM_PAUSE: Duration = Duration::from_secs(5);
+
+impl Mesh {
+    pub(crate) fn status(&self) -> Status {
+        let datapath = &self.options.datapath;
+        let anomalies = self.datapath.anomalies().unwrap_or_default();
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            instance: datapath.instance.clone(),
+            started: self.started,
+            cgroups: datapath.cgroups.iter().map(|path| path.display().to_string()).collect(),
+            pins: self.datapath.pins().display().to_string(),
+            adopted: matches!(self.opened, Opened::Adopted { .. }),
+            config: self.config.clone(),
+            budgets: self.datapath.budgets(),
+            usage: self.datapath.usage(),
+            programs: self.programs(),
+            kernel_memory: self.datapath.kernel_memory(),
+            anomalies: anomalies.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
+        }
+    }
+
+    fn programs(&self) -> Vec<Program> {
+        let state = |off: Option<String>| off.map_or_else(|| "on".to_owned(), |why| format!("off: {why}"));
+        let programs = self.datapath.programs().into_iter();
+        programs
+            .map(|program| Program { name: program.name, id: program.id, state: state(program.off) })
+            .collect()
+    }
+
+    /// What the services in force are called; `known` itself while that is right.
+    pub(crate) fn names(&self, known: Names) -> Names {
+        if known.are_of(self.config.generation) {
+            return known;
+        }
+        let mut names = Names::new(self.config.generation);
+        for service in self.scrape_services() {
+            let endpoints = service.endpoints.iter().map(|endpoint| endpoint.address);
+            names.add(service.id, service.name.as_str(), endpoints);
+        }
+        names
+    }
+
+    /// Reads everything from the kernel; shared with everybody who asked before it was read.
+    pub(crate) fn scrape(&mut self, asked: Instant) -> Result<Arc<Scrape>, alize_datapath::Error> {
+        if let Some(last) = self.last_scrape.upgrade().filter(|last| last.taken >= asked) {
+            return Ok(last);
+        }
+        let scrape = Arc::new(Scrape {
+            taken: Instant::now(),
+            counters: self.datapath.counters()?,
+            status: self.status(),
+            last_reload_successful: self.config.refused.is_empty(),
+            checks: self.checks.answers,
+            services: self.scrape_services(),
+        });
+        self.last_scrape = Arc::downgrade(&scrape);
+        self.untrimmed |= scrape.is_large();
+        Ok(scrape)
+    }
+
+    fn scrape_services(&self) -> Vec<ScrapedService> {
+        if self.snapshot.services().is_empty() && self.datapath.usage().services > 0 {
+            return self.scrape_unknown_services();
+        }
+        let known = self.snapshot.services().iter().filter_map(|service| {
+            let id = self.datapath.service_id(service.name.as_str())?;
+            let endpoints = self.datapath.endpoints(id);
+            Some(ScrapedService::new(service.name.clone(), id, Some(Arc::clone(service)), endpoints))
+        });
+        let mut services: Vec<_> = known.collect();
+        for ((name, address), reason) in &self.reasons {
+            let found = services.binary_search_by(|service| service.name.cmp(name));
+            if let Some(service) = found.ok().and_then(|index| services.get_mut(index)) {
+                service.reasons.insert(*address, reason.clone());
+            }
+        }
+        services
+    }
+
+    /// What an adopted data path holds when nothing tells what it was made from.
+    fn scrape_unknown_services(&self) -> Vec<ScrapedService> {
+        let numbers = 0..self.datapath.budgets().services;
+        let named = numbers.filter_map(|id| Some((id, self.datapath.service_name(id)?)));
+        let mut services: Vec<_> = named
+            .take(self.datapath.usage().services as usize)
+            .map(|(id, name)| ScrapedService::new(name.clone(), id, None, self.datapath.endpoints(id)))
+            .collect();
+        services.sort_by(|a, b| a.name.cmp(&b.name));
+        services
+    }
+
+    /// Gives memory back to the system that large answers and many changes needed for a moment.
+    pub(crate) fn trim(&mut self) {
+        let scrape_is_held = self.last_scrape.strong_count() > 0;
+        if self.untrimmed && !scrape_is_held && self.trimmed_at.elapsed() >= TRIM_PAUSE {
+            self.untrimmed = false;
+            self.trimmed_at = Instant::now();
+            alize_datapath::trim_memory();
+        }
+    }
+
+    pub(crate) fn ready(&self, socket: &Path, metrics: Option<SocketAddr>) -> crate::Ready {
+        let usage = self.datapath.usage();
+        crate::Ready {
+            opened: self.opened,
+            pins: self.datapath.pins(),
+            socket: socket.to_owned(),
+            metrics,
+            services: usage.services,
+            endpoints: usage.endpoints,
+            source: self.config.source.clone(),
+            warnings: self.config.warnings.clone(),
+            refused: self.config.refused.clone(),
+        }
+    }
+
+    /// Whether this agent made the data path, which is then its own to remove if it cannot start.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.opened == Opened::Fresh
+    }
+}

@@ -1,0 +1,256 @@
+//! `/metrics`: the text that Prometheus reads, written in chunks while it is being sent.
+//!
+//! A client library would keep every series resident or encode them all into one string: at 10,000 services x 3
+//! endpoints that is some 40 MB, five times the agent's budget. Here a scrape is one walk over what the kernel counted,
+//! 16 KiB at a time, and the format is small enough to be written directly.
+
+mod families;
+#[cfg(test)]
+mod tests;
+
+use std::fmt::{Display, Write};
+use std::sync::Arc;
+
+use crate::observer::{DurationLabels, Durations, HttpTraffic};
+use crate::process::Process;
+use crate::scrape::{Scrape, ScrapedService};
+use alize_datapath::{Decisions, LiveEndpoint, Traffic};
+
+use families::FAMILIES;
+
+/// Text is handed on when it is longer than this.
+const CHUNK: usize = 16 * 1024;
+
+/// The two dialects differ in little: names of counters in the comments, and the end mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// Prometheus' text format 0.0.4.
+    Text,
+    /// OpenMetrics 1.0.0.
+    OpenMetrics,
+}
+
+impl Dialect {
+    /// What a client with this Accept header understands.
+    pub(crate) fn accepted(accept: &str) -> Self {
+        if accept.contains("application/openmetrics-text") { Self::OpenMetrics } else { Self::Text }
+    }
+
+    pub(crate) fn content_type(self) -> &'static str {
+        match self {
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
+/// A scrape on its way to text.
+pub(crate) struct Rendering {
+    scrape: Arc<Scrape>,
+    /// Absent unless HTTP is always observed.
+    http: Option<HttpTraffic>,
+    process: Process,
+    dialect: Dialect,
+    family: usize,
+    /// The next service of that family.
+    service: usize,
+    ended: bool,
+}
+
+impl Rendering {
+    pub(crate) fn new(scrape: Arc<Scrape>, http: Option<HttpTraffic>, dialect: Dialect) -> Self {
+        Self { scrape, http, process: Process::read(), dialect, family: 0, service: 0, ended: false }
+    }
+
+    /// The next piece of text; none when all is written.
+    pub(crate) fn next_chunk(&mut self) -> Option<String> {
+        let mut text = String::with_capacity(CHUNK + CHUNK / 4);
+        while text.len() < CHUNK {
+            let Some(family) = FAMILIES.get(self.family) else {
+                if !std::mem::replace(&mut self.ended, true) && self.dialect == Dialect::OpenMetrics {
+                    text.push_str("# EOF\n");
+                }
+                break;
+            };
+            if self.http.is_none() && matches!(family.samples, Of::Http(_)) {
+                self.family += 1;
+                continue;
+            }
+            if self.service == 0 {
+                family.write_head(self.dialect, &mut text);
+            }
+            self.write_samples(family, &mut text);
+        }
+        (!text.is_empty()).then_some(text)
+    }
+
+    /// Writes samples until the chunk is full or the family ends.
+    fn write_samples(&mut self, family: &Family, text: &mut String) {
+        let scrape = &*self.scrape;
+        let mut out = Samples { text, family };
+        let services = scrape.services.get(self.service..).unwrap_or_default();
+        match family.samples {
+            Of::Agent(samples) => samples(scrape, &self.process, &mut out),
+            Of::Http(samples) => self.http.iter().for_each(|http| samples(http, &mut out)),
+            Of::Service(samples) => {
+                for service in services {
+                    self.service += 1;
+                    samples(&ServiceView::new(scrape, service), &mut out);
+                    if out.text.len() >= CHUNK {
+                        return;
+                    }
+                }
+            }
+            Of::Endpoint(samples) => {
+                for service in services {
+                    self.service += 1;
+                    service.endpoints.iter().for_each(|live| {
+                        samples(
+                            &EndpointView { service, live, traffic: scrape.traffic_of_endpoint(live) },
+                            &mut out,
+                        );
+                    });
+                    if out.text.len() >= CHUNK {
+                        return;
+                    }
+                }
+            }
+        }
+        self.family += 1;
+        self.service = 0;
+    }
+}
+
+/// One name, and all series that carry it: both dialects want them side by side.
+struct Family {
+    /// Without the `_total` of counters.
+    name: &'static str,
+    kind: Kind,
+    help: &'static str,
+    samples: Of,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Counter,
+    Gauge,
+    /// Sum and count, no quantiles.
+    Summary,
+    /// Sum, count and cumulative buckets.
+    Histogram,
+}
+
+/// Whom the series are about.
+#[derive(Clone, Copy)]
+enum Of {
+    Agent(fn(&Scrape, &Process, &mut Samples<'_>)),
+    /// HTTP, if it is always observed.
+    Http(fn(&HttpTraffic, &mut Samples<'_>)),
+    Service(fn(&ServiceView<'_>, &mut Samples<'_>)),
+    Endpoint(fn(&EndpointView<'_>, &mut Samples<'_>)),
+}
+
+struct ServiceView<'a> {
+    service: &'a ScrapedService,
+    traffic: Traffic,
+    decisions: Decisions,
+}
+
+impl<'a> ServiceView<'a> {
+    fn new(scrape: &Scrape, service: &'a ScrapedService) -> Self {
+        let (traffic, decisions) = scrape.traffic_of(service);
+        Self { service, traffic, decisions }
+    }
+}
+
+struct EndpointView<'a> {
+    service: &'a ScrapedService,
+    live: &'a LiveEndpoint,
+    /// None when nobody was ever sent there: then only what is always known is written.
+    traffic: Option<&'a Traffic>,
+}
+
+impl Family {
+    fn write_head(&self, dialect: Dialect, text: &mut String) {
+        let total = if self.kind == Kind::Counter && dialect == Dialect::Text { "_total" } else { "" };
+        let kind = match self.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Summary => "summary",
+            Kind::Histogram => "histogram",
+        };
+        let Self { name, help, .. } = self;
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "# HELP {name}{total} {help}\n# TYPE {name}{total} {kind}");
+    }
+}
+
+/// Writes the samples of one family.
+struct Samples<'a> {
+    text: &'a mut String,
+    family: &'a Family,
+}
+
+type Label<'a> = (&'a str, &'a dyn Display);
+
+impl Samples<'_> {
+    fn add(&mut self, labels: &[Label<'_>], value: impl Display) {
+        let suffix = if self.family.kind == Kind::Counter { "_total" } else { "" };
+        self.write(suffix, labels, value);
+    }
+
+    fn summary(&mut self, labels: &[Label<'_>], sum: f64, count: u64) {
+        self.write("_sum", labels, sum);
+        self.write("_count", labels, count);
+    }
+
+    fn histogram(&mut self, ends: &DurationLabels, durations: &Durations) {
+        let labels = ends.labels();
+        let mut count = 0;
+        for (bound, below) in durations.cumulative() {
+            count = below;
+            let bound = if bound.is_finite() { bound.to_string() } else { "+Inf".to_owned() };
+            let [source, service, destination] = labels;
+            self.write("_bucket", &[source, service, destination, ("le", &bound)], below);
+        }
+        self.summary(&labels, durations.sum, count);
+    }
+
+    fn write(&mut self, suffix: &str, labels: &[Label<'_>], value: impl Display) {
+        self.text.push_str(self.family.name);
+        self.text.push_str(suffix);
+        for (index, (name, label)) in labels.iter().enumerate() {
+            self.text.push(if index == 0 { '{' } else { ',' });
+            let _ = write!(self.text, "{name}=\"");
+            let _ = write!(Escaped(self.text), "{label}");
+            self.text.push('"');
+        }
+        if !labels.is_empty() {
+            self.text.push('}');
+        }
+        let _ = writeln!(self.text, " {value}");
+    }
+}
+
+impl DurationLabels {
+    fn labels(&self) -> [Label<'_>; 3] {
+        [("source", &self.source), ("service", &self.service), ("destination", &self.destination)]
+    }
+}
+
+/// Escapes what may not stand in a label's value.
+struct Escaped<'a>(&'a mut String);
+
+impl Write for Escaped<'_> {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        for character in text.chars() {
+            match character {
+                '\\' => self.0.push_str("\\\\"),
+                '"' => self.0.push_str("\\\""),
+                '\n' => self.0.push_str("\\n"),
+                _ => self.0.push(character),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,259 @@
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use alize_datapath::{Counters, LiveState, Unavailable};
+use alize_model::api::{ConfigStatus, Program, Status};
+use alize_model::{Budgets, HostFacts, Source};
+
+use super::*;
+use crate::observer::RequestLabels;
+
+fn scrape(services: usize) -> Arc<Scrape> {
+    let mut text = "services:\n".to_owned();
+    for service in 0..services {
+        let (high, low) = (service / 250, service % 250 + 1);
+        text += &format!("  - name: team/svc-{service}\n    address: 10.{}.{high}.{low}:80\n", 96);
+        text += "    endpoints: [192.0.2.1:80, '[fd00::1]:80', 192.0.2.3:80]\n";
+    }
+    let source = Source { name: "test.yaml", text: &text };
+    let (snapshot, _) =
+        alize_model::parse(source, &Budgets::default(), &HostFacts::default()).expect("valid");
+    let state = |index| match index {
+        0 => LiveState::Active,
+        1 => LiveState::Unavailable(Unavailable::Ejected),
+        _ => LiveState::Draining,
+    };
+    let mut counters = Counters::default();
+    let mut live = Vec::new();
+    for (number, service) in snapshot.services().iter().enumerate() {
+        let id = number as u32;
+        let endpoints = service.endpoints.iter().enumerate().map(|(index, endpoint)| LiveEndpoint {
+            id: id * 3 + index as u32,
+            address: endpoint.address,
+            state: state(index),
+            share: if index == 0 { 1.0 } else { 0.0 },
+        });
+        live.push(ScrapedService::new(
+            service.name.clone(),
+            id,
+            Some(Arc::clone(service)),
+            endpoints.collect(),
+        ));
+        let traffic = Traffic {
+            connections: 7,
+            failures: [1, 0, 2, 0, 0, 0],
+            rtt_us: 1500,
+            rtt_samples: 3,
+            ..Traffic::default()
+        };
+        let decisions = Decisions { refused: [4, 0], would_balance: 2, ..Decisions::default() };
+        counters.services.insert(id, (traffic, decisions));
+        counters.endpoints.insert(id * 3, traffic);
+    }
+    Arc::new(Scrape {
+        taken: Instant::now(),
+        status: status(),
+        last_reload_successful: true,
+        checks: [5, 6],
+        counters,
+        services: live,
+    })
+}
+
+fn status() -> Status {
+    Status {
+        version: "1.2.3".into(),
+        pid: 7,
+        instance: "de\"fau\\lt\n".into(),
+        started: 1.5,
+        cgroups: Vec::new(),
+        pins: String::new(),
+        adopted: false,
+        config: ConfigStatus { applied: Some(1234.5), generation: 3, ..ConfigStatus::default() },
+        budgets: Budgets::default(),
+        usage: Default::default(),
+        programs: vec![Program { name: "connect4".into(), id: 1, state: "off: no".into() }],
+        kernel_memory: 4096,
+        anomalies: BTreeMap::from([("event-lost".to_owned(), 0)]),
+    }
+}
+
+fn http() -> HttpTraffic {
+    let ends = DurationLabels {
+        source: "web.service".into(),
+        service: "team/svc-0".into(),
+        destination: "docker:0123456789ab".into(),
+    };
+    let mut durations = Durations { sum: 0.25, ..Durations::default() };
+    durations.latencies.counts[3] = 2;
+    HttpTraffic {
+        requests: BTreeMap::from([(
+            RequestLabels { ends: ends.clone(), method: "GET", status_class: "2xx" },
+            2,
+        )]),
+        durations: BTreeMap::from([(ends, durations)]),
+        unfollowed: vec![("tls", 3)],
+        events: vec![("event-lost", 4)],
+    }
+}
+
+#[test]
+fn http_is_there_only_if_it_is_observed() {
+    let scrape = scrape(1);
+    let text = render(&scrape, Dialect::Text);
+    let ends = "source=\"web.service\",service=\"team/svc-0\",destination=\"docker:0123456789ab\"";
+    for line in [
+        format!("alize_http_requests_total{{{ends},method=\"GET\",status_class=\"2xx\"}} 2"),
+        format!("alize_http_request_duration_seconds_bucket{{{ends},le=\"0.00000762939453125\"}} 2"),
+        format!("alize_http_request_duration_seconds_bucket{{{ends},le=\"+Inf\"}} 2"),
+        format!("alize_http_request_duration_seconds_sum{{{ends}}} 0.25"),
+        format!("alize_http_request_duration_seconds_count{{{ends}}} 2"),
+        "alize_observe_unfollowed_connections_total{reason=\"tls\"} 3".into(),
+        "alize_observe_events_total{event=\"event-lost\"} 4".into(),
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+    }
+    let mut rendering = Rendering::new(scrape, None, Dialect::Text);
+    let text: String = std::iter::from_fn(|| rendering.next_chunk()).collect();
+    assert!(!text.contains("alize_http") && !text.contains("alize_observe"), "{text}");
+}
+
+fn render(scrape: &Arc<Scrape>, dialect: Dialect) -> String {
+    let mut rendering = Rendering::new(Arc::clone(scrape), Some(http()), dialect);
+    std::iter::from_fn(|| rendering.next_chunk()).collect()
+}
+
+#[test]
+fn samples_say_what_was_counted() {
+    let text = render(&scrape(2), Dialect::Text);
+    for line in [
+        "# TYPE alize_service_connections_total counter",
+        "alize_build_info{version=\"1.2.3\",instance_name=\"de\\\"fau\\\\lt\\n\"} 1",
+        "alize_service_info{service=\"team/svc-1\",protocol=\"tcp\",mode=\"enforce\",balance=\"weighted-random\"} 1",
+        "alize_service_usable_endpoints{service=\"team/svc-0\"} 1",
+        "alize_service_connections_total{service=\"team/svc-0\"} 7",
+        "alize_service_connect_failures_total{service=\"team/svc-0\",reason=\"unreachable\"} 2",
+        "alize_service_refused_total{service=\"team/svc-1\",reason=\"no-endpoint\"} 4",
+        "alize_shadow_decisions_total{service=\"team/svc-1\",verdict=\"balanced\"} 2",
+        "alize_endpoint_connections_total{service=\"team/svc-0\",endpoint=\"192.0.2.1:80\"} 7",
+        "alize_endpoint_connections_total{service=\"team/svc-0\",endpoint=\"[fd00::1]:80\"} 0",
+        "alize_endpoint_state{service=\"team/svc-0\",endpoint=\"192.0.2.3:80\",state=\"ejected\"} 1",
+        "alize_endpoint_smoothed_rtt_seconds_sum{service=\"team/svc-0\",endpoint=\"192.0.2.1:80\"} 0.0015",
+        "alize_endpoint_smoothed_rtt_seconds_count{service=\"team/svc-0\",endpoint=\"192.0.2.1:80\"} 3",
+        "alize_program_up{program=\"connect4\"} 0",
+        "alize_config_last_reload_success_timestamp_seconds 1234.5",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+    }
+    assert!(!text.contains("# EOF"));
+    let open = render(&scrape(1), Dialect::OpenMetrics);
+    assert!(open.contains("# TYPE alize_service_connections counter\n"), "{open}");
+    assert!(open.ends_with("# EOF\n"));
+}
+
+/// Whatever the number of services: each family once, its series side by side, no series twice, chunks small.
+#[test]
+fn large_scrapes_come_in_small_pieces() {
+    let scrape = scrape(1000);
+    let mut rendering = Rendering::new(Arc::clone(&scrape), None, Dialect::Text);
+    let (mut text, mut largest) = (String::new(), 0);
+    while let Some(chunk) = rendering.next_chunk() {
+        largest = largest.max(chunk.len());
+        text += &chunk;
+    }
+    assert!(largest < 2 * CHUNK, "{largest}");
+    assert!(text.len() > 500_000);
+    let (mut series, mut ended, mut current) = (HashSet::new(), HashSet::new(), "");
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let (name, _) = line.rsplit_once(' ').unwrap();
+        assert!(series.insert(name), "{name} twice");
+        let family = FAMILIES.iter().find(|family| {
+            let rest = name.strip_prefix(family.name).map(|rest| rest.split('{').next().unwrap());
+            matches!(rest, Some("" | "_total" | "_sum" | "_count"))
+        });
+        let family = family.unwrap_or_else(|| panic!("{name} is of no family")).name;
+        if family != current {
+            assert!(ended.insert(family), "{family} comes in pieces");
+            current = family;
+        }
+    }
+    let per_endpoint = series.iter().filter(|name| name.starts_with("alize_endpoint_state")).count();
+    assert_eq!(per_endpoint, 3000);
+}
+
+#[test]
+fn names_keep_to_the_conventions() {
+    let mut seen = HashMap::new();
+    for family in FAMILIES {
+        assert!(seen.insert(family.name, ()).is_none(), "{} twice", family.name);
+        assert!(!family.name.ends_with("_total"));
+        assert!(family.help.ends_with('.') && !family.help.contains('\n'), "{}", family.name);
+    }
+}
+
+/// Prometheus' own linter reads what is written.
+#[test]
+fn prometheus_accepts_it() {
+    let mut promtool = match Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+    {
+        Ok(promtool) => promtool,
+        Err(error) => panic!("promtool cannot be run ({error}); install the package prometheus"),
+    };
+    let text = render(&scrape(3), Dialect::Text);
+    promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.trim().is_empty(), "{said}");
+}
+
+/// `docs/reference/metrics.md` is made from [`FAMILIES`].
+#[test]
+fn the_reference_is_current() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/metrics.md");
+    let expected = reference();
+    if std::env::var_os("ALIZE_BLESS").is_some() {
+        fs::write(&file, &expected).unwrap();
+    }
+    let found = fs::read_to_string(&file).unwrap_or_default();
+    assert!(
+        found == expected,
+        "docs/reference/metrics.md is out of date: ALIZE_BLESS=1 cargo test -p alize-agent"
+    );
+}
+
+fn reference() -> String {
+    let mut text = include_str!("reference.md").to_owned();
+    let labels_in_use = render(&scrape(1), Dialect::Text);
+    for family in FAMILIES {
+        let (kind, suffix) = match family.kind {
+            Kind::Counter => ("counter", "_total"),
+            Kind::Gauge => ("gauge", ""),
+            Kind::Summary => ("summary", "_sum"),
+            Kind::Histogram => ("histogram", "_sum"),
+        };
+        let sample = labels_in_use.lines().find(|line| {
+            let rest = line.strip_prefix(family.name).and_then(|rest| rest.strip_prefix(suffix));
+            rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+        });
+        let sample = sample.unwrap_or_else(|| panic!("no sample of {}", family.name));
+        let shown = if suffix == "_sum" { "" } else { suffix };
+        text += &format!("| `{}{shown}` | {kind} | {} | {} |\n", family.name, labels_of(sample), family.help);
+    }
+    text
+}
+
+fn labels_of(sample: &str) -> String {
+    let inner = sample.split_once('{').map_or("", |(_, rest)| rest);
+    let names =
+        inner.split("\",").filter_map(|label| label.split_once("=\"")).map(|(name, _)| format!("`{name}`"));
+    names.collect::<Vec<_>>().join(", ")
+}
