@@ -34,7 +34,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn watch(options: &Options, time: Duration, mode: &str) -> Result<(), Box<dyn std::error::Error>> {
     let mut observer = Observer::open(options, &Limits::default())?;
     match mode {
-        "idle" => drop(observer.start_trace(&Filter { path_prefix: "/nowhere".into(), ..Filter::default() })?),
+        "idle" => {
+            drop(observer.start_trace(&Filter { path_prefix: "/nowhere".into(), ..Filter::default() })?)
+        }
         "trace" | "quiet" => drop(observer.start_trace(&Filter::default())?),
         _ => {}
     }

@@ -36,7 +36,9 @@ impl Drop for Server {
 }
 
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port of loopback is free")
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a port of loopback is free")
 }
 
 fn nginx(name: &str) -> Server {
@@ -59,7 +61,8 @@ fn nginx(name: &str) -> Server {
     fs::write(folder.join("nginx.conf"), configuration).unwrap();
     // Workers drop to another user, who must reach the files.
     let _ = Command::new("chmod").arg("-R").arg("a+rX").arg(&folder).status();
-    let process = Command::new("nginx").arg("-c").arg(folder.join("nginx.conf")).stderr(Stdio::null()).spawn();
+    let process =
+        Command::new("nginx").arg("-c").arg(folder.join("nginx.conf")).stderr(Stdio::null()).spawn();
     let server = Server { process: process.expect("nginx is installed"), address, folder };
     eventually("nginx listens", || TcpStream::connect(address).is_ok());
     server
@@ -103,7 +106,9 @@ fn run(program: &str, arguments: &[&str]) {
 
 fn traced(observer: &mut Observer) -> Vec<Request> {
     let mut requests = Vec::new();
-    observer.poll(&mut |request| requests.push(request.expect("the kernel writes what can be read"))).unwrap();
+    observer
+        .poll(&mut |request| requests.push(request.expect("the kernel writes what can be read")))
+        .unwrap();
     requests
 }
 
@@ -204,10 +209,29 @@ fn counts_bodies_of_every_framing() {
     fs::write(&upload, "HTTP/1.1 200 OK\r\n\r\nGET / HTTP/1.1\r\n\r\n".repeat(30_000)).unwrap();
     let upload = format!("@{}", upload.display());
     let none = "-o/dev/null";
-    run("curl", &["-s", none, none, none, &format!("{url}/large"), &format!("{url}/"), &format!("{url}/large")]);
-    run("curl", &["-s", none, none, "--data-binary", &upload, &format!("{url}/answer"), &format!("{url}/answer/2x")]);
+    run(
+        "curl",
+        &["-s", none, none, none, &format!("{url}/large"), &format!("{url}/"), &format!("{url}/large")],
+    );
+    run(
+        "curl",
+        &["-s", none, none, "--data-binary", &upload, &format!("{url}/answer"), &format!("{url}/answer/2x")],
+    );
     let chunked = "Transfer-Encoding: chunked";
-    run("curl", &["-s", none, none, "-H", chunked, "--data-binary", &upload, &format!("{url}/answer"), &format!("{url}/answer/3x")]);
+    run(
+        "curl",
+        &[
+            "-s",
+            none,
+            none,
+            "-H",
+            chunked,
+            "--data-binary",
+            &upload,
+            &format!("{url}/answer"),
+            &format!("{url}/answer/3x"),
+        ],
+    );
     run("curl", &["-s", none, "-0", &format!("{url}/large")]);
     run("curl", &["-s", none, "-I", &format!("{url}/large")]);
     run("wrk", &["-t1", "-c8", "-d2", &format!("{url}/answer/w")]);
@@ -343,7 +367,10 @@ fn the_recorder_keeps_what_nobody_watched() {
     run("curl", &["-s", "-o/dev/null", &format!("{url}/broken?second")]);
     let slowest = observer.slowest().unwrap();
     assert_eq!(slowest[0].target, "/slow");
-    assert!(slowest[0].latency >= Duration::from_millis(200) && slowest[0].first_byte < Some(slowest[0].latency / 2));
+    assert!(
+        slowest[0].latency >= Duration::from_millis(200)
+            && slowest[0].first_byte < Some(slowest[0].latency / 2)
+    );
     assert!(slowest.len() > 100 && slowest.is_sorted_by_key(|request| std::cmp::Reverse(request.latency)));
     let failed: Vec<String> = observer.failed().unwrap().into_iter().map(|request| request.target).collect();
     assert_eq!(failed, ["/broken?second", "/broken?first"]);
@@ -365,7 +392,11 @@ fn connections_that_were_there_before_are_seen_from_a_safe_place_on() {
     }
     assert_eq!(counted(&observer, server.address).get("GET /answer 200"), Some(&9));
     let tallies = observer.tallies().unwrap();
-    assert_eq!((tallies.get("resynchronised"), tallies.get("unseen-exchange")), (Some(1), Some(1)), "{tallies:?}");
+    assert_eq!(
+        (tallies.get("resynchronised"), tallies.get("unseen-exchange")),
+        (Some(1), Some(1)),
+        "{tallies:?}"
+    );
 
     // Another process takes over: nothing is lost or counted twice.
     drop(observer);
@@ -382,7 +413,11 @@ fn the_servers_side_counts_for_clients_that_are_not_observed() {
     let server = nginx("server");
     // A child that leaves the cgroup before it connects.
     let parent = world.cgroup().parent().unwrap().join("cgroup.procs");
-    let script = format!("echo $$ > {} && exec curl -s -o /dev/null http://{}/answer", parent.display(), server.address);
+    let script = format!(
+        "echo $$ > {} && exec curl -s -o /dev/null http://{}/answer",
+        parent.display(),
+        server.address
+    );
     run("sh", &["-c", &script]);
     let mut found = Vec::new();
     observer.series(&mut |series| found.push(series.key)).unwrap();

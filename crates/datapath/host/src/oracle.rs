@@ -126,7 +126,11 @@ fn read_requests(mut bytes: &[u8]) -> Vec<(String, String)> {
     }
 }
 
-fn read_responses(mut bytes: &[u8], asked: &[(String, String)], found: &mut Vec<Exchange>) -> Result<(), Stop> {
+fn read_responses(
+    mut bytes: &[u8],
+    asked: &[(String, String)],
+    found: &mut Vec<Exchange>,
+) -> Result<(), Stop> {
     for (method, target) in asked {
         let status = loop {
             let mut headers = [httparse::EMPTY_HEADER; 256];
@@ -173,7 +177,8 @@ pub fn play(requests: &[u8], responses: &[u8], cuts: &[u16]) -> (Vec<Exchange>, 
     }
     let requests = host.requests().into_iter().filter_map(Result::ok);
     let answered = requests.filter_map(|request| Some((request.method, request.target, request.status?)));
-    let counted = answered.map(|(method, target, status)| (method.as_str().to_owned(), target, status)).collect();
+    let counted =
+        answered.map(|(method, target, status)| (method.as_str().to_owned(), target, status)).collect();
     (counted, (0..REASONS).any(|reason| host.tally(reason) != 0))
 }
 
@@ -182,7 +187,9 @@ pub fn check(requests: &[u8], responses: &[u8], cuts: &[u16]) {
     let (counted, lost) = play(requests, responses, cuts);
     let mut expected = exchanges(requests, responses);
     for (method, target, _) in &mut expected {
-        if !["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"].contains(&method.as_str()) {
+        if !["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"]
+            .contains(&method.as_str())
+        {
             *method = "_OTHER".into();
         }
         let kept = (0..=112.min(target.len())).rev().find(|&end| target.is_char_boundary(end)).unwrap_or(0);

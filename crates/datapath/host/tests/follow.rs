@@ -47,7 +47,8 @@ fn seen(run: impl FnOnce(&mut Connection<'_>)) -> (Vec<String>, After) {
 }
 
 fn lines(host: &Host) -> Vec<String> {
-    let requests = host.requests().into_iter().map(|request| request.expect("the programs write what can be read"));
+    let requests =
+        host.requests().into_iter().map(|request| request.expect("the programs write what can be read"));
     requests.map(|r| format!("{} {} {}", r.method, r.target, r.status.unwrap_or(0))).collect()
 }
 
@@ -111,9 +112,12 @@ fn heads_may_be_cut_anywhere() {
 #[test]
 fn long_lines_may_be_cut_anywhere() {
     let long = "x".repeat(3000);
-    let request = format!("GET /{long} HTTP/1.1\r\nCookie: {long}\r\nHost: a\r\nContent-Type: {long}\r\n\r\n");
+    let request =
+        format!("GET /{long} HTTP/1.1\r\nCookie: {long}\r\nHost: a\r\nContent-Type: {long}\r\n\r\n");
     let response = format!("HTTP/1.1 200 {long}\r\nX: {long}\r\nContent-Length: 3\r\nY: {long}\r\n\r\nabc");
-    for (first, step) in [(0, 1), (0, 100), (5, 255), (7, 256), (9, 257), (0, 1024), (3020, 9000), (0, 90_000)] {
+    for (first, step) in
+        [(0, 1), (0, 100), (5, 255), (7, 256), (9, 257), (0, 1024), (3020, 9000), (0, 90_000)]
+    {
         let seen = cut(request.as_bytes(), response.as_bytes(), first, step);
         assert_eq!(seen, [format!("GET /{} 200", "x".repeat(111))], "cut at {first}, then every {step}");
     }
@@ -123,7 +127,10 @@ fn long_lines_may_be_cut_anywhere() {
 fn bodies_that_look_like_requests_fool_nobody() {
     let body = "GET /fool HTTP/1.1\r\n\r\n".repeat(10);
     let (lines, host) = seen(|connection| {
-        connection.send(From::Client, format!("PUT /b HTTP/1.1\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes());
+        connection.send(
+            From::Client,
+            format!("PUT /b HTTP/1.1\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes(),
+        );
         for piece in body.as_bytes().chunks(22) {
             connection.send(From::Client, piece);
         }
@@ -145,10 +152,12 @@ fn responses_without_a_body_and_with_one_until_close() {
         connection.send(From::Server, b"HTTP/1.1 304 Not Modified\r\nContent-Length: 100\r\n\r\n");
         connection.send(From::Client, b"DELETE /d HTTP/1.1\r\n\r\n");
         connection.send(From::Server, b"HTTP/1.1 204 No Content\r\n\r\n");
-        connection.send(From::Client, b"POST /e HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n");
+        connection
+            .send(From::Client, b"POST /e HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n");
         connection.send(From::Server, b"HTTP/1.1 100 Continue\r\n\r\n");
         connection.send(From::Client, b"abc");
-        connection.send(From::Server, b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\n\r\nuntil");
+        connection
+            .send(From::Server, b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\n\r\nuntil");
         connection.send(From::Server, b"the end");
         connection.send_flagged(From::Server, b"!", flags::FIN);
     });

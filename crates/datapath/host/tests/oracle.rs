@@ -19,12 +19,17 @@ fn fields() -> impl Strategy<Value = String> {
 
 /// A body and the field that frames it.
 fn body() -> impl Strategy<Value = (String, String)> {
-    let text = prop_oneof!["[ -~\r\n]{0,300}", Just("GET / HTTP/1.1\r\n\r\n".repeat(3)), Just("HTTP/1.1 200 OK\r\n\r\n".into())];
+    let text = prop_oneof![
+        "[ -~\r\n]{0,300}",
+        Just("GET / HTTP/1.1\r\n\r\n".repeat(3)),
+        Just("HTTP/1.1 200 OK\r\n\r\n".into())
+    ];
     let chunks = proptest::collection::vec(("[ -~\r\n]{1,40}", "(;[a-z=]{1,10})?"), 0..6);
     prop_oneof![
         text.prop_map(|text: String| (format!("content-Length: {}\r\n", text.len()), text)),
         (chunks, "(X: y\r\n)?").prop_map(|(chunks, trailer)| {
-            let chunks = chunks.iter().map(|(data, extension)| format!("{:x}{extension}\r\n{data}\r\n", data.len()));
+            let chunks =
+                chunks.iter().map(|(data, extension)| format!("{:x}{extension}\r\n{data}\r\n", data.len()));
             let body = format!("{}0\r\n{trailer}\r\n", chunks.collect::<String>());
             ("Transfer-Encoding: gzip, chunked\r\n".into(), body)
         }),
@@ -32,16 +37,20 @@ fn body() -> impl Strategy<Value = (String, String)> {
 }
 
 fn exchange() -> impl Strategy<Value = (String, String)> {
-    let request = ("GET|HEAD|POST|PUT|PATCH|PURGE", "/[a-z0-9/?=&.-]{0,200}", fields(), proptest::option::of(body()));
-    let response = ("200|201|204|304|404|500|503", "[ -~]{0,300}", fields(), body(), "(HTTP/1.1 100 Continue\r\n\r\n)?");
-    (request, response).prop_map(|((method, target, fields, body), (status, phrase, more, answer, interim))| {
-        let (framing, body) = body.unwrap_or_default();
-        let request = format!("{method} {target} HTTP/1.1\r\n{fields}{framing}\r\n{body}");
-        let bodiless = method == "HEAD" || status == "204" || status == "304";
-        let sent = if bodiless { "" } else { answer.1.as_str() };
-        let response = format!("{interim}HTTP/1.1 {status} {phrase}\r\n{more}{}\r\n{sent}", answer.0);
-        (request, response)
-    })
+    let request =
+        ("GET|HEAD|POST|PUT|PATCH|PURGE", "/[a-z0-9/?=&.-]{0,200}", fields(), proptest::option::of(body()));
+    let response =
+        ("200|201|204|304|404|500|503", "[ -~]{0,300}", fields(), body(), "(HTTP/1.1 100 Continue\r\n\r\n)?");
+    (request, response).prop_map(
+        |((method, target, fields, body), (status, phrase, more, answer, interim))| {
+            let (framing, body) = body.unwrap_or_default();
+            let request = format!("{method} {target} HTTP/1.1\r\n{fields}{framing}\r\n{body}");
+            let bodiless = method == "HEAD" || status == "204" || status == "304";
+            let sent = if bodiless { "" } else { answer.1.as_str() };
+            let response = format!("{interim}HTTP/1.1 {status} {phrase}\r\n{more}{}\r\n{sent}", answer.0);
+            (request, response)
+        },
+    )
 }
 
 proptest! {
@@ -71,9 +80,13 @@ proptest! {
 
 #[test]
 fn the_oracle_itself_reads() {
-    let requests = b"GET /a HTTP/1.1\r\n\r\nPOST /b HTTP/1.1\r\nContent-Length: 2\r\n\r\nhiHEAD /c HTTP/1.0\r\n\r\n";
+    let requests =
+        b"GET /a HTTP/1.1\r\n\r\nPOST /b HTTP/1.1\r\nContent-Length: 2\r\n\r\nhiHEAD /c HTTP/1.0\r\n\r\n";
     let responses = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\nHTTP/1.1 404 N\r\nContent-Length: 1\r\n\r\nxHTTP/1.1 200 OK\r\n\r\n";
     let found = exchanges(requests, responses);
     let expected = [("GET", "/a", 200), ("POST", "/b", 404), ("HEAD", "/c", 200)];
-    assert_eq!(found, expected.map(|(method, target, status)| (method.to_owned(), target.to_owned(), status)));
+    assert_eq!(
+        found,
+        expected.map(|(method, target, status)| (method.to_owned(), target.to_owned(), status))
+    );
 }

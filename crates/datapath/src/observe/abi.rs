@@ -16,11 +16,11 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/observe_abi.rs"));
 }
 
-pub(crate) use generated::types::{
-    filter, filter_state, identity, latency, method, path, record, request_event, request_flags, series, series_key,
-    slowest_order,
-};
 use generated::types::{event_type, observe_abi, side, tally};
+pub(crate) use generated::types::{
+    filter, filter_state, identity, latency, method, path, record, request_event, request_flags, series,
+    series_key, slowest_order,
+};
 
 pub(crate) const VERSION: u32 = observe_abi::OBSERVE_ABI_VERSION.0;
 pub(crate) const FILTERS: usize = observe_abi::FILTERS.0 as usize;

@@ -216,7 +216,8 @@ impl Request {
             target: text(&event.target, event.target_length)
                 .ok_or(field("length of the target", event.target_length))?,
             target_cut: flag(request_flags::REQUEST_FLAG_PATH_CUT),
-            host: text(&event.host, event.host_length).ok_or(field("length of the host", event.host_length))?,
+            host: text(&event.host, event.host_length)
+                .ok_or(field("length of the host", event.host_length))?,
             reused: flag(request_flags::REQUEST_FLAG_REUSED),
             pipelined: flag(request_flags::REQUEST_FLAG_PIPELINED),
         })

@@ -58,7 +58,9 @@ pub enum FilterError {
     #[error("status {0} to {1} is empty; give the lower one first, both from 100 to 999")]
     Status(u16, u16),
     /// No event could ever be sent.
-    #[error("a rate of {per_second} a second with bursts of {burst} lets nothing through; both must be 1 or more")]
+    #[error(
+        "a rate of {per_second} a second with bursts of {burst} lets nothing through; both must be 1 or more"
+    )]
     Rate {
         /// As asked for.
         per_second: u32,

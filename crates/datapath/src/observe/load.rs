@@ -45,7 +45,8 @@ pub(super) fn load(pins: &Pins, limits: &Limits) -> Result<Loaded, Error> {
 /// libbpf makes and pins a map whose pin does not exist, and otherwise takes the pinned one if it is compatible: so
 /// pinned maps keep the sizes that they were made with.
 fn prepare_maps(object: &mut OpenObject, pins: &Pins, limits: &Limits) -> Result<(), Error> {
-    let cpus = libbpf_rs::num_possible_cpus().map_err(|e| Error::kernel("cannot count", "CPUs", io_error(e)))?;
+    let cpus =
+        libbpf_rs::num_possible_cpus().map_err(|e| Error::kernel("cannot count", "CPUs", io_error(e)))?;
     for mut map in object.maps_mut() {
         let name = map.name().to_string_lossy().into_owned();
         let error = |e| Error::kernel("cannot prepare map", &name, io_error(e));
@@ -81,7 +82,8 @@ fn keep(object: Object) -> Result<Loaded, Error> {
     let mut every_map = Vec::new();
     for map in object.maps() {
         let name = map.name().to_string_lossy().into_owned();
-        let handle = || MapHandle::try_from(&map).map_err(|e| Error::kernel("cannot keep map", &name, io_error(e)));
+        let handle =
+            || MapHandle::try_from(&map).map_err(|e| Error::kernel("cannot keep map", &name, io_error(e)));
         every_map.push(handle()?);
         handles.insert(name.clone(), handle()?);
     }

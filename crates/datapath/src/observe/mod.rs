@@ -216,7 +216,8 @@ impl Observer {
     }
 
     fn switch_traces(&self) -> Result<(), Error> {
-        let active = self.traces.iter().enumerate().fold(0, |mask, (place, &on)| mask | u64::from(on) << place);
+        let active =
+            self.traces.iter().enumerate().fold(0, |mask, (place, &on)| mask | u64::from(on) << place);
         self.maps.tracing.put_all([(0, active)].into_iter())
     }
 

@@ -59,7 +59,11 @@ pub struct Series {
     pub latencies: Latencies,
 }
 
-pub(super) fn read(maps: &Maps, paths: &HashMap<u64, String>, each: &mut dyn FnMut(Series)) -> Result<(), Error> {
+pub(super) fn read(
+    maps: &Maps,
+    paths: &HashMap<u64, String>,
+    each: &mut dyn FnMut(Series),
+) -> Result<(), Error> {
     maps.series.for_each(|key, values| {
         if let Some(key) = key_of(&key, paths) {
             each(add_up(key, values));
