@@ -129,6 +129,8 @@ impl<'a> Contest<'a> {
                 }
             }
             self.field(field).push(Contestant { subjects, services, client });
+            let client = self.client(&format!("{name}-again-{services}"))?;
+            self.field(field).push(Contestant { subjects: vec![Subject::DirectAgain], services, client });
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use alize_datapath::{Availability, DataPath, Desired};
+use alize_datapath::{Applied, Availability, DataPath, Desired, Unavailable};
 use alize_model::{Budgets, HostFacts, Snapshot, Source};
 use anyhow::{Context, Result, bail};
 
@@ -172,8 +172,10 @@ fn by_data_path(contest: &mut Contest<'_>, services: u32) -> Result<()> {
     let mut loaded = Loaded::open(ground, "stored", &client)?;
     let mut tables = Vec::new();
     for _ in 0..LOADS {
-        loaded.apply(&Snapshot::default())?;
-        tables.push(loaded.apply(&home)?);
+        loaded.apply_and_settle(&Snapshot::default())?;
+        let start = std::time::Instant::now();
+        loaded.apply(&home)?;
+        tables.push(start.elapsed().as_secs_f64());
     }
     contest.record(
         Change::LoadAllTables,
@@ -183,15 +185,31 @@ fn by_data_path(contest: &mut Contest<'_>, services: u32) -> Result<()> {
         tables,
     );
 
+    let (mut seen, mut written) = (Vec::new(), Vec::new());
+    for _ in 0..CHANGES {
+        loaded.apply_and_settle(&home)?;
+        let watch = Watch::begin(&mut client, services)?;
+        let start = monotonic();
+        written.push(loaded.apply(&moved)?.elapsed.as_secs_f64());
+        seen.push(watch.seconds_since(start)?);
+    }
+    let how = "from a whole state that was read again to the first connect that sees it";
+    contest.record(Change::OneEndpoint, "Alizé", services, how, seen);
+    contest.record(Change::OneEndpointVisible, "Alizé", services, "the map writes alone", written);
+
+    let watched = moved.get(&format!("bench/s{services}")).context("the watched service is not there")?;
+    let endpoint = (watched.name.clone(), SocketAddr::from(layout::moved_endpoint(services)));
     let mut seen = Vec::new();
     for _ in 0..CHANGES {
-        loaded.apply(&home)?;
+        loaded.unavailable = Availability::from([(endpoint.clone(), Unavailable::Unhealthy)]);
+        loaded.apply_and_settle(&moved)?;
         let watch = Watch::begin(&mut client, services)?;
+        loaded.unavailable.clear();
         let start = monotonic();
         loaded.apply(&moved)?;
         seen.push(watch.seconds_since(start)?);
     }
-    let how = "from a checked state to the first connect that sees it";
+    let how = "from an endpoint that is well again to the first connect that sees it";
     contest.record(Change::OneEndpointVisible, "Alizé", services, how, seen);
     Ok(())
 }
@@ -223,6 +241,7 @@ fn snapshot(text: &str) -> Result<Snapshot> {
 /// A data path without an agent. Unloaded when dropped.
 struct Loaded {
     data_path: Option<DataPath>,
+    unavailable: Availability,
     options: alize_datapath::Options,
 }
 
@@ -230,19 +249,18 @@ impl Loaded {
     fn open(ground: &Ground, name: &str, client: &Client) -> Result<Self> {
         let options = crate::alize::options(ground, name, vec![client.meshed.clone()]);
         let (data_path, _) = DataPath::open(&options)?;
-        Ok(Self { data_path: Some(data_path), options })
+        Ok(Self { data_path: Some(data_path), unavailable: Availability::new(), options })
     }
 
-    /// Says how long it took, in seconds.
-    fn apply(&mut self, snapshot: &Snapshot) -> Result<f64> {
+    fn apply(&mut self, snapshot: &Snapshot) -> Result<Applied> {
         let data_path = self.data_path.as_mut().context("the data path is closed")?;
-        let unavailable = Availability::new();
-        let start = std::time::Instant::now();
-        data_path.apply(Desired { snapshot, unavailable: &unavailable })?;
-        let elapsed = start.elapsed();
-        // What the agent does in its own time.
-        data_path.settle()?;
-        Ok(elapsed.as_secs_f64())
+        Ok(data_path.apply(Desired { snapshot, unavailable: &self.unavailable })?)
+    }
+
+    /// As [`Self::apply`], then what the agent does in its own time, so that the next change begins with nothing left.
+    fn apply_and_settle(&mut self, snapshot: &Snapshot) -> Result<()> {
+        self.apply(snapshot)?;
+        Ok(self.data_path.as_mut().context("the data path is closed")?.settle()?)
     }
 }
 

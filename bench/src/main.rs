@@ -65,6 +65,9 @@ fn bench(arguments: &Arguments) -> Result<()> {
     if arguments.write_docs {
         table::write_docs(&report)?;
     }
+    if report.version.is_none() {
+        bail!("Alizé itself was not measured");
+    }
     Ok(())
 }
 

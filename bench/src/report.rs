@@ -69,7 +69,7 @@ pub(crate) struct LeftOut {
 }
 
 /// The way from client to endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Subject {
     /// The client dials the endpoints; no mesh.

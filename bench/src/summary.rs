@@ -65,7 +65,8 @@ pub(crate) struct Goal {
 
 impl Summary {
     pub(crate) fn of(report: &Report) -> Self {
-        let rows: Vec<Row> = report.cells.iter().map(|cell| row(report, cell)).collect();
+        let mut rows: Vec<Row> = report.cells.iter().map(|cell| row(report, cell)).collect();
+        rows.sort_by_key(|row| row.subject);
         let goals = goals(report, &rows);
         Self { rows, goals }
     }

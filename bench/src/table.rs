@@ -202,13 +202,13 @@ fn more(row: &Row) -> String {
 fn against(row: &Row) -> String {
     let Some(against) = row.against_alize else { return "-".into() };
     let Estimate { value, low, high } = against.ratio;
-    // No rival, but the floor: being above it is no loss to anyone, and inside the noise is as good as it gets.
+    // Not a rival but the floor.
     let verdict = match (row.subject, against.verdict) {
         (Subject::Direct | Subject::DirectAgain | Subject::Bystander, Verdict::Behind) => {
-            "dearer than none".to_owned()
+            "Alizé costs more".to_owned()
         }
         (Subject::Direct | Subject::DirectAgain | Subject::Bystander, Verdict::Ahead) => {
-            "cheaper than none".to_owned()
+            "Alizé costs less".to_owned()
         }
         (_, verdict) => verdict.to_string(),
     };

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use alize_datapath::observe::{Method, Rate};
 use alize_model::api::{Event, Refusal};
 use alize_model::{Diagnostic, Severity};
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query, RawQuery, State};
 use axum::http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
@@ -20,13 +21,14 @@ use hyper::body::Frame;
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use tokio::time::timeout;
-use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
+use tokio_stream::wrappers::{BroadcastStream, ReceiverStream};
 use tokio_stream::{Stream, StreamExt};
 
 use crate::events::{Kind, event};
 use crate::mesh::Rejected;
 use crate::metrics::{Dialect, Rendering};
+use crate::observer::{self, Refused, Wanted};
 use crate::owner::{Handle, Stopping};
 use crate::scrape::Scrape;
 use crate::source::LARGEST;
@@ -51,15 +53,17 @@ const OPENAPI: &str = include_str!("../../../docs/reference/openapi.json");
 #[derive(Clone)]
 pub(crate) struct Api {
     mesh: Handle,
+    observer: observer::Handle,
     scrapes: Arc<Semaphore>,
     watchers: Arc<Semaphore>,
     applying: Arc<Semaphore>,
 }
 
 impl Api {
-    pub(crate) fn new(mesh: Handle) -> Self {
+    pub(crate) fn new(mesh: Handle, observer: observer::Handle) -> Self {
         Self {
             mesh,
+            observer,
             scrapes: Arc::new(Semaphore::new(SCRAPES)),
             watchers: Arc::new(Semaphore::new(WATCHERS)),
             applying: Arc::new(Semaphore::new(1)),
@@ -86,6 +90,9 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/services", get(services))
         .route("/v1/services/{*name}", get(service))
         .route("/v1/events", get(events))
+        .route("/v1/trace", get(trace))
+        .route("/v1/requests", get(requests))
+        .route("/v1/traffic", get(traffic))
         .route("/v1/config", get(config))
         .route("/v1/apply", post(apply))
         .route("/v1/openapi.json", get(openapi))
@@ -180,6 +187,108 @@ fn json_line(event: &Event) -> Bytes {
     line.into()
 }
 
+/// What a trace asks for. All conditions must hold; what is absent is not asked for.
+#[derive(Deserialize)]
+struct TraceQuery {
+    service: Option<String>,
+    status: Option<String>,
+    method: Option<String>,
+    path_prefix: Option<String>,
+    min_latency: Option<f64>,
+    pid: Option<u32>,
+    comm: Option<String>,
+    unit: Option<String>,
+    cgroup: Option<String>,
+    sample: Option<u32>,
+    rate_limit: Option<u32>,
+}
+
+impl TraceQuery {
+    fn wanted(self) -> Result<Wanted, String> {
+        let status = self.status.as_deref().map(status_range).transpose()?;
+        let methods = self.method.as_deref().map(methods).transpose()?.unwrap_or_default();
+        let min_latency = Duration::try_from_secs_f64(self.min_latency.unwrap_or_default())
+            .map_err(|_| "min_latency is no number of seconds".to_owned())?;
+        let filter = alize_datapath::observe::Filter {
+            status,
+            methods,
+            path_prefix: self.path_prefix.unwrap_or_default(),
+            min_latency,
+            pid: self.pid,
+            comm: self.comm.unwrap_or_default(),
+            one_in: self.sample.unwrap_or_default(),
+            // A second's worth may come at once.
+            rate: self.rate_limit.map(|rate| Rate { per_second: rate, burst: rate }),
+            ..Default::default()
+        };
+        Ok(Wanted { filter, service: self.service, unit: self.unit, cgroup: self.cgroup })
+    }
+}
+
+/// `404`, `5xx` or `400-499`.
+fn status_range(text: &str) -> Result<(u16, u16), String> {
+    let wrong = || format!("status {text:?} is none of the forms 404, 5xx and 400-499");
+    let number = |text: &str| text.parse::<u16>().ok().filter(|code| (100..=999).contains(code));
+    let range = match (text.strip_suffix("xx"), text.split_once('-')) {
+        (Some(class), _) => class
+            .parse::<u16>()
+            .ok()
+            .filter(|class| (1..=9).contains(class))
+            .map(|class| (class * 100, class * 100 + 99)),
+        (None, Some((from, to))) => number(from).zip(number(to)),
+        (None, None) => number(text).map(|code| (code, code)),
+    };
+    range.ok_or_else(wrong)
+}
+
+/// Separated by commas.
+fn methods(text: &str) -> Result<Vec<Method>, String> {
+    let method = |name: &str| {
+        let name = name.trim();
+        let found = Method::ALL.into_iter().find(|method| method.as_str().eq_ignore_ascii_case(name));
+        found.ok_or_else(|| format!("method {name:?} is not known; use _OTHER for all that are not standard"))
+    };
+    text.split(',').map(method).collect()
+}
+
+async fn trace(
+    State(api): State<Api>,
+    query: Result<Query<TraceQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Response> {
+    let Query(query) = query.map_err(|error| refuse(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let wanted = query.wanted().map_err(|error| refuse(StatusCode::BAD_REQUEST, error))?;
+    let lines = ReceiverStream::new(api.observer.trace(wanted).await?).map(Ok::<_, Infallible>);
+    Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}
+
+async fn requests(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Response> {
+    let failed = match query.as_deref() {
+        Some("slowest" | "slowest=") => false,
+        Some("failed" | "failed=") => true,
+        _ => {
+            let error = "ask for /v1/requests?slowest or /v1/requests?failed".to_owned();
+            return Err(refuse(StatusCode::BAD_REQUEST, error));
+        }
+    };
+    Ok(Json(api.observer.requests(failed).await?).into_response())
+}
+
+#[derive(Deserialize)]
+struct TrafficQuery {
+    /// Whether requests of different paths are different series.
+    #[serde(default)]
+    paths: bool,
+}
+
+async fn traffic(
+    State(api): State<Api>,
+    query: Result<Query<TrafficQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Response> {
+    let Query(query) = query.map_err(|error| refuse(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let text = api.observer.traffic(query.paths).await?;
+    Ok(([(CONTENT_TYPE, "application/json")], text).into_response())
+}
+
 async fn config(State(api): State<Api>) -> Result<Response, Response> {
     let Some(text) = api.mesh.ask(|mesh| mesh.text_in_force()).await? else {
         let error = "the text of what is in force is not known; apply a file to make it known";
@@ -262,7 +371,8 @@ async fn metrics(State(api): State<Api>, headers: HeaderMap) -> Result<Response,
     let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let dialect = Dialect::accepted(accept);
     let (scrape, place) = api.scrape().await?;
-    let mut rendering = Rendering::new(scrape, dialect);
+    let http = if api.observer.feeds_metrics() { Some(api.observer.metrics().await?) } else { None };
+    let mut rendering = Rendering::new(scrape, http, dialect);
     let body = Chunks::new(place, move || rendering.next_chunk());
     Ok(([(CONTENT_TYPE, dialect.content_type())], Body::new(body)).into_response())
 }
@@ -299,6 +409,22 @@ fn refuse(status: StatusCode, error: String) -> Response {
 
 fn refuse_with(status: StatusCode, error: String, diagnostics: Vec<Diagnostic>) -> Response {
     (status, Json(Refusal { error, diagnostics })).into_response()
+}
+
+impl From<Refused> for Response {
+    fn from(refused: Refused) -> Self {
+        let off = "this agent observes no HTTP: it was started with --observe off";
+        match refused {
+            Refused::Off => refuse(StatusCode::CONFLICT, off.into()),
+            Refused::Busy(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, error),
+            Refused::Wrong(error) => refuse(StatusCode::BAD_REQUEST, error),
+            Refused::Unknown(error) => refuse(StatusCode::NOT_FOUND, error),
+            Refused::Kernel(error) => {
+                refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot observe HTTP: {error}"))
+            }
+            Refused::Stopping => Stopping.into(),
+        }
+    }
 }
 
 impl From<Stopping> for Response {
@@ -380,5 +506,27 @@ impl<F: FnMut() -> Option<String> + Unpin> hyper::body::Body for Chunks<F> {
             return Poll::Ready(Some(Err(error)));
         }
         Poll::Ready((self.next)().map(|text| Ok(Frame::data(text.into()))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_a_code_a_class_or_a_range() {
+        assert_eq!(status_range("404"), Ok((404, 404)));
+        assert_eq!(status_range("5xx"), Ok((500, 599)));
+        assert_eq!(status_range("400-499"), Ok((400, 499)));
+        for wrong in ["", "xx", "0xx", "55xx", "99", "1000", "4-5", "400-", "-400", "ok", "-1xx"] {
+            assert!(status_range(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn methods_are_told_apart_by_commas() {
+        assert_eq!(methods("get,POST"), Ok(vec![Method::Get, Method::Post]));
+        assert_eq!(methods("_OTHER"), Ok(vec![Method::Other]));
+        assert!(methods("").is_err() && methods("GET;POST").is_err());
     }
 }

@@ -20,6 +20,7 @@ mod listen;
 mod mesh;
 mod metrics;
 mod notify;
+mod observer;
 mod owner;
 mod probe;
 mod process;
@@ -35,6 +36,7 @@ use alize_datapath::Opened;
 use alize_model::Diagnostic;
 
 pub use error::Error;
+pub use observer::Observe;
 pub use owner::run;
 pub use source::{LARGEST, host_facts, refusal, text_of};
 
@@ -51,6 +53,8 @@ pub struct Options {
     pub socket_mode: u32,
     /// TCP address of `/metrics` and `/healthz`; nothing listens when absent.
     pub metrics: Option<SocketAddr>,
+    /// When HTTP is observed.
+    pub observe: Observe,
 }
 
 impl Options {
@@ -62,7 +66,14 @@ impl Options {
     /// The usual places for `datapath`, and no file.
     pub fn new(datapath: alize_datapath::Options) -> Self {
         let socket = datapath.run_dir.join(format!("{}.sock", datapath.instance));
-        Self { config: None, datapath, socket, socket_mode: Self::SOCKET_MODE, metrics: Some(Self::METRICS) }
+        Self {
+            config: None,
+            datapath,
+            socket,
+            socket_mode: Self::SOCKET_MODE,
+            metrics: Some(Self::METRICS),
+            observe: Observe::default(),
+        }
     }
 }
 

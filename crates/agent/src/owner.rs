@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use crate::api::{self, Api};
 use crate::events::Kind;
 use crate::mesh::Mesh;
+use crate::observer::Running;
 use crate::probe::probe;
 use crate::serve::serve;
 use crate::source::{Identity, Watch, readiness};
@@ -57,6 +58,17 @@ impl Handle {
         self.0.send(work).await.map_err(|_| Stopping)?;
         receiver.await.map_err(|_| Stopping)
     }
+
+    /// The same for threads outside of the runtime.
+    pub(crate) fn ask_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Mesh) -> T + Send + 'static,
+    ) -> Result<T, Stopping> {
+        let (sender, receiver) = oneshot::channel();
+        let work = Box::new(move |mesh: &mut Mesh| drop(sender.send(work(mesh))));
+        self.0.blocking_send(work).map_err(|_| Stopping)?;
+        receiver.blocking_recv().map_err(|_| Stopping)
+    }
 }
 
 /// Runs the agent until SIGTERM or SIGINT; `on_ready` is called when the state is in force and all sockets listen.
@@ -77,7 +89,12 @@ pub async fn run(options: Options, on_ready: impl FnOnce(&Ready)) -> Result<(), 
     };
     let mut owner = Owner::new(mesh, &options)?;
     let (sender, work) = mpsc::channel(16);
-    let service = Api::new(Handle(sender));
+    let mesh = Handle(sender);
+    let observer = match Running::start(&options.datapath, options.observe, mesh.clone()) {
+        Ok(observer) => observer,
+        Err(error) => return Err(give_up(owner.mesh, &options, error)),
+    };
+    let service = Api::new(mesh, observer.handle());
     let mut servers = JoinSet::new();
     servers.spawn(serve(api, api::router(service.clone()), API_CONNECTIONS));
     let mut metrics_address = None;
@@ -92,6 +109,7 @@ pub async fn run(options: Options, on_ready: impl FnOnce(&Ready)) -> Result<(), 
         signal = stop.wait() => info!("{signal}: the agent ends, the data path stays in force"),
     }
     notify::stopping();
+    observer.stop();
     Ok(())
 }
 

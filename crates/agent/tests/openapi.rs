@@ -5,7 +5,9 @@
 use std::fs;
 use std::path::Path;
 
-use alize_model::api::{Applied, Event, Refusal, ServiceStatus, Status};
+use alize_model::api::{
+    Applied, Event, ObservedRequest, Refusal, ServiceStatus, Status, TraceLine, TrafficReport,
+};
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Value, json};
 
@@ -54,6 +56,9 @@ fn description() -> Value {
     let service = types.subschema_for::<ServiceStatus>();
     let event = types.subschema_for::<Event>();
     let applied = types.subschema_for::<Applied>();
+    let trace_line = types.subschema_for::<TraceLine>();
+    let request = types.subschema_for::<ObservedRequest>();
+    let traffic = types.subschema_for::<TrafficReport>();
     types.subschema_for::<Refusal>();
     let paths = json!({
         "/v1/status": { "get": operation("What is in force, and how the agent is.", [], [ok(json_body(&status))]) },
@@ -79,6 +84,46 @@ fn description() -> Value {
                 json!({"type": "integer", "minimum": 0, "default": 0}),
             )],
             [ok(body("application/x-ndjson", &event)), busy()],
+        ) },
+        "/v1/trace": { "get": with_parameters(
+            operation(
+                "HTTP requests as they end, one JSON object a line, until the client leaves. The kernel sends only \
+                 what all conditions hold for. What did not get through is told in lines of kind `lost`.",
+                [],
+                [
+                    ok(body("application/x-ndjson", &trace_line)),
+                    refusal("400", "The kernel cannot look for this."),
+                    refusal("404", "There is no such service, unit or cgroup."),
+                    not_observed(),
+                    not_attached(),
+                    busy(),
+                ],
+            ),
+            trace_conditions(),
+        ) },
+        "/v1/requests": { "get": operation(
+            "Requests that the kernel kept although nobody was watching: the slowest of about the last ten minutes, \
+             slowest first, or the last that failed (5xx, or no response), latest first; 128 at most.",
+            [
+                flag("slowest", "The slowest."),
+                flag("failed", "Those that failed; just one of the two."),
+            ],
+            [
+                ok(json_body(&json!({"type": "array", "items": request}))),
+                refusal("400", "Neither was asked for, or both."),
+                not_observed(),
+                not_attached(),
+                busy(),
+            ],
+        ) },
+        "/v1/traffic": { "get": operation(
+            "What was counted of HTTP since the observing maps were made.",
+            [query(
+                "paths",
+                "Requests of different paths are different series.",
+                json!({"type": "boolean", "default": false}),
+            )],
+            [ok(json_body(&traffic)), not_observed(), not_attached(), busy()],
         ) },
         "/v1/config": { "get": operation(
             "The text that is in force.",
@@ -144,6 +189,47 @@ fn operation<const P: usize, const R: usize>(
         operation["parameters"] = parameters.to_vec().into();
     }
     operation
+}
+
+fn trace_conditions() -> Vec<Value> {
+    let text = || json!({"type": "string"});
+    let number = || json!({"type": "integer", "minimum": 1});
+    vec![
+        query("service", "Name of the service.", text()),
+        query("status", "`404`, `5xx` or `400-499`.", text()),
+        query("method", "One or more, separated by commas; `_OTHER` for all that are not standard.", text()),
+        query("path_prefix", "What the target begins with; at most 64 bytes.", text()),
+        query("min_latency", "At least so many seconds.", json!({"type": "number", "minimum": 0})),
+        query("pid", "Process of either end.", number()),
+        query("comm", "What the name of the thread of either end begins with; at most 15 bytes.", text()),
+        query(
+            "unit",
+            "systemd unit, container (four or more digits of its id) or workload of either end.",
+            text(),
+        ),
+        query("cgroup", "Cgroup of either end, or one above it.", text()),
+        query("sample", "One of so many, by chance.", number()),
+        query("rate_limit", "At most so many a second.", number()),
+    ]
+}
+
+fn with_parameters(mut operation: Value, parameters: Vec<Value>) -> Value {
+    operation["parameters"] = parameters.into();
+    operation
+}
+
+fn flag(name: &str, description: &str) -> Value {
+    let mut parameter = query(name, description, json!({"type": "string", "enum": [""]}));
+    parameter["allowEmptyValue"] = true.into();
+    parameter
+}
+
+fn not_observed() -> (String, Value) {
+    refusal("409", "The agent was started with `--observe off`.")
+}
+
+fn not_attached() -> (String, Value) {
+    refusal("500", "The kernel refused the observing programs.")
 }
 
 fn with_file(mut operation: Value) -> Value {

@@ -4,7 +4,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use alize_model::api::{Applied, Event, Refusal, ServiceStatus, Status};
+use std::marker::PhantomData;
+
+use alize_model::api::{
+    Applied, Event, ObservedRequest, Refusal, ServiceStatus, Status, TraceLine, TrafficReport,
+};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
@@ -20,9 +24,11 @@ use crate::failure::Exit;
 const SILENCE: Duration = Duration::from_secs(5);
 /// How long it may take to put a file in force.
 const APPLYING: Duration = Duration::from_secs(60);
+/// How long attaching the observing programs may take: the verifier reads them first.
+const ATTACHING: Duration = Duration::from_secs(30);
 /// No answer is longer: 1,048,576 endpoints of about 500 bytes.
 const LONGEST_ANSWER: usize = 512 << 20;
-/// No event is longer.
+/// No line is longer.
 const LONGEST_EVENT: usize = 1 << 20;
 
 /// Why there is no answer, or which.
@@ -127,13 +133,43 @@ impl Client {
     }
 
     /// The last `recent` events, then all that come.
-    pub(crate) async fn events(&self, recent: u32) -> Result<Events, Error> {
-        let path = format!("/v1/events?recent={recent}");
-        let response = self.ask(Method::GET, &path, Bytes::new(), SILENCE).await?;
+    pub(crate) async fn events(&self, recent: u32) -> Result<Lines<Event>, Error> {
+        self.lines(&format!("/v1/events?recent={recent}"), SILENCE).await
+    }
+
+    /// Requests that all of `conditions` hold for, as they end.
+    pub(crate) async fn trace(&self, conditions: &[(&str, String)]) -> Result<Lines<TraceLine>, Error> {
+        let conditions: Vec<String> =
+            conditions.iter().map(|(name, value)| format!("{name}={}", percent_encoded(value))).collect();
+        self.lines(&format!("/v1/trace?{}", conditions.join("&")), ATTACHING).await
+    }
+
+    /// Requests that the kernel kept: those that failed, or the slowest.
+    pub(crate) async fn recorded(&self, failed: bool) -> Result<Vec<ObservedRequest>, Error> {
+        let which = if failed { "failed" } else { "slowest" };
+        let response =
+            self.ask(Method::GET, &format!("/v1/requests?{which}"), Bytes::new(), ATTACHING).await?;
+        self.answer(response).await
+    }
+
+    /// What was counted of HTTP.
+    pub(crate) async fn traffic(&self) -> Result<TrafficReport, Error> {
+        let response = self.ask(Method::GET, "/v1/traffic", Bytes::new(), ATTACHING).await?;
+        self.answer(response).await
+    }
+
+    async fn lines<T>(&self, path: &str, patience: Duration) -> Result<Lines<T>, Error> {
+        let response = self.ask(Method::GET, path, Bytes::new(), patience).await?;
         if !response.status().is_success() {
             return Err(self.refusal(response).await);
         }
-        Ok(Events { socket: self.socket.clone(), body: response.into_body(), pending: Vec::new() })
+        Ok(Lines {
+            socket: self.socket.clone(),
+            body: response.into_body(),
+            pending: Vec::new(),
+            read: 0,
+            what: PhantomData,
+        })
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
@@ -229,25 +265,32 @@ impl Client {
     }
 }
 
-/// A running stream of events.
-pub(crate) struct Events {
+/// A running stream of objects, one a line.
+pub(crate) struct Lines<T> {
     socket: PathBuf,
     body: Incoming,
-    /// What came after the last whole line.
+    /// What came and was not handed on.
     pending: Vec<u8>,
+    /// How much of it was handed on after all.
+    read: usize,
+    what: PhantomData<fn() -> T>,
 }
 
-impl Events {
-    /// The next event; `None` when the agent has closed the stream or is gone.
-    pub(crate) async fn next(&mut self) -> Result<Option<Event>, Error> {
+impl<T: DeserializeOwned> Lines<T> {
+    /// The next object; `None` when the agent has closed the stream or is gone.
+    pub(crate) async fn next(&mut self) -> Result<Option<T>, Error> {
         loop {
-            if let Some(end) = self.pending.iter().position(|&b| b == b'\n') {
-                let line: Vec<u8> = self.pending.drain(..=end).collect();
+            let unread = &self.pending[self.read..];
+            if let Some(end) = unread.iter().position(|&b| b == b'\n') {
+                let line = &unread[..end];
+                self.read += end + 1;
                 if line.iter().all(u8::is_ascii_whitespace) {
                     continue;
                 }
-                return serde_json::from_slice(&line).map(Some).map_err(|error| self.garbled(error));
+                return serde_json::from_slice(line).map(Some).map_err(|error| self.garbled(error));
             }
+            self.pending.drain(..self.read);
+            self.read = 0;
             if self.pending.len() > LONGEST_EVENT {
                 return Err(self.garbled("a line without end"));
             }

@@ -37,6 +37,11 @@ impl Output {
         self.asked.unwrap_or(Form::Table)
     }
 
+    /// The same in another form.
+    pub(crate) fn with(self, form: Form) -> Self {
+        Self { asked: Some(form), ..self }
+    }
+
     /// Whether remarks are read by a person, who is helped by more than one line each.
     pub(crate) fn for_eyes(&self) -> bool {
         self.asked == Some(Form::Table) || (self.asked.is_none() && io::stderr().is_terminal())

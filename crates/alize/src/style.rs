@@ -31,7 +31,6 @@ impl Tone {
 pub(crate) struct Paint(bool);
 
 impl Paint {
-    #[cfg(test)]
     pub(crate) const PLAIN: Self = Self(false);
     #[cfg(test)]
     pub(crate) const COLOURED: Self = Self(true);

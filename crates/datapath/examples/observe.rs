@@ -35,9 +35,11 @@ fn watch(options: &Options, time: Duration, mode: &str) -> Result<(), Box<dyn st
     let mut observer = Observer::open(options, &Limits::default())?;
     match mode {
         "idle" => {
-            drop(observer.start_trace(&Filter { path_prefix: "/nowhere".into(), ..Filter::default() })?)
+            let _ = observer.start_trace(&Filter { path_prefix: "/nowhere".into(), ..Filter::default() })?;
         }
-        "trace" | "quiet" => drop(observer.start_trace(&Filter::default())?),
+        "trace" | "quiet" => {
+            let _ = observer.start_trace(&Filter::default())?;
+        }
         _ => {}
     }
     println!("watching");

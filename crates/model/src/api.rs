@@ -194,6 +194,160 @@ pub struct Applied {
     pub warnings: Vec<Diagnostic>,
 }
 
+/// Who is at one end of a connection, told from the cgroup of its socket.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub struct Workload {
+    /// Short name for people: `nginx.service`, `docker:0123456789ab`, or the path of the cgroup.
+    pub name: String,
+    /// `unit`, `container` or `cgroup`.
+    pub kind: String,
+    /// Path of the cgroup below the root of cgroup v2; a number when the cgroup is gone.
+    pub cgroup: String,
+    /// systemd unit that the cgroup lies in.
+    pub unit: Option<String>,
+    /// Whole id of the container.
+    pub container: Option<String>,
+    /// Who runs the container: `docker`, `containerd`, `podman`, `cri-o`; absent when its path does not tell.
+    pub runtime: Option<String>,
+    /// UID of the Kubernetes pod.
+    pub pod: Option<String>,
+}
+
+/// One end of a request on this host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Peer {
+    /// Its cgroup and what that tells.
+    pub workload: Workload,
+    /// The process that sent; absent when it was never seen sending.
+    pub pid: Option<u32>,
+    /// Its effective user.
+    pub uid: Option<u32>,
+    /// Name of its thread.
+    pub comm: Option<String>,
+}
+
+/// An HTTP request and its response, as the kernel saw them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ObservedRequest {
+    /// When its first byte went by, seconds since the Unix epoch.
+    pub time: f64,
+    /// Who asked; absent when that is not on this host or not observed.
+    pub client: Option<Peer>,
+    /// The client's address.
+    pub client_address: SocketAddr,
+    /// Who answered; absent when that is not on this host or not observed.
+    pub server: Option<Peer>,
+    /// The server's address, after balancing.
+    pub endpoint: SocketAddr,
+    /// The service that the client dialled, or else the one service that has this endpoint.
+    pub service: Option<String>,
+    /// Whether the kernel saw the client dial the service's own address; otherwise the service follows from the
+    /// endpoint.
+    pub dialled: bool,
+    /// The method; `_OTHER` when it is not a standard one.
+    pub method: String,
+    /// The Host field, its first 40 bytes.
+    pub host: Option<String>,
+    /// Target as it was sent, query included; its first 112 bytes.
+    pub target: String,
+    /// Whether there was more of the target.
+    pub target_cut: bool,
+    /// Absent when the connection ended before the response did.
+    pub status: Option<u16>,
+    /// Seconds from the first byte of the request to the last of the response.
+    pub latency: f64,
+    /// Seconds from then to the first byte of the response.
+    pub first_byte: Option<f64>,
+    /// Head and body of the request.
+    pub request_bytes: u64,
+    /// Head and body of the response.
+    pub response_bytes: u64,
+    /// Which way it took: `observed`.
+    pub path_label: String,
+    /// At whose socket it was seen: `client` or `server`.
+    pub side: String,
+    /// Not the first request of its connection.
+    pub reused: bool,
+    /// Sent before the response to the one before had ended.
+    pub pipelined: bool,
+}
+
+/// Requests that a trace asked for and did not get.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Lost {
+    /// The kernel's ring was full; those of all traces together.
+    pub ring: u64,
+    /// The reader of this trace was too slow.
+    pub reader: u64,
+    /// Held back by rate limits, of all traces that have one together.
+    pub limited: u64,
+}
+
+/// One line of `GET /v1/trace`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum TraceLine {
+    /// A request.
+    Request(Box<ObservedRequest>),
+    /// Requests that are missing here.
+    Lost(Lost),
+}
+
+/// `GET /v1/traffic`: what was counted of HTTP since the observing maps were made.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct TrafficReport {
+    /// When it was read.
+    pub time: f64,
+    /// Whether the observing programs were attached just for this: then nothing was counted before.
+    pub fresh: bool,
+    /// Requests alike in who, whom, method, status class and, if asked for, path.
+    pub series: Vec<TrafficSeries>,
+    /// Requests for which there was no room for a series of their own.
+    pub overflow: u64,
+    /// Connections that are not followed, by reason.
+    pub unfollowed: BTreeMap<String, u64>,
+    /// What else happened, by name.
+    pub events: BTreeMap<String, u64>,
+}
+
+/// Requests that are alike, added up.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct TrafficSeries {
+    /// Who asked; absent when that is not on this host or not observed.
+    pub source: Option<Workload>,
+    /// The service that was dialled, or else the one service that has this endpoint.
+    pub service: Option<String>,
+    /// The server's address, after balancing.
+    pub endpoint: SocketAddr,
+    /// Who answered; absent when that is not on this host or not observed.
+    pub destination: Option<Workload>,
+    /// The method.
+    pub method: String,
+    /// Path without query, where `{n}`, `{uuid}` and `{hex}` stand for such segments; only if asked for.
+    pub path: Option<String>,
+    /// `1xx` to `5xx`, or `none`: the connection ended before the response did.
+    pub status_class: String,
+    /// Requests.
+    pub count: u64,
+    /// Those with a status of 500 or more, or without a response.
+    pub errors: u64,
+    /// Heads and bodies of requests.
+    pub request_bytes: u64,
+    /// Heads and bodies of responses.
+    pub response_bytes: u64,
+    /// Sum of latencies in seconds, from the first byte of a request to the last of its response.
+    pub latency_sum: f64,
+    /// Median latency in seconds.
+    pub p50: Option<f64>,
+    /// 90 % were at most this slow.
+    pub p90: Option<f64>,
+    /// 99 % were at most this slow.
+    pub p99: Option<f64>,
+    /// Latencies in exponential buckets, four an octave: numbers and counts of those that are not empty. Bucket `i`
+    /// ends at 2^((i - 71) / 4) seconds.
+    pub buckets: BTreeMap<u32, u64>,
+}
+
 /// Any refusal; HTTP status 4xx or 5xx.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Refusal {

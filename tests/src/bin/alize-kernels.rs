@@ -243,7 +243,7 @@ fn boot(image: &Path, initramfs: &Path) -> Result<Report> {
             "-cpu",
             "max",
             "-smp",
-            "2",
+            "1",
             "-m",
             "1024",
             "-nographic",

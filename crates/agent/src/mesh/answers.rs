@@ -9,6 +9,7 @@ use alize_datapath::Opened;
 use alize_model::api::{Program, Status};
 
 use super::Mesh;
+use crate::observer::Names;
 use crate::scrape::{Scrape, ScrapedService};
 
 /// Memory is given back at most this often: pages that are needed again cost a fault each.
@@ -41,6 +42,19 @@ impl Mesh {
         programs
             .map(|program| Program { name: program.name, id: program.id, state: state(program.off) })
             .collect()
+    }
+
+    /// What the services in force are called; `known` itself while that is right.
+    pub(crate) fn names(&self, known: Names) -> Names {
+        if known.are_of(self.config.generation) {
+            return known;
+        }
+        let mut names = Names::new(self.config.generation);
+        for service in self.scrape_services() {
+            let endpoints = service.endpoints.iter().map(|endpoint| endpoint.address);
+            names.add(service.id, service.name.as_str(), endpoints);
+        }
+        names
     }
 
     /// Reads everything from the kernel; shared with everybody who asked before it was read.

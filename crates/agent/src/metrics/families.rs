@@ -4,6 +4,7 @@ use alize_datapath::Traffic;
 use alize_model::{Mode, Protocol};
 
 use super::{EndpointView, Family, Kind, Label, Of, Samples, ServiceView};
+use crate::observer::HttpTraffic;
 use crate::process::Process;
 use crate::scrape::{FAILURES, REFUSALS, Scrape, state_name};
 use crate::status::balance;
@@ -265,6 +266,48 @@ pub(super) const FAMILIES: &[Family] = &[
             });
         },
     ),
+    http(
+        "alize_http_requests",
+        Kind::Counter,
+        "HTTP requests seen in the kernel, by status class; `none`: the connection ended before the response did. Only \
+         with `--observe always`, as all names that begin with `alize_http` or `alize_observe`.",
+        |http, out| {
+            for (labels, count) in &http.requests {
+                let [source, service, destination] = labels.ends.labels();
+                let method: Label<'_> = ("method", &labels.method);
+                out.add(
+                    &[source, service, destination, method, ("status_class", &labels.status_class)],
+                    count,
+                );
+            }
+        },
+    ),
+    http(
+        "alize_http_request_duration_seconds",
+        Kind::Histogram,
+        "From the first byte of a request to the last of its response.",
+        |http, out| http.durations.iter().for_each(|(ends, durations)| out.histogram(ends, durations)),
+    ),
+    http(
+        "alize_observe_unfollowed_connections",
+        Kind::Counter,
+        "Connections whose HTTP is not followed, by reason; `joined` ones are, from the first safe place on.",
+        |http, out| {
+            for (reason, count) in &http.unfollowed {
+                out.add(&[("reason", reason)], count);
+            }
+        },
+    ),
+    http(
+        "alize_observe_events",
+        Kind::Counter,
+        "What else happened while observing; names that end in `overflow` or `lost` tell what is missing.",
+        |http, out| {
+            for (event, count) in &http.events {
+                out.add(&[("event", event)], count);
+            }
+        },
+    ),
     agent("process_cpu_seconds", Kind::Counter, "Processor time of the agent.", |_, process, out| {
         out.add(&[], process.cpu_seconds);
     }),
@@ -313,6 +356,15 @@ const fn agent(
     samples: fn(&Scrape, &Process, &mut Samples<'_>),
 ) -> Family {
     Family { name, kind, help, samples: Of::Agent(samples) }
+}
+
+const fn http(
+    name: &'static str,
+    kind: Kind,
+    help: &'static str,
+    samples: fn(&HttpTraffic, &mut Samples<'_>),
+) -> Family {
+    Family { name, kind, help, samples: Of::Http(samples) }
 }
 
 const fn service(

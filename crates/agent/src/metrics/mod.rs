@@ -11,6 +11,7 @@ mod tests;
 use std::fmt::{Display, Write};
 use std::sync::Arc;
 
+use crate::observer::{DurationLabels, Durations, HttpTraffic};
 use crate::process::Process;
 use crate::scrape::{Scrape, ScrapedService};
 use alize_datapath::{Decisions, LiveEndpoint, Traffic};
@@ -46,6 +47,8 @@ impl Dialect {
 /// A scrape on its way to text.
 pub(crate) struct Rendering {
     scrape: Arc<Scrape>,
+    /// Absent unless HTTP is always observed.
+    http: Option<HttpTraffic>,
     process: Process,
     dialect: Dialect,
     family: usize,
@@ -55,8 +58,8 @@ pub(crate) struct Rendering {
 }
 
 impl Rendering {
-    pub(crate) fn new(scrape: Arc<Scrape>, dialect: Dialect) -> Self {
-        Self { scrape, process: Process::read(), dialect, family: 0, service: 0, ended: false }
+    pub(crate) fn new(scrape: Arc<Scrape>, http: Option<HttpTraffic>, dialect: Dialect) -> Self {
+        Self { scrape, http, process: Process::read(), dialect, family: 0, service: 0, ended: false }
     }
 
     /// The next piece of text; none when all is written.
@@ -69,6 +72,10 @@ impl Rendering {
                 }
                 break;
             };
+            if self.http.is_none() && matches!(family.samples, Of::Http(_)) {
+                self.family += 1;
+                continue;
+            }
             if self.service == 0 {
                 family.write_head(self.dialect, &mut text);
             }
@@ -84,6 +91,7 @@ impl Rendering {
         let services = scrape.services.get(self.service..).unwrap_or_default();
         match family.samples {
             Of::Agent(samples) => samples(scrape, &self.process, &mut out),
+            Of::Http(samples) => self.http.iter().for_each(|http| samples(http, &mut out)),
             Of::Service(samples) => {
                 for service in services {
                     self.service += 1;
@@ -128,12 +136,16 @@ enum Kind {
     Gauge,
     /// Sum and count, no quantiles.
     Summary,
+    /// Sum, count and cumulative buckets.
+    Histogram,
 }
 
 /// Whom the series are about.
 #[derive(Clone, Copy)]
 enum Of {
     Agent(fn(&Scrape, &Process, &mut Samples<'_>)),
+    /// HTTP, if it is always observed.
+    Http(fn(&HttpTraffic, &mut Samples<'_>)),
     Service(fn(&ServiceView<'_>, &mut Samples<'_>)),
     Endpoint(fn(&EndpointView<'_>, &mut Samples<'_>)),
 }
@@ -165,6 +177,7 @@ impl Family {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
             Kind::Summary => "summary",
+            Kind::Histogram => "histogram",
         };
         let Self { name, help, .. } = self;
         // Writing to a string cannot fail.
@@ -191,6 +204,18 @@ impl Samples<'_> {
         self.write("_count", labels, count);
     }
 
+    fn histogram(&mut self, ends: &DurationLabels, durations: &Durations) {
+        let labels = ends.labels();
+        let mut count = 0;
+        for (bound, below) in durations.cumulative() {
+            count = below;
+            let bound = if bound.is_finite() { bound.to_string() } else { "+Inf".to_owned() };
+            let [source, service, destination] = labels;
+            self.write("_bucket", &[source, service, destination, ("le", &bound)], below);
+        }
+        self.summary(&labels, durations.sum, count);
+    }
+
     fn write(&mut self, suffix: &str, labels: &[Label<'_>], value: impl Display) {
         self.text.push_str(self.family.name);
         self.text.push_str(suffix);
@@ -204,6 +229,12 @@ impl Samples<'_> {
             self.text.push('}');
         }
         let _ = writeln!(self.text, " {value}");
+    }
+}
+
+impl DurationLabels {
+    fn labels(&self) -> [Label<'_>; 3] {
+        [("source", &self.source), ("service", &self.service), ("destination", &self.destination)]
     }
 }
 

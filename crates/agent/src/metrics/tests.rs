@@ -10,6 +10,7 @@ use alize_model::api::{ConfigStatus, Program, Status};
 use alize_model::{Budgets, HostFacts, Source};
 
 use super::*;
+use crate::observer::RequestLabels;
 
 fn scrape(services: usize) -> Arc<Scrape> {
     let mut text = "services:\n".to_owned();
@@ -81,8 +82,48 @@ fn status() -> Status {
     }
 }
 
+fn http() -> HttpTraffic {
+    let ends = DurationLabels {
+        source: "web.service".into(),
+        service: "team/svc-0".into(),
+        destination: "docker:0123456789ab".into(),
+    };
+    let mut durations = Durations { sum: 0.25, ..Durations::default() };
+    durations.latencies.counts[3] = 2;
+    HttpTraffic {
+        requests: BTreeMap::from([(
+            RequestLabels { ends: ends.clone(), method: "GET", status_class: "2xx" },
+            2,
+        )]),
+        durations: BTreeMap::from([(ends, durations)]),
+        unfollowed: vec![("tls", 3)],
+        events: vec![("event-lost", 4)],
+    }
+}
+
+#[test]
+fn http_is_there_only_if_it_is_observed() {
+    let scrape = scrape(1);
+    let text = render(&scrape, Dialect::Text);
+    let ends = "source=\"web.service\",service=\"team/svc-0\",destination=\"docker:0123456789ab\"";
+    for line in [
+        format!("alize_http_requests_total{{{ends},method=\"GET\",status_class=\"2xx\"}} 2"),
+        format!("alize_http_request_duration_seconds_bucket{{{ends},le=\"0.00000762939453125\"}} 2"),
+        format!("alize_http_request_duration_seconds_bucket{{{ends},le=\"+Inf\"}} 2"),
+        format!("alize_http_request_duration_seconds_sum{{{ends}}} 0.25"),
+        format!("alize_http_request_duration_seconds_count{{{ends}}} 2"),
+        "alize_observe_unfollowed_connections_total{reason=\"tls\"} 3".into(),
+        "alize_observe_events_total{event=\"event-lost\"} 4".into(),
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+    }
+    let mut rendering = Rendering::new(scrape, None, Dialect::Text);
+    let text: String = std::iter::from_fn(|| rendering.next_chunk()).collect();
+    assert!(!text.contains("alize_http") && !text.contains("alize_observe"), "{text}");
+}
+
 fn render(scrape: &Arc<Scrape>, dialect: Dialect) -> String {
-    let mut rendering = Rendering::new(Arc::clone(scrape), dialect);
+    let mut rendering = Rendering::new(Arc::clone(scrape), Some(http()), dialect);
     std::iter::from_fn(|| rendering.next_chunk()).collect()
 }
 
@@ -118,7 +159,7 @@ fn samples_say_what_was_counted() {
 #[test]
 fn large_scrapes_come_in_small_pieces() {
     let scrape = scrape(1000);
-    let mut rendering = Rendering::new(Arc::clone(&scrape), Dialect::Text);
+    let mut rendering = Rendering::new(Arc::clone(&scrape), None, Dialect::Text);
     let (mut text, mut largest) = (String::new(), 0);
     while let Some(chunk) = rendering.next_chunk() {
         largest = largest.max(chunk.len());
@@ -197,13 +238,14 @@ fn reference() -> String {
             Kind::Counter => ("counter", "_total"),
             Kind::Gauge => ("gauge", ""),
             Kind::Summary => ("summary", "_sum"),
+            Kind::Histogram => ("histogram", "_sum"),
         };
         let sample = labels_in_use.lines().find(|line| {
             let rest = line.strip_prefix(family.name).and_then(|rest| rest.strip_prefix(suffix));
             rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
         });
         let sample = sample.unwrap_or_else(|| panic!("no sample of {}", family.name));
-        let shown = if family.kind == Kind::Summary { "" } else { suffix };
+        let shown = if suffix == "_sum" { "" } else { suffix };
         text += &format!("| `{}{shown}` | {kind} | {} | {} |\n", family.name, labels_of(sample), family.help);
     }
     text

@@ -201,6 +201,44 @@ pub(crate) enum Command {
         "sudo alize doctor -o json | jq '.findings[] | select(.state == \"off\") | .name'"
     ))]
     Doctor(DoctorArgs),
+    /// Every HTTP request as it ends: who asked whom for what, what came of it, how long it took
+    ///
+    /// Seen by the kernel, for all processes in the meshed cgroups; nothing has to be changed or restarted, and nothing
+    /// can break: the programs only look. They are attached when the first asks and detached when nobody has asked for
+    /// a minute, unless the agent runs with --observe always. LATENCY is in milliseconds, from the first byte of the
+    /// request to the last of the response; BYTES are those of the response. Goes on until Ctrl-C.
+    #[command(after_help = examples!(
+        "alize trace"
+        "alize trace --service web --status 5xx"
+        "alize trace --path-prefix /api/ --min-latency 10ms"
+        "alize trace --sample 1/100 --rate-limit 50    of a busy host"
+        "alize trace --last 20                         the slowest of the last ten minutes"
+        "alize trace --last 20 --failed                the last that failed"
+        "alize trace -o json | jq 'select(.status == 503) | .client.comm'"
+    ))]
+    Trace(Box<TraceArgs>),
+    /// Who talks to whom over HTTP, how often, and how often it fails
+    ///
+    /// Watches for a while and shows what went on meanwhile.
+    #[command(after_help = examples!(
+        "alize map"
+        "alize map --for 30s"
+        "alize map --format dot | dot -Tsvg > map.svg"
+        "alize map --format html > map.html    a page on its own, for any browser"
+        "alize map -o json | jq '.[] | select(.errors > 0)'"
+    ))]
+    Map(MapArgs),
+    /// HTTP live: requests per second, errors and latency of services, endpoints and processes
+    ///
+    /// Keys: 1, 2, 3 or Tab choose what the rows are, arrows or j and k move, s sorts by the next column and r turns the
+    /// order around, / filters, Enter shows requests of the row as they come, Esc goes back, p pauses, q quits. The
+    /// latencies and rates are those of the last interval. Processes are counted from up to 2,000 requests a second.
+    #[command(after_help = examples!(
+        "alize top"
+        "alize top --view endpoints --interval 5"
+        "alize top --once              one table, for scripts"
+    ))]
+    Top(TopArgs),
     /// Remove every program, link, map and pin from the kernel
     ///
     /// Running connections go on. Refused while the agent runs: stop it first.
@@ -264,6 +302,9 @@ pub(crate) struct AgentArgs {
     /// Serve Prometheus metrics at ADDRESS:PORT, or `off`
     #[arg(long, value_name = "ADDR|off", default_value = METRICS)]
     pub(crate) metrics: Metrics,
+    /// When to watch HTTP in the kernel: for `alize trace`, `map` and `top`, and with `always` for the metrics
+    #[arg(long, value_name = "WHEN", default_value = "on-demand")]
+    pub(crate) observe: Observe,
     /// Form of the log on standard error
     #[arg(long, value_name = "FORM", default_value = "text")]
     pub(crate) log_format: LogFormat,
@@ -399,6 +440,108 @@ pub(crate) enum Dump {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct TraceArgs {
+    #[command(flatten)]
+    pub(crate) conditions: ConditionArgs,
+    /// End after N requests
+    #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// Show up to N requests that the kernel kept, the slowest of about ten minutes, and end
+    #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..), conflicts_with_all = ["conditions", "count"])]
+    pub(crate) last: Option<u64>,
+    /// With --last: those that failed last (5xx, or no response)
+    #[arg(long, requires = "last")]
+    pub(crate) failed: bool,
+}
+
+/// What a request must be like to be shown; all must hold.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Conditions")]
+#[group(id = "conditions", multiple = true)]
+pub(crate) struct ConditionArgs {
+    /// Of this service
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service: Option<String>,
+    /// With this status: 404, 5xx or 400-499
+    #[arg(long, value_name = "STATUS")]
+    pub(crate) status: Option<String>,
+    /// With this method, or one of several: GET,HEAD
+    #[arg(long, value_name = "METHOD")]
+    pub(crate) method: Option<String>,
+    /// With a target that begins with this, at most 64 bytes
+    #[arg(long, value_name = "PATH")]
+    pub(crate) path_prefix: Option<String>,
+    /// That took at least so long: 500us, 10ms, 1.5s
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) min_latency: Option<Duration>,
+    /// Of this process, as client or server
+    #[arg(long, value_name = "PID", value_parser = value_parser!(u32).range(1..))]
+    pub(crate) pid: Option<u32>,
+    /// Of threads whose name begins with this, as client or server; at most 15 bytes
+    #[arg(long, value_name = "NAME")]
+    pub(crate) comm: Option<String>,
+    /// Of this systemd unit or container (4 or more digits of its id), as client or server
+    #[arg(long, value_name = "UNIT")]
+    pub(crate) unit: Option<String>,
+    /// Of this cgroup and all below, as client or server
+    #[arg(long, value_name = "PATH", conflicts_with = "unit")]
+    pub(crate) cgroup_path: Option<String>,
+    /// Only one of N, by chance: 1/100
+    #[arg(long, value_name = "1/N", value_parser = sample)]
+    pub(crate) sample: Option<u32>,
+    /// At most N a second; how many were held back is told
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) rate_limit: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MapArgs {
+    /// How long to watch
+    #[arg(long = "for", value_name = "TIME", default_value = "5s", value_parser = watching)]
+    pub(crate) time: Duration,
+    /// As what to draw it [default: text]
+    #[arg(long, value_name = "FORM", conflicts_with = "output")]
+    pub(crate) format: Option<MapForm>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// What the rows are
+    #[arg(long, value_name = "WHAT", default_value = "services")]
+    pub(crate) view: View,
+    /// Seconds between two looks
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
+    pub(crate) interval: Duration,
+    /// Print one table after one interval, and end
+    #[arg(long)]
+    pub(crate) once: bool,
+}
+
+/// What the rows of `alize top` are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
+pub(crate) enum View {
+    /// Services; what belongs to none is shown by its address
+    Services,
+    /// Servers by address
+    Endpoints,
+    /// Processes that ask
+    Processes,
+}
+
+/// Forms of the map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MapForm {
+    /// Aligned columns
+    Text,
+    /// For Graphviz
+    Dot,
+    /// For programs, the same as `-o json`
+    Json,
+    /// A page that needs nothing else
+    Html,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct CompletionsArgs {
     /// The shell
     pub(crate) shell: clap_complete::Shell,
@@ -409,6 +552,27 @@ pub(crate) struct ManArgs {
     /// Folder for alize.1, alize-run.1 and so on; must exist
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) dir: Option<PathBuf>,
+}
+
+/// When HTTP is observed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Observe {
+    /// From when somebody asks until nobody has asked for a minute
+    OnDemand,
+    /// Always, also for the metrics; goes on without the agent
+    Always,
+    /// Never
+    Off,
+}
+
+impl From<Observe> for alize_agent::Observe {
+    fn from(observe: Observe) -> Self {
+        match observe {
+            Observe::OnDemand => Self::OnDemand,
+            Observe::Always => Self::Always,
+            Observe::Off => Self::Off,
+        }
+    }
 }
 
 /// Forms of the log.
@@ -446,6 +610,35 @@ fn instance(text: &str) -> Result<String, String> {
         1..=32 => Err("only a-z, 0-9 and '-' are allowed".into()),
         0 => Err("an instance needs a name".into()),
         length => Err(format!("{length} bytes are longer than 32")),
+    }
+}
+
+/// `1/100`.
+fn sample(text: &str) -> Result<u32, String> {
+    let number = text.strip_prefix("1/").and_then(|number| number.parse().ok());
+    number.filter(|number| *number > 0).ok_or_else(|| "expected one of so many, such as 1/100".into())
+}
+
+/// `500us`, `10ms`, `1.5s`, `2min`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let form = || "expected a number and its unit, such as 500us, 10ms, 1.5s or 2min".to_owned();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(form)?;
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit {
+        "us" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "min" | "m" => 60.0,
+        _ => return Err(form()),
+    };
+    let seconds = number.parse::<f64>().map_err(|_| form())? * unit;
+    Duration::try_from_secs_f64(seconds).map_err(|_| "that is too long".into())
+}
+
+fn watching(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        time if (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&time) => Ok(time),
+        _ => Err("must be from 100ms to 60min".into()),
     }
 }
 
@@ -493,6 +686,34 @@ mod tests {
         let Command::Run(run) = Cli::try_parse_from(line.split(' ')).unwrap().command else { panic!("run") };
         assert_eq!(run.agent.metrics, "127.0.0.1:1".parse().unwrap());
         assert_eq!(run.agent.cgroups, [PathBuf::from("/a"), PathBuf::from("/b")]);
+    }
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("500us"), Ok(Duration::from_micros(500)));
+        for bad in ["", "10", "ms", "-1s", "1h", "1.2.3s", "1e999s", "9999999999999999999999s"] {
+            assert!(duration(bad).is_err(), "{bad:?}");
+        }
+        assert!(watching("1ms").is_err() && watching("61min").is_err() && watching("5s").is_ok());
+    }
+
+    #[test]
+    fn samples_are_one_of_many() {
+        assert_eq!(sample("1/100"), Ok(100));
+        for bad in ["", "100", "1/0", "2/3", "1/", "1/-1"] {
+            assert!(sample(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_kept_is_not_filtered() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        assert!(parse("alize trace --last 5 --failed").is_ok());
+        assert!(parse("alize trace --last 5 --status 5xx").is_err());
+        assert!(parse("alize trace --last 5 --count 3").is_err());
+        assert!(parse("alize trace --failed").is_err());
+        assert!(parse("alize trace --status 5xx --method GET --count 3").is_ok());
     }
 
     #[test]

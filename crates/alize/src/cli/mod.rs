@@ -7,6 +7,7 @@ mod check;
 mod doctor;
 mod endpoints;
 mod live;
+mod map;
 mod programs;
 #[cfg(test)]
 mod reference;
@@ -15,6 +16,9 @@ mod services;
 mod shell;
 mod status;
 mod surroundings;
+mod top;
+mod trace;
+mod traffic;
 mod unload;
 mod watch;
 
@@ -40,6 +44,9 @@ pub(crate) fn dispatch(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Watch(args) => block_on(watch::watch(&client(&global), args, output)),
         Command::Doctor(args) => doctor::doctor(&global, args, output),
         Command::Programs(args) => programs::programs(&global, args, output),
+        Command::Trace(args) => block_on(trace::trace(&client(&global), *args, output)),
+        Command::Map(args) => block_on(map::map(&client(&global), args, output)),
+        Command::Top(args) => block_on(top::top(&client(&global), &args, output)),
         Command::Unload(place) => unload::unload(&global, place, output),
         Command::Schema => shell::schema(),
         Command::Completions(args) => shell::completions(args.shell),

@@ -46,7 +46,13 @@ fn options(global: &Global, args: AgentArgs, file: PathBuf) -> Result<Options, F
     // Others ask for the file by the name that the agent tells, wherever they are.
     let file = std::path::absolute(&file).unwrap_or(file);
     let options = Options::new(datapath);
-    Ok(Options { config: Some(file), socket, metrics: args.metrics.0, ..options })
+    Ok(Options {
+        config: Some(file),
+        socket,
+        metrics: args.metrics.0,
+        observe: args.observe.into(),
+        ..options
+    })
 }
 
 /// What is said once, when the mesh is up.

@@ -6,7 +6,7 @@ use alize_model::api::Event;
 
 use super::args::WatchArgs;
 use super::live::output_closed;
-use crate::client::{Client, Error, Events};
+use crate::client::{Client, Error, Lines};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::style::{Paint, Tone, visible};
@@ -35,7 +35,7 @@ async fn follow(client: &Client, recent: u32, output: Output) -> Result<(), Fail
     }
 }
 
-async fn again(client: &Client) -> Result<Events, Failure> {
+async fn again(client: &Client) -> Result<Lines<Event>, Failure> {
     loop {
         tokio::time::sleep(RETRY).await;
         match client.events(0).await {

@@ -1,0 +1,112 @@
+//! From the number of a cgroup, which is all that the kernel tells, to its workload.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use alize_model::api::Workload;
+
+use super::workload::{gone, workload};
+
+/// The tree is walked at most this often; what appears between two walks is a number until the next.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Cgroups remembered, and looked at in one walk. Those that are gone are kept until there are so many, because their
+/// traffic is still being asked for.
+const MOST: usize = 65_536;
+
+/// The meshed cgroups and all below.
+pub(super) struct Cgroups {
+    root: PathBuf,
+    meshed: Vec<PathBuf>,
+    known: HashMap<u64, Arc<Workload>>,
+    walked: Option<Instant>,
+}
+
+impl Cgroups {
+    /// Nothing is read yet. `root` is where cgroup v2 is mounted.
+    pub(super) fn new(root: PathBuf, meshed: Vec<PathBuf>) -> Self {
+        Self { root, meshed, known: HashMap::new(), walked: None }
+    }
+
+    /// The workload of cgroup `number`.
+    pub(super) fn workload(&mut self, number: u64) -> Arc<Workload> {
+        if let Some(known) = self.known.get(&number) {
+            return Arc::clone(known);
+        }
+        if self.walked.is_none_or(|walked| walked.elapsed() >= PAUSE) {
+            self.walk();
+            if let Some(known) = self.known.get(&number) {
+                return Arc::clone(known);
+            }
+        }
+        Arc::new(gone(number))
+    }
+
+    /// Numbers of all cgroups whose workload is `wanted`, as they are now.
+    pub(super) fn find(&mut self, wanted: impl Fn(&Workload) -> bool) -> Vec<u64> {
+        self.walk();
+        let found = self.known.iter().filter(|(_, workload)| wanted(workload));
+        found.map(|(number, _)| *number).collect()
+    }
+
+    /// `path` as [`Workload::cgroup`] has it.
+    pub(super) fn inner_path(&self, path: &str) -> String {
+        let path = Path::new(path);
+        format!("/{}", path.strip_prefix(&self.root).unwrap_or(path).to_string_lossy().trim_matches('/'))
+    }
+
+    fn walk(&mut self) {
+        if self.known.len() >= MOST {
+            self.known.clear();
+        }
+        let mut unseen = self.meshed.clone();
+        for _ in 0..MOST {
+            let Some(folder) = unseen.pop() else { break };
+            // It may have been removed meanwhile.
+            let Ok(found) = fs::metadata(&folder) else { continue };
+            let path = self.inner_path(&folder.to_string_lossy());
+            let same = self.known.get(&found.ino()).is_some_and(|known| known.cgroup == path);
+            if !same {
+                self.known.insert(found.ino(), Arc::new(workload(&path)));
+            }
+            let below = fs::read_dir(&folder).into_iter().flatten().flatten();
+            unseen.extend(
+                below
+                    .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                    .map(|entry| entry.path()),
+            );
+        }
+        self.walked = Some(Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_inodes_and_outlive_their_folder() {
+        let root = std::env::temp_dir().join(format!("alize-cgroups-{}", std::process::id()));
+        let inner = root.join("system.slice/web.service/worker");
+        fs::create_dir_all(&inner).unwrap();
+        let number = fs::metadata(&inner).unwrap().ino();
+        let mut cgroups = Cgroups::new(root.clone(), vec![root.join("system.slice")]);
+        let found = cgroups.workload(number);
+        assert_eq!(
+            (found.name.as_str(), found.cgroup.as_str()),
+            ("web.service", "/system.slice/web.service/worker")
+        );
+        assert_eq!(cgroups.find(|workload| workload.unit.as_deref() == Some("web.service")).len(), 2);
+        let full = root.join("system.slice").display().to_string();
+        assert_eq!(cgroups.inner_path(&full), "/system.slice");
+        assert_eq!(cgroups.inner_path("system.slice/"), "/system.slice");
+        fs::remove_dir_all(&root).unwrap();
+        cgroups.walk();
+        assert_eq!(cgroups.workload(number).name, "web.service");
+        assert_eq!(cgroups.workload(u64::MAX).name, format!("cgroup:{}", u64::MAX));
+    }
+}

@@ -1,0 +1,347 @@
+//! Series of the kernel, added up for people and for Prometheus.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use alize_datapath::observe::{Latencies, Method, Series, Tallies};
+use alize_model::api::{TrafficReport, TrafficSeries, Workload};
+
+use super::{Refused, Watcher};
+use crate::events::unix_time;
+
+/// Label sets of the counters in the metrics; what is beyond is counted under `other`.
+const COUNTERS: usize = 2000;
+/// Label sets of the histogram.
+const HISTOGRAMS: usize = 500;
+/// The label of what has no place of its own.
+const OTHER: &str = "other";
+
+/// What was added up.
+#[derive(Clone, Debug, Default)]
+struct Sum {
+    count: u64,
+    request_bytes: u64,
+    response_bytes: u64,
+    latency: f64,
+    latencies: Latencies,
+}
+
+impl Sum {
+    fn add(&mut self, series: &Series) {
+        self.count += series.count;
+        self.request_bytes += series.request_bytes;
+        self.response_bytes += series.response_bytes;
+        self.latency += series.latency.as_secs_f64();
+        self.latencies.add(&series.latencies);
+    }
+}
+
+#[derive(PartialEq, Eq, Hash)]
+struct Key {
+    source: Option<Arc<Workload>>,
+    service: Option<Arc<str>>,
+    endpoint: SocketAddr,
+    destination: Option<Arc<Workload>>,
+    method: Method,
+    path: Option<String>,
+    status_class: &'static str,
+}
+
+/// HTTP in the metrics: sorted, and never more than there is place for.
+#[derive(Debug, Default)]
+pub(crate) struct HttpTraffic {
+    pub(crate) requests: BTreeMap<RequestLabels, u64>,
+    pub(crate) durations: BTreeMap<DurationLabels, Durations>,
+    pub(crate) unfollowed: Vec<(&'static str, u64)>,
+    pub(crate) events: Vec<(&'static str, u64)>,
+}
+
+/// Labels of `alize_http_requests_total`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct RequestLabels {
+    pub(crate) ends: DurationLabels,
+    pub(crate) method: &'static str,
+    pub(crate) status_class: &'static str,
+}
+
+/// Labels of `alize_http_request_duration_seconds`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct DurationLabels {
+    pub(crate) source: String,
+    pub(crate) service: String,
+    pub(crate) destination: String,
+}
+
+/// A histogram.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Durations {
+    pub(crate) sum: f64,
+    pub(crate) latencies: Latencies,
+}
+
+impl Durations {
+    /// Upper bounds, one an octave, and how many were at most so slow; the last is infinite.
+    pub(crate) fn cumulative(&self) -> Vec<(f64, u64)> {
+        let mut below = 0;
+        let mut buckets = Vec::new();
+        for (bucket, count) in self.latencies.counts.iter().enumerate() {
+            below += count;
+            let last = bucket + 1 == Latencies::BUCKETS;
+            if (Latencies::FIRST_INDEX + bucket as i32) % (1 << Latencies::SCHEMA) == 0 {
+                // The last bucket holds all that is slower, too.
+                buckets.push((if last { f64::INFINITY } else { Latencies::bound(bucket) }, below));
+            }
+        }
+        buckets
+    }
+}
+
+/// Label sets that have a place of their own in the metrics. Who was first keeps it, so that no counter goes back.
+#[derive(Default)]
+pub(super) struct Places {
+    requests: BTreeSet<RequestLabels>,
+    durations: BTreeSet<DurationLabels>,
+}
+
+impl Places {
+    fn of_requests(&mut self, labels: RequestLabels) -> RequestLabels {
+        if self.requests.contains(&labels) {
+            return labels;
+        }
+        if self.requests.len() < COUNTERS {
+            self.requests.insert(labels.clone());
+            return labels;
+        }
+        RequestLabels { ends: DurationLabels::other(), method: OTHER, status_class: labels.status_class }
+    }
+
+    fn of_durations(&mut self, labels: DurationLabels) -> DurationLabels {
+        if self.durations.contains(&labels) {
+            return labels;
+        }
+        if self.durations.len() < HISTOGRAMS {
+            self.durations.insert(labels.clone());
+            return labels;
+        }
+        DurationLabels::other()
+    }
+}
+
+impl HttpTraffic {
+    fn add(&mut self, places: &mut Places, ends: DurationLabels, series: &Series) {
+        let labels = RequestLabels {
+            ends: ends.clone(),
+            method: series.key.method.as_str(),
+            status_class: class(series.key.status),
+        };
+        *self.requests.entry(places.of_requests(labels)).or_default() += series.count;
+        let durations = self.durations.entry(places.of_durations(ends)).or_default();
+        durations.sum += series.latency.as_secs_f64();
+        durations.latencies.add(&series.latencies);
+    }
+
+    fn add_overflow(&mut self, overflow: &Series) {
+        if overflow.count == 0 {
+            return;
+        }
+        let labels = RequestLabels { ends: DurationLabels::other(), method: OTHER, status_class: OTHER };
+        *self.requests.entry(labels).or_default() += overflow.count;
+        let durations = self.durations.entry(DurationLabels::other()).or_default();
+        durations.sum += overflow.latency.as_secs_f64();
+        durations.latencies.add(&overflow.latencies);
+    }
+}
+
+impl DurationLabels {
+    fn other() -> Self {
+        Self { source: OTHER.into(), service: OTHER.into(), destination: OTHER.into() }
+    }
+}
+
+impl Watcher {
+    /// `GET /v1/traffic`, already written down: it may be some megabytes.
+    pub(super) fn traffic(&mut self, paths: bool) -> Result<Vec<u8>, Refused> {
+        self.renew_names();
+        let (observer, fresh) = self.attach()?;
+        let mut read = Vec::new();
+        observer.series(&mut |series| read.push(series))?;
+        let overflow = observer.series_overflow()?.count;
+        let Tallies { unfollowed, events } = observer.tallies()?;
+        let mut sums: HashMap<Key, Sum> = HashMap::new();
+        for series in read {
+            let destination = series.key.destination;
+            let key = Key {
+                source: series.key.source.map(|cgroup| self.cgroups.workload(cgroup)),
+                service: self.names.service(destination.service, destination.address),
+                endpoint: destination.address,
+                destination: destination.cgroup.map(|cgroup| self.cgroups.workload(cgroup)),
+                method: series.key.method,
+                path: series.key.path.clone().filter(|_| paths),
+                status_class: class(series.key.status),
+            };
+            sums.entry(key).or_default().add(&series);
+        }
+        let mut series: Vec<_> = sums.into_iter().map(|(key, sum)| told(key, &sum)).collect();
+        series.sort_by(|a, b| order(a).cmp(&order(b)));
+        let report = TrafficReport {
+            time: unix_time(),
+            fresh,
+            series,
+            overflow,
+            unfollowed: above_zero(&unfollowed),
+            events: above_zero(&events),
+        };
+        Ok(serde_json::to_vec(&report).unwrap_or_default())
+    }
+
+    pub(super) fn http_traffic(&mut self) -> Result<HttpTraffic, Refused> {
+        self.renew_names();
+        let (observer, _) = self.attach()?;
+        let mut read = Vec::new();
+        observer.series(&mut |series| read.push(series))?;
+        // If there is not a place for all, who talks most gets one.
+        read.sort_by_key(|series| std::cmp::Reverse(series.count));
+        let overflow = observer.series_overflow()?;
+        let Tallies { unfollowed, events } = observer.tallies()?;
+        let mut traffic = HttpTraffic { unfollowed, events, ..HttpTraffic::default() };
+        for series in &read {
+            let destination = series.key.destination;
+            let mut name = |cgroup: Option<u64>| {
+                cgroup.map(|cgroup| self.cgroups.workload(cgroup).name.clone()).unwrap_or_default()
+            };
+            let ends = DurationLabels {
+                source: name(series.key.source),
+                service: self
+                    .names
+                    .service(destination.service, destination.address)
+                    .map(|name| name.to_string())
+                    .unwrap_or_default(),
+                destination: name(destination.cgroup),
+            };
+            traffic.add(&mut self.places, ends, series);
+        }
+        traffic.add_overflow(&overflow);
+        Ok(traffic)
+    }
+}
+
+fn told(key: Key, sum: &Sum) -> TrafficSeries {
+    let quantile = |share| sum.latencies.quantile(share).map(|latency| latency.as_secs_f64());
+    let buckets = sum.latencies.counts.iter().enumerate().filter(|(_, count)| **count > 0);
+    TrafficSeries {
+        source: key.source.map(Arc::unwrap_or_clone),
+        service: key.service.map(|name| name.to_string()),
+        endpoint: key.endpoint,
+        destination: key.destination.map(Arc::unwrap_or_clone),
+        method: key.method.as_str().into(),
+        path: key.path,
+        status_class: key.status_class.into(),
+        count: sum.count,
+        errors: if matches!(key.status_class, "5xx" | "none") { sum.count } else { 0 },
+        request_bytes: sum.request_bytes,
+        response_bytes: sum.response_bytes,
+        latency_sum: sum.latency,
+        p50: quantile(0.5),
+        p90: quantile(0.9),
+        p99: quantile(0.99),
+        buckets: buckets.map(|(bucket, count)| (bucket as u32, *count)).collect(),
+    }
+}
+
+type Order<'a> = (&'a Option<String>, SocketAddr, &'a Option<Workload>, &'a str, &'a Option<String>, &'a str);
+
+fn order(series: &TrafficSeries) -> Order<'_> {
+    let TrafficSeries { source, service, endpoint, method, path, status_class, .. } = series;
+    (service, *endpoint, source, method, path, status_class)
+}
+
+fn above_zero(tallies: &[(&'static str, u64)]) -> BTreeMap<String, u64> {
+    tallies.iter().filter(|(_, count)| *count > 0).map(|(name, count)| ((*name).to_owned(), *count)).collect()
+}
+
+fn class(status: Option<u16>) -> &'static str {
+    match status {
+        None => "none",
+        Some(100..200) => "1xx",
+        Some(200..300) => "2xx",
+        Some(300..400) => "3xx",
+        Some(400..500) => "4xx",
+        Some(500..600) => "5xx",
+        Some(_) => OTHER,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alize_datapath::observe::{Destination, SeriesKey, Side};
+    use std::time::Duration;
+
+    fn series(count: u64) -> Series {
+        let mut latencies = Latencies::default();
+        latencies.counts[40] = count;
+        Series {
+            key: SeriesKey {
+                source: None,
+                destination: Destination {
+                    service: None,
+                    address: ([127, 0, 0, 1], 80).into(),
+                    cgroup: None,
+                },
+                method: Method::Get,
+                path: None,
+                status: Some(503),
+                side: Side::Client,
+            },
+            count,
+            request_bytes: 10,
+            response_bytes: 20,
+            latency: Duration::from_millis(count),
+            first_byte: Duration::ZERO,
+            latencies,
+        }
+    }
+
+    fn ends(source: usize) -> DurationLabels {
+        DurationLabels { source: source.to_string(), service: "web".into(), destination: String::new() }
+    }
+
+    #[test]
+    fn the_metrics_are_bounded_and_lose_nothing() {
+        let (mut traffic, mut places) = (HttpTraffic::default(), Places::default());
+        for source in 0..5000 {
+            traffic.add(&mut places, ends(source), &series(2));
+        }
+        traffic.add_overflow(&series(7));
+        assert!(traffic.requests.len() <= COUNTERS + 2 && traffic.durations.len() <= HISTOGRAMS + 1);
+        assert_eq!(traffic.requests.values().sum::<u64>(), 10_007);
+        let counted = traffic.durations.values().map(|durations| durations.cumulative().last().unwrap().1);
+        assert_eq!(counted.sum::<u64>(), 10_007);
+        let mut later = HttpTraffic::default();
+        for source in (0..5000).rev() {
+            later.add(&mut places, ends(source), &series(3));
+        }
+        for (labels, before) in &traffic.requests {
+            assert!(labels.status_class == OTHER || later.requests[labels] > *before, "{labels:?} went back");
+        }
+    }
+
+    #[test]
+    fn histograms_end_at_octaves_and_at_infinity() {
+        let mut durations = Durations::default();
+        durations.latencies.counts[0] = 1;
+        durations.latencies.counts[Latencies::BUCKETS - 1] = 1;
+        let buckets = durations.cumulative();
+        assert_eq!(buckets.len(), Latencies::BUCKETS / 4);
+        assert_eq!(buckets[0], (2f64.powi(-17), 1));
+        assert_eq!(buckets[22], (32.0, 1));
+        assert_eq!(buckets[23], (f64::INFINITY, 2));
+    }
+
+    #[test]
+    fn a_status_is_in_one_class() {
+        let shown = [None, Some(100), Some(204), Some(304), Some(499), Some(500), Some(999)].map(class);
+        assert_eq!(shown, ["none", "1xx", "2xx", "3xx", "4xx", "5xx", "other"]);
+    }
+}
