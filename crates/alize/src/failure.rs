@@ -90,6 +90,8 @@ fn datapath_exit(error: &alize_datapath::Error) -> Exit {
         | Error::NoCgroup2
         | Error::NotACgroup2Folder { .. }
         | Error::AgentRunning { .. }
+        | Error::PinsInUse { .. }
+        | Error::BudgetsDiffer { .. }
         | Error::CgroupTaken { .. }
         | Error::HookTaken { .. }
         | Error::Verifier { .. } => Exit::Environment,

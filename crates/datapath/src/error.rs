@@ -65,6 +65,15 @@ pub enum Error {
         /// The instance.
         instance: String,
     },
+    /// Another agent holds the instance's pins, though not the lock in this agent's run folder.
+    #[error(
+        "another agent, with another --run-dir, holds {pins}; stop it first, or choose another name and another cgroup \
+         with --instance and --cgroup"
+    )]
+    PinsInUse {
+        /// The folder of the pins.
+        pins: PathBuf,
+    },
     /// Another instance meshes the same processes.
     #[error(
         "{cgroup} is meshed by instance {instance:?} already, at {other}; a connection can be balanced once only: \
@@ -101,8 +110,9 @@ pub enum Error {
     },
     /// Something does not fit.
     #[error(
-        "{what} do not fit: {service} needs {needed} more, {free} of {budget} are free; \
-         raise {flag} (after `alize unload`: maps keep the size they were made with)"
+        "{what} do not fit: {service} needs {needed} more, {free} of {budget} are free (what a change removes is free \
+         only after it); make the change in two steps, or raise {flag} (after `alize unload`: maps keep the size they \
+         were made with)"
     )]
     Budget {
         /// Services, service addresses, endpoints or balancing slots.
@@ -120,8 +130,9 @@ pub enum Error {
     },
     /// The pinned maps have other sizes than asked for.
     #[error(
-        "the maps pinned in {pins} were made for {pinned:?}, but {asked:?} are asked for; keep the old sizes, or run \
-         `alize unload` first (running connections go on, new ones are not balanced until the next start)"
+        "the maps pinned in {pins} were made with other sizes: {}; ask for those, or run `alize unload` first (running \
+         connections go on, new ones are not balanced until the next start)",
+        differences(pinned, asked)
     )]
     BudgetsDiffer {
         /// The folder of the pins.
@@ -184,6 +195,20 @@ impl Error {
     ) -> Self {
         Self::Kernel { action, object: object.into(), source: source.into() }
     }
+}
+
+/// `--max-services 64 instead of 128` for each that differs.
+fn differences(pinned: &Budgets, asked: &Budgets) -> String {
+    let sizes = [
+        ("--max-services", pinned.services, asked.services),
+        ("--max-endpoints", pinned.endpoints, asked.endpoints),
+        ("--max-slots", pinned.slots, asked.slots),
+        ("--max-affinity", pinned.affinity, asked.affinity),
+    ];
+    let differing = sizes.into_iter().filter(|(_, pinned, asked)| pinned != asked);
+    let told: Vec<_> =
+        differing.map(|(flag, pinned, asked)| format!("{flag} {pinned} instead of {asked}")).collect();
+    told.join(", ")
 }
 
 /// libbpf's error as one of the system: the kind stays, and what it says.

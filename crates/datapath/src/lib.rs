@@ -289,9 +289,10 @@ impl DataPath {
         let pins = Pins::new(options)?;
         let cgroups = outermost(&options.cgroups)?;
         environment::ensure_bpffs(&options.bpffs)?;
-        let lock = Lock::take(options)?;
+        let mut lock = Lock::take(options)?;
         pins.check_version()?;
         pins.check_cgroups(&cgroups)?;
+        lock.hold(&pins, true)?;
 
         let fresh = check_pinned(&pins, &options.budgets)?;
         let opened = Self::load(&pins, options.budgets, &cgroups, fresh, lock);

@@ -154,6 +154,8 @@ fn remove_if_empty(folder: &Path) -> Result<(), Error> {
 #[derive(Debug)]
 pub(crate) struct Lock {
     _file: File,
+    /// Agents with different run folders (in different containers, say) meet at the pins.
+    pins: Option<File>,
 }
 
 impl Lock {
@@ -174,9 +176,32 @@ impl Lock {
             }
             Err(errno) => return Err(error(errno.into())),
         }
-        file.set_len(0).map_err(error)?;
-        file.rewind().map_err(error)?;
-        writeln!(file, "{}", std::process::id()).map_err(error)?;
-        Ok(Self { _file: file })
+        // Only for the message above: a disk that is full must not keep anybody from unloading.
+        let told = file.set_len(0).and_then(|()| file.rewind());
+        if let Err(error) = told.and_then(|()| writeln!(file, "{}", std::process::id())) {
+            tracing::warn!("cannot write the number of this process to {}: {error}", path.display());
+        }
+        Ok(Self { _file: file, pins: None })
+    }
+
+    /// Locks the folder of the pins as well; makes it first if `make` says so.
+    pub(crate) fn hold(&mut self, pins: &Pins, make: bool) -> Result<(), Error> {
+        let folder = pins.instance();
+        let error = |e: io::Error| Error::path("cannot lock", &folder, e);
+        if make {
+            fs::create_dir_all(&folder).map_err(|e| Error::path("cannot make", &folder, e))?;
+        }
+        let held = match File::open(&folder) {
+            Ok(held) => held,
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !make => return Ok(()),
+            Err(e) => return Err(error(e)),
+        };
+        match rustix::fs::flock(&held, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(Error::PinsInUse { pins: folder }),
+            Err(errno) => return Err(error(errno.into())),
+        }
+        self.pins = Some(held);
+        Ok(())
     }
 }

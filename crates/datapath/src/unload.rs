@@ -25,7 +25,8 @@ pub fn unload(options: &Options) -> Result<Unloaded, Error> {
     if !environment::is_bpffs(&options.bpffs) {
         return Ok(Unloaded::default());
     }
-    let _lock = Lock::take(options)?;
+    let mut lock = Lock::take(options)?;
+    lock.hold(&pins, false)?;
     remove_pins(&pins)
 }
 

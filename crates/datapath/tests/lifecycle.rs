@@ -196,6 +196,56 @@ fn open_error(options: &Options) -> String {
     }
 }
 
+/// As agents in two containers would that share bpffs and cgroups.
+#[test]
+fn agents_with_different_run_folders_meet_at_the_pins() {
+    let world = World::new("meet");
+    let mut data_path = world.open();
+    let server = TcpServer::start("127.0.0.1:0");
+    apply(&mut data_path, &service("web", "127.77.0.1:80", "", &[server.address]));
+    let elsewhere = Options { run_dir: world.options.run_dir.join("elsewhere"), ..world.options.clone() };
+    let refusals = [open_error(&elsewhere), unload(&elsewhere).expect_err("it is in use").to_string()];
+    for text in refusals {
+        assert!(text.contains("--run-dir") && text.contains(&world.options.instance), "{text}");
+    }
+    dial("127.77.0.1:80").unwrap();
+    drop(data_path);
+    let (data_path, opened) = DataPath::open(&elsewhere).map_err(|error| error.to_string()).unwrap();
+    assert_eq!(opened, Opened::Adopted { services: 1, endpoints: 1 });
+    drop(data_path);
+}
+
+#[test]
+fn a_full_disk_keeps_nobody_from_unloading() {
+    let world = World::new("full");
+    drop(world.open());
+    let full = Full::mount(world.options.run_dir.join("full"));
+    let unloaded = unload(&Options { run_dir: full.0.clone(), ..world.options.clone() });
+    assert_eq!(unloaded.map(|unloaded| unloaded.links).map_err(|error| error.to_string()), Ok(10));
+}
+
+/// A file system without a free byte.
+struct Full(std::path::PathBuf);
+
+impl Full {
+    fn mount(folder: std::path::PathBuf) -> Self {
+        fs::create_dir_all(&folder).unwrap();
+        let mut mount = std::process::Command::new("mount");
+        let mounted = mount.args(["-t", "tmpfs", "-o", "size=4k", "full"]).arg(&folder).status().unwrap();
+        assert!(mounted.success(), "mount {}", folder.display());
+        let full = Self(folder);
+        fs::write(full.0.join("bytes"), [1; 4096]).unwrap();
+        assert!(fs::write(full.0.join("more"), [1]).is_err(), "it is not full");
+        full
+    }
+}
+
+impl Drop for Full {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(&self.0).status();
+    }
+}
+
 #[test]
 fn another_instance_keeps_off_cgroups_that_overlap() {
     let world = World::new("overlap");
