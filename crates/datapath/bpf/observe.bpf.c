@@ -54,8 +54,7 @@ static __always_inline void client_shows(struct conversation *conversation)
 static __always_inline struct conversation *conversation_begin(struct __sk_buff *skb, struct bpf_sock *sk,
 							       const struct segment *segment, bool egress)
 {
-	struct conversation *conversation =
-		bpf_sk_storage_get(&conversations, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	struct conversation *conversation = bpf_sk_storage_get(&conversations, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!conversation) {
 		tally(TALLY_NO_MEMORY);
 		return 0;

@@ -91,8 +91,7 @@ static __always_inline struct pending *pending_at(struct __sk_buff *skb, struct 
 	struct bpf_sock *sk = skb->sk;
 	if (!sk)
 		return 0;
-	struct pipeline *pipeline =
-		bpf_sk_storage_get(&pipelines, sk, 0, create ? BPF_SK_STORAGE_GET_F_CREATE : 0);
+	struct pipeline *pipeline = bpf_sk_storage_get(&pipelines, sk, 0, create ? BPF_SK_STORAGE_GET_F_CREATE : 0);
 	if (!pipeline)
 		return 0;
 	place -= 1;

@@ -96,8 +96,7 @@ static __always_inline void request_begins(struct conversation *conversation, co
 			tally(TALLY_RESYNCHRONISED);
 		}
 	}
-	conversation->request.slotless =
-		conversation->overflow || conversation->sent - conversation->taken >= PIPELINE;
+	conversation->request.slotless = conversation->overflow || conversation->sent - conversation->taken >= PIPELINE;
 }
 
 /* A request has ended with its body. */
@@ -402,8 +401,7 @@ static __always_inline __u32 direction_follow(struct __sk_buff *skb, struct conv
 	if (segment_new(framing, segment, &offset, &reason)) {
 		__u32 left = segment->length - offset;
 		framing->next = segment->sequence + segment->length;
-		if (framing->phase == PHASE_UNTIL_CLOSE ||
-		    (phase_skips(framing->phase) && framing->remaining > left)) {
+		if (framing->phase == PHASE_UNTIL_CLOSE || (phase_skips(framing->phase) && framing->remaining > left)) {
 			body_take(framing, left, &taken);
 			framing->bytes += left;
 		} else {

@@ -346,8 +346,7 @@ static __always_inline __u32 content_length(struct window *window, struct framin
 }
 
 /* The value of Transfer-Encoding that ends at `end`; only its last coding tells how the body ends. */
-static __always_inline void transfer_encoding(struct window *window, struct framing *framing, __u32 from,
-					      __u32 end)
+static __always_inline void transfer_encoding(struct window *window, struct framing *framing, __u32 from, __u32 end)
 {
 	end = trim_blanks(window, from, end);
 	framing->flags &= ~(FRAMING_CHUNKED | FRAMING_CODED);
@@ -507,8 +506,8 @@ struct fields {
 static long fields_step(__u32 i, void *context)
 {
 	struct fields *fields = context;
-	fields->result = field_next(fields->window, fields->framing, fields->pending,
-				    step_position(fields->result), fields->to);
+	fields->result =
+		field_next(fields->window, fields->framing, fields->pending, step_position(fields->result), fields->to);
 	return step_outcome(fields->result) != OUTCOME_ON;
 }
 

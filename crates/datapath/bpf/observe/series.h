@@ -94,8 +94,7 @@ static __always_inline bool path_learn(struct window *window, struct pending *pe
 	}
 #pragma clang loop unroll(full)
 	for (__u32 i = 0; i < PATH_SIZE / 8; i++)
-		((__u64 *)path->text)[i] =
-			i * 8 < path->length ? low_bytes(text[i], path->length - i * 8) : 0;
+		((__u64 *)path->text)[i] = i * 8 < path->length ? low_bytes(text[i], path->length - i * 8) : 0;
 	return !bpf_map_update_elem(&paths, &key, path, BPF_ANY);
 }
 

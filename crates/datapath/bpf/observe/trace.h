@@ -53,8 +53,7 @@ static __always_inline bool identity_matches(const struct identity *identity, co
 		return false;
 	if (filter->cgroup && identity->cgroup != filter->cgroup)
 		return false;
-	return !filter->comm_length ||
-	       words_begin(identity->comm, filter->comm, filter->comm_length, COMM_SIZE / 8);
+	return !filter->comm_length || words_begin(identity->comm, filter->comm, filter->comm_length, COMM_SIZE / 8);
 }
 
 static __always_inline bool filter_matches(const struct filter *filter, const struct request_event *event)
