@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use crate::program::{Folder, alize, answer, code, run, run_with_input};
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 18] = [
     "run",
     "agent",
     "check",
