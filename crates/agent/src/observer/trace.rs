@@ -220,6 +220,7 @@ impl Watcher {
 
     fn end_traces_of(&mut self, over: impl Fn(&Trace) -> bool) {
         let Some(observer) = self.observer.as_mut() else { return };
+        let before = self.traces.len();
         self.traces.retain(|trace| {
             let over = over(trace);
             if over && let Err(error) = observer.stop_trace(trace.id) {
@@ -227,6 +228,9 @@ impl Watcher {
             }
             !over
         });
+        if self.traces.len() < before {
+            alize_datapath::trim_memory();
+        }
     }
 
     /// From the flight recorder.

@@ -201,7 +201,7 @@ pub(crate) enum Command {
         "sudo alize doctor -o json | jq '.findings[] | select(.state == \"off\") | .name'"
     ))]
     Doctor(DoctorArgs),
-    /// Every HTTP request as it ends: who asked whom for what, what came of it, how long it took
+    /// Every HTTP request as it ends: who asked whom, what came of it, how long it took
     ///
     /// Seen by the kernel, for all processes in the meshed cgroups; nothing has to be changed or restarted, and nothing
     /// can break: the programs only look. They are attached when the first asks and detached when nobody has asked for
@@ -228,7 +228,7 @@ pub(crate) enum Command {
         "alize map -o json | jq '.[] | select(.errors > 0)'"
     ))]
     Map(MapArgs),
-    /// HTTP live: requests per second, errors and latency of services, endpoints and processes
+    /// HTTP live: rates, errors and latency of services, endpoints and processes
     ///
     /// Keys: 1, 2, 3 or Tab choose what the rows are, arrows or j and k move, s sorts by the next column and r turns the
     /// order around, / filters, Enter shows requests of the row as they come, Esc goes back, p pauses, q quits. The
