@@ -18,7 +18,7 @@ pub(crate) struct Arguments {
     /// About a minute: few short rounds, 1 and 1,000 services. For a look, and for tests of the bench itself
     #[arg(long)]
     quick: bool,
-    /// Rounds; every subject has one slice in each [default: 31, quick: 7]
+    /// Rounds; every subject has one slice in each [default: 25, quick: 7]
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
     /// Length of a slice in seconds [default: 0.05]
@@ -112,7 +112,7 @@ impl Arguments {
             sizes.iter().all(|size| (1..=MOST_SERVICES).contains(size)),
             "--services takes numbers from 1 to {MOST_SERVICES}"
         );
-        let rounds = self.rounds.unwrap_or(if self.quick { 7 } else { 31 });
+        let rounds = self.rounds.unwrap_or(if self.quick { 7 } else { 25 });
         ensure!((1..=1_000).contains(&rounds), "--rounds takes a number from 1 to 1000");
         let slice_seconds = self.slice.unwrap_or(0.05);
         ensure!((0.01..=60.0).contains(&slice_seconds), "--slice takes 0.01 to 60 seconds");

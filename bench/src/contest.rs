@@ -110,12 +110,6 @@ impl<'a> Contest<'a> {
         for &services in &self.settings.sizes {
             check_interrupt()?;
             eprintln!("preparing direct and Alizé ({name}) with {}", count(services));
-            let again = self.client(&format!("{name}-again-{services}"))?;
-            self.field(field).push(Contestant {
-                subjects: vec![Subject::DirectAgain],
-                services,
-                client: again,
-            });
             let client = self.client(&format!("{name}-{services}"))?;
             let mut subjects = vec![Subject::Direct];
             if let Some(program) = alize {
