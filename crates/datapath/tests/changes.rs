@@ -232,7 +232,9 @@ fn what_does_not_fit_is_refused_and_what_was_goes_on() {
     assert!(matches!(&error, Error::Budget { what: "endpoints", flag: "--max-endpoints", .. }), "{error}");
     assert_eq!(
         error.to_string().split(';').next(),
-        Some("endpoints do not fit: big needs 8 more, 7 of 8 are free (what a change removes is free only after it)")
+        Some(
+            "endpoints do not fit: big needs 8 more, 7 of 8 are free (what a change removes is free only after it)"
+        )
     );
 
     let many: String =
