@@ -13,22 +13,28 @@ static __always_inline void count_flow(const struct decision *decision)
 	COUNT_OWNERS(owners, connections);
 }
 
+/*
+ * Remembers the flow in the place that its service had, or in another. What is only observed takes none from what is
+ * balanced, whose replies would come from a stranger then.
+ */
 static __always_inline void flow_begin(struct flows *flows, struct flow *flow, const struct request *request,
 				       const struct decision *decision)
 {
+	bool enforced = decision->mode == MODE_ENFORCE;
 	if (!flow) {
 		flow = flow_place(flows);
-		if (flow->used_ns && flow->endpoint != NONE &&
-		    request->now - flow->used_ns < FLOW_TIMEOUT_S * 1000000000ULL)
+		if (flow->endpoint != NONE && flow_is_recent(flow, request->now)) {
+			if (!enforced)
+				return;
 			count_anomaly(ANOMALY_FLOW_EVICTED);
+		}
 	}
 	address_copy(flow->service_address, request->dialled.address);
 	flow->service_port = request->dialled.port;
 	address_copy(flow->endpoint_address, decision->endpoint.address);
 	flow->endpoint_port = decision->endpoint.port;
-	flow->endpoint = decision->number;
+	flow->endpoint = enforced ? decision->number : NONE;
 	flow->used_ns = request->now;
-	count_flow(decision);
 }
 
 /* Where the datagram goes is left in decision->endpoint when `number` is not NONE. */
@@ -43,7 +49,8 @@ static __always_inline int send(struct bpf_sock_addr *ctx, struct request *reque
 	request->now = bpf_ktime_get_ns();
 	struct flows *own = bpf_sk_storage_get(&flows, ctx->sk, 0, 0);
 	struct flow *flow = own ? flow_of_service(own, &request->dialled) : 0;
-	if (flow && flow_is_live(flow, request->now)) {
+	__u32 mode = FIELD(service_word(decision->service, request->dialled.address), SERVICE_MODE);
+	if (flow && flow_is_live(flow, mode, request->now)) {
 		flow->used_ns = request->now;
 		address_copy(decision->endpoint.address, flow->endpoint_address);
 		decision->endpoint.port = flow->endpoint_port;
@@ -56,18 +63,18 @@ static __always_inline int send(struct bpf_sock_addr *ctx, struct request *reque
 	decision_count(decision);
 	if (decision_refuses(decision))
 		return ctx_refuse(decision);
-	if (decision->mode != MODE_ENFORCE) {
-		count_flow(decision);
-		decision->number = NONE;
-		return VERDICT_PASS;
-	}
+	bool enforced = decision->mode == MODE_ENFORCE;
 	own = own ?: bpf_sk_storage_get(&flows, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!own) {
-		/* Sent on, its reply would come from a stranger: better a clear error now. */
+	if (own)
+		flow_begin(own, flow, request, decision);
+	else
 		count_anomaly(ANOMALY_FLOW_UNTRACKED);
+	if (!own && enforced)
+		/* Sent on, its reply would come from a stranger: better a clear error now. */
 		return ctx_refuse(decision);
-	}
-	flow_begin(own, flow, request, decision);
+	count_flow(decision);
+	if (!enforced)
+		decision->number = NONE;
 	return VERDICT_PASS;
 }
 

@@ -18,10 +18,10 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/abi.rs"));
 }
 
-use generated::types::{abi, balance, mode, service_word, slot_word};
+use generated::types::{abi, balance, service_word, slot_word};
 pub(crate) use generated::types::{
     anomaly, decisions, endpoint, endpoint_load, endpoint_state, event, event_kind, failure, frontend_key,
-    refusal, service, service_name, traffic,
+    mode, refusal, service, service_name, traffic,
 };
 #[cfg(test)]
 pub(crate) use generated::types::{connection, flow, flows};

@@ -569,17 +569,42 @@ fn the_flow_unused_for_longest_makes_room() {
     assert_eq!(place(&own), 7);
     own.flow[2].used_ns = 0;
     assert_eq!(place(&own), 2, "an empty place first");
+    own.flow[2] = flow { endpoint: NONE, ..flow_to(53, 200) };
+    assert_eq!(place(&own), 2, "what is only observed before what is balanced");
+    own.flow[5] = flow { endpoint: NONE, ..flow_to(53, 199) };
+    assert_eq!(place(&own), 5);
 }
 
 #[test]
 fn a_flow_lives_while_its_endpoint_is_there() {
     const TIMEOUT: u64 = 60_000_000_000;
     let mut kernel = Kernel::start();
-    let flow = flow_to(53, 1000);
-    let mut lives = |state: endpoint_state, address: &str, now: u64| {
+    let enforced = flow_to(53, 1000);
+    let mut lives_in = |flow: flow, now_in: mode, state: endpoint_state, address: &str, now: u64| {
         kernel.endpoint(1, address, state);
-        u32::read(&kernel.ask(Operation::FlowLive, 0, &[flow.bytes(), now.bytes()].concat(), 4)).unwrap() == 1
+        let question = [flow.bytes(), now.bytes(), now_in.0.bytes()].concat();
+        u32::read(&kernel.ask(Operation::FlowLive, 0, &question, 4)).unwrap() == 1
     };
+    let observed = flow { endpoint: NONE, ..enforced };
+    for (flow, now_in, expected) in [
+        (enforced, mode::MODE_ENFORCE, true),
+        (enforced, mode::MODE_SHADOW, false),
+        (enforced, mode::MODE_OBSERVE, false),
+        (observed, mode::MODE_ENFORCE, false),
+        (observed, mode::MODE_SHADOW, true),
+        (observed, mode::MODE_OBSERVE, true),
+    ] {
+        let lives = lives_in(flow, now_in, endpoint_state::ENDPOINT_ACTIVE, "10.0.0.1:53", 2000);
+        assert_eq!(lives, expected, "{now_in:?}, endpoint {}", flow.endpoint);
+    }
+    assert!(!lives_in(
+        observed,
+        mode::MODE_OBSERVE,
+        endpoint_state::ENDPOINT_ACTIVE,
+        "10.0.0.1:53",
+        1000 + TIMEOUT
+    ));
+    let mut lives = |state, address: &str, now| lives_in(enforced, mode::MODE_ENFORCE, state, address, now);
     assert!(lives(endpoint_state::ENDPOINT_ACTIVE, "10.0.0.1:53", 1000 + TIMEOUT - 1));
     assert!(!lives(endpoint_state::ENDPOINT_ACTIVE, "10.0.0.1:53", 1000 + TIMEOUT));
     assert!(lives(endpoint_state::ENDPOINT_DRAINING, "10.0.0.1:53", 2000));

@@ -355,6 +355,83 @@ fn observe_and_shadow_change_nothing_and_count() {
 }
 
 #[test]
+fn a_reply_of_a_shared_endpoint_is_that_of_the_service_asked_last() {
+    let world = World::new("udp-shared");
+    let mut data_path = world.open();
+    let server = UdpServer::start("127.0.0.1:0");
+    let text = ["127.77.0.1:53", "127.77.0.2:53"].map(|address| {
+        service(&format!("dns-{}", &address[9..10]), address, "protocol: udp,", &[server.address])
+    });
+    apply(&mut data_path, &text.concat());
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for address in ["127.77.0.1:53", "127.77.0.2:53", "127.77.0.1:53", "127.77.0.2:53"] {
+        assert_eq!(ask(&socket, address).unwrap(), (server.address, address.parse().unwrap()));
+    }
+}
+
+/// As for connections, flows are counted and not datagrams; and a flow that never pauses follows the mode all the same.
+#[test]
+fn a_udp_flow_follows_the_mode_at_once() {
+    let world = World::new("udp-modes");
+    let mut data_path = world.open();
+    let (real, server) = (UdpServer::start("127.77.0.1:0"), UdpServer::start("127.0.0.1:0"));
+    let address = real.address.to_string();
+    let (busy, mut flows) = (UdpSocket::bind("0.0.0.0:0").unwrap(), 0);
+    for (mode, reached, would_balance) in [
+        ("enforce", server.address, 0),
+        ("observe", real.address, 0),
+        ("enforce", server.address, 0),
+        ("shadow", real.address, 2),
+        ("enforce", server.address, 2),
+    ] {
+        let more = format!("protocol: udp, mode: {mode},");
+        apply(&mut data_path, &service("dns", &address, &more, &[server.address]));
+        let fresh = UdpSocket::bind("0.0.0.0:0").unwrap();
+        for _ in 0..5 {
+            for socket in [&busy, &fresh] {
+                assert_eq!(ask(socket, &address).unwrap(), (reached, real.address), "{mode}");
+            }
+        }
+        flows += 2;
+        let dns = data_path.service_id("dns").unwrap();
+        let (traffic, decisions) = data_path.counters().unwrap().services[&dns];
+        assert_eq!((traffic.connections, decisions.would_balance), (flows, would_balance), "{mode}");
+    }
+}
+
+#[test]
+fn flows_that_are_only_observed_make_room_for_balanced_ones() {
+    let world = World::new("udp-room");
+    let mut data_path = world.open();
+    let servers: Vec<_> = (0..24).map(|_| UdpServer::start("127.77.0.1:0")).collect();
+    let balanced: Vec<_> = (0..24).map(|_| UdpServer::start("127.0.0.1:0")).collect();
+    let text: String = (0..24)
+        .map(|index| {
+            let mode = if index < 8 { "enforce" } else { "observe" };
+            let more = format!("protocol: udp, mode: {mode},");
+            let address = servers[index].address.to_string();
+            service(&format!("s{index}"), &address, &more, &[balanced[index].address])
+        })
+        .collect();
+    apply(&mut data_path, &text);
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    for server in servers.iter().chain(&servers[..8]) {
+        assert_eq!(ask(&socket, &server.address.to_string()).unwrap().1, server.address);
+    }
+    // What was sent first is answered last, after 16 observed services were spoken to.
+    for server in servers.iter().rev() {
+        socket.send_to(b"who", server.address).unwrap();
+    }
+    let mut heard: Vec<_> = servers.iter().map(|_| socket.recv_from(&mut [0; 64]).unwrap().1).collect();
+    heard.sort();
+    let mut expected: Vec<_> = servers.iter().map(|server| server.address).collect();
+    expected.sort();
+    assert_eq!(heard, expected, "replies come from the services");
+    let evicted = |(name, count): &(&str, u64)| *name == "flow-evicted" && *count > 0;
+    assert!(!data_path.anomalies().unwrap().iter().any(evicted), "none that is balanced was evicted");
+}
+
+#[test]
 fn the_counters_of_an_open_connection_grow() {
     let world = World::new("sweep");
     let mut data_path = world.open();

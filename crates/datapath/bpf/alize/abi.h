@@ -87,7 +87,7 @@ enum failure {
 /* What should never happen and is counted when it does. */
 enum anomaly {
 	ANOMALY_CONNECTION_UNTRACKED = 0, /* no memory for a socket's record: balanced, not counted */
-	ANOMALY_FLOW_UNTRACKED = 1, /* no memory for a socket's flows: datagram refused */
+	ANOMALY_FLOW_UNTRACKED = 1, /* no memory for a socket's flows: datagram refused, in enforce */
 	ANOMALY_FLOW_EVICTED = 2, /* a socket spoke to more than FLOWS_PER_SOCKET services at once */
 	ANOMALY_SERVICE_UNCOUNTED = 3, /* counter map of services full */
 	ANOMALY_ENDPOINT_UNCOUNTED = 4, /* counter map of endpoints full */

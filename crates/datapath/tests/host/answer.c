@@ -15,7 +15,7 @@ enum operation {
 	RANDOM = 3, /* u32... -> : what is drawn next */
 	DECIDE = 4, /* struct asked -> struct answered */
 	FLOW_PLACE = 5, /* struct flows -> u32 index */
-	FLOW_LIVE = 6, /* struct flow, u64 now -> u32 */
+	FLOW_LIVE = 6, /* struct flow, u64 now, u32 mode -> u32 */
 	FLOW_OF = 7, /* struct flows, struct frontend_key -> u32 index, u32 index: by service, by endpoint */
 	CONNECTION = 8, /* struct connection, struct life -> struct connection */
 	EVENT = 9, /* -> struct event, of zeros when there was none */
@@ -159,10 +159,13 @@ static void serve(const struct question *question, unsigned char *body)
 		word = index_of((struct flows *)body, flow_place((struct flows *)body));
 		answer(&word, sizeof(word));
 		break;
-	case FLOW_LIVE:
-		word = flow_is_live((struct flow *)body, *(__u64 *)(body + sizeof(struct flow)));
+	case FLOW_LIVE: {
+		struct flow *flow = (struct flow *)body;
+		__u64 *now = (__u64 *)(flow + 1);
+		word = flow_is_live(flow, *(__u32 *)(now + 1), *now);
 		answer(&word, sizeof(word));
 		break;
+	}
 	case FLOW_OF: {
 		struct flows *own = (struct flows *)body;
 		struct frontend_key *key = (struct frontend_key *)(body + sizeof(*own));
