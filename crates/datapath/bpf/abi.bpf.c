@@ -20,6 +20,7 @@ struct abi_types {
 	enum failure failure;
 	enum anomaly anomaly;
 	enum connection_phase connection_phase;
+	enum connection_path connection_path;
 	enum event_kind event_kind;
 };
 

@@ -2,8 +2,13 @@
 /* cgroup/connect4, cgroup/connect6: a TCP or a connected UDP socket dials. */
 #include "alize/kernel.h"
 #include "alize/sock_addr.h"
+#include "http/events.h"
+#include "http/reasons.h"
+#include "http/service.h"
 
 #include <bpf/bpf_core_read.h>
+
+enum { LOOPBACK_V4 = 0x7f000001 };
 
 /*
  * The MPTCP socket above the subflow that dials: the one the application holds and asks for its peer's name. No hook
@@ -40,14 +45,17 @@ static __always_inline void hide_above(struct bpf_sock_addr *ctx)
 		shown->phase = PHASE_NONE;
 }
 
-/* Remembers on the socket what was decided. Without memory the connection is balanced all the same, but not counted. */
-static __always_inline void remember(struct bpf_sock_addr *ctx, struct connection *connection,
+/*
+ * Remembers on the socket what was decided. False, without memory: the connection is balanced all the same, but not
+ * counted.
+ */
+static __always_inline bool remember(struct bpf_sock_addr *ctx, struct connection *connection,
 				     const struct request *request, const struct decision *decision)
 {
 	connection = connection ?: bpf_sk_storage_get(&connections, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!connection) {
 		count_anomaly(ANOMALY_CONNECTION_UNTRACKED);
-		return;
+		return false;
 	}
 	address_copy(connection->address, request->dialled.address);
 	connection->port = request->dialled.port;
@@ -59,6 +67,7 @@ static __always_inline void remember(struct bpf_sock_addr *ctx, struct connectio
 	connection->retransmits = 0;
 	connection->cgroup = bpf_get_current_cgroup_id();
 	connection->pid = bpf_get_current_pid_tgid() >> 32;
+	connection->path = decision->proxied ? PATH_HTTP : PATH_PLAIN;
 	if (connection->protocol == ADDRESS_IPPROTO_TCP)
 		connection->phase = PHASE_DECIDED;
 	else
@@ -66,6 +75,55 @@ static __always_inline void remember(struct bpf_sock_addr *ctx, struct connectio
 	struct owners owners = connection_owners(connection);
 	COUNT_OWNERS(owners, connections);
 	show_above(ctx, connection);
+	return true;
+}
+
+/* The port of the proxy in the caller's network namespace, if it listens there now: it may have died a moment ago. */
+static __always_inline __be16 proxy_port(struct bpf_sock_addr *ctx, const struct request *request, __u64 netns)
+{
+	struct http_listener *listener = bpf_map_lookup_elem(&http_listeners, &netns);
+	bool v4 = address_is_v4(request->dialled.address);
+	__be16 port = !listener ? 0 : v4 ? listener->port4 : listener->port6;
+	if (!port)
+		return 0;
+	struct bpf_sock_tuple tuple = {};
+	if (v4) {
+		tuple.ipv4.saddr = tuple.ipv4.daddr = bpf_htonl(LOOPBACK_V4);
+		tuple.ipv4.dport = port;
+	} else {
+		tuple.ipv6.saddr[3] = tuple.ipv6.daddr[3] = bpf_htonl(1);
+		tuple.ipv6.dport = port;
+	}
+	struct bpf_sock *found = bpf_sk_lookup_tcp(ctx, &tuple, v4 ? sizeof(tuple.ipv4) : sizeof(tuple.ipv6),
+						   BPF_F_CURRENT_NETNS, 0);
+	if (!found)
+		return 0;
+	bpf_sk_release(found);
+	return port;
+}
+
+/*
+ * A service whose requests are routed one by one: its connections go to the proxy beside the caller, which most of the
+ * requests never reach. Where no proxy is, the connection is balanced as a whole, unless that would pass over a rule.
+ */
+static __always_inline void decide_http(struct bpf_sock_addr *ctx, const struct request *request,
+					struct decision *decision, __u64 word)
+{
+	__u64 netns = bpf_get_netns_cookie(ctx);
+	__be16 port = proxy_port(ctx, request, netns);
+	if (port) {
+		decision->mode = MODE_ENFORCE;
+		decision->proxied = true;
+		decision->endpoint.port = port;
+		if (address_is_v4(request->dialled.address))
+			address_from_v4(decision->endpoint.address, bpf_htonl(LOOPBACK_V4));
+		else
+			decision->endpoint.address[3] = bpf_htonl(1);
+		return;
+	}
+	count_reason(decision->service, HTTP_REASON_NO_PROXY);
+	http_tell(netns, HTTP_REASON_NO_PROXY, bpf_get_current_pid_tgid() >> 32, BPF_RB_FORCE_WAKEUP);
+	decision->strict = FIELD(word, HTTP_SERVICE_STRICT);
 }
 
 static __always_inline int dial(struct bpf_sock_addr *ctx, struct request *request, struct decision *decision)
@@ -88,19 +146,27 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, struct request *reque
 		hide_above(ctx);
 		return VERDICT_PASS;
 	}
-	request->client = ctx_client(ctx);
-	request->now = bpf_ktime_get_ns();
-	decide(request, decision);
-	decision_count(decision);
-	if (decision_refuses(decision))
+	__u64 http = request->dialled.protocol == ADDRESS_IPPROTO_TCP ? http_service_word(decision->service) : 0;
+	if (FIELD(http, HTTP_SERVICE_ON))
+		decide_http(ctx, request, decision, http);
+	if (!decision->proxied) {
+		request->client = ctx_client(ctx);
+		request->now = bpf_ktime_get_ns();
+		decide(request, decision);
+		decision_count(decision);
+		if (decision_refuses(decision))
+			return ctx_refuse(decision);
+	}
+	/* The proxy could not tell whose connection it is. */
+	if (!remember(ctx, connection, request, decision) && decision->proxied)
 		return ctx_refuse(decision);
-	remember(ctx, connection, request, decision);
 	return VERDICT_PASS;
 }
 
 static __always_inline bool rewrites(const struct decision *decision)
 {
-	return decision->service != NONE && decision->number != NONE && decision->mode == MODE_ENFORCE;
+	return decision->proxied ||
+	       (decision->service != NONE && decision->number != NONE && decision->mode == MODE_ENFORCE);
 }
 
 SEC("cgroup/connect4")

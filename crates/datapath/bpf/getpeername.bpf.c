@@ -5,7 +5,8 @@
 static __always_inline struct connection *balanced(struct bpf_sock_addr *ctx)
 {
 	struct connection *connection = ctx->sk ? bpf_sk_storage_get(&connections, ctx->sk, 0, 0) : 0;
-	bool shown = connection && connection->phase != PHASE_NONE && connection->endpoint != NONE;
+	bool shown = connection && connection->phase != PHASE_NONE &&
+		     (connection->endpoint != NONE || connection->path == PATH_HTTP);
 	return shown ? connection : 0;
 }
 

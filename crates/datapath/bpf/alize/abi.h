@@ -11,7 +11,7 @@
 #include <linux/types.h>
 
 enum abi {
-	ABI_VERSION = 1,
+	ABI_VERSION = 2,
 	SERVICE_NAME_SIZE = 128,
 	FLOWS_PER_SOCKET = 8,
 };
@@ -70,6 +70,7 @@ enum endpoint_state {
 enum refusal {
 	REFUSAL_NO_ENDPOINT = 0, /* none is usable from the caller's address family */
 	REFUSAL_STALE = 1, /* the tables name an endpoint that does not exist: a bug, fails closed */
+	REFUSAL_NO_PROXY = 2, /* the service has rules that only requests can be held to, and no proxy listens here */
 	REFUSALS,
 };
 
@@ -173,6 +174,12 @@ enum connection_phase {
 	PHASE_SHOWN = 4, /* on an MPTCP socket, for getpeername() alone: its subflow has the life and the counts */
 };
 
+/* Where a connection leads. */
+enum connection_path {
+	PATH_PLAIN = 0, /* to an endpoint, or where it was dialled */
+	PATH_HTTP = 1, /* to the proxy of an HTTP service; its requests are routed one by one */
+};
+
 /* Value of `connections`, on the socket: what it dialled and what was chosen for it. */
 struct connection {
 	__be32 address[4]; /* of the service, as dialled */
@@ -186,7 +193,7 @@ struct connection {
 	__u64 bytes_received;
 	__u64 cgroup; /* of the caller */
 	__u32 pid; /* of the caller's process */
-	__u32 zero;
+	__u32 path; /* enum connection_path */
 };
 
 /* One UDP flow of a socket that uses sendto(): what was dialled, what was chosen. */

@@ -28,12 +28,6 @@ struct {
 	__type(value, __u64);
 } turns SEC(".maps");
 
-/* A number below `bound` by chance: the high half of a product, which needs no division. */
-static __always_inline __u32 draw(__u32 bound)
-{
-	return (__u64)bpf_get_prandom_u32() * bound >> 32;
-}
-
 static __always_inline __u64 slot_read(__u64 word, __u32 index)
 {
 	__u32 place = FIELD(word, SERVICE_BASE) + index;

@@ -33,4 +33,10 @@ static __always_inline __u64 minimum(__u64 a, __u64 b)
 	return a < b ? a : b;
 }
 
+/* A number below `bound` by chance: the high half of a product, which needs no division. */
+static __always_inline __u32 draw(__u32 bound)
+{
+	return (__u64)bpf_get_prandom_u32() * bound >> 32;
+}
+
 #endif

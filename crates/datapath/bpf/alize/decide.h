@@ -25,6 +25,8 @@ struct decision {
 	__u32 number; /* of the endpoint; NONE: refused, or only observed */
 	__u32 refusal; /* where number is NONE and mode is not MODE_OBSERVE */
 	bool kept; /* the endpoint is the one the client had */
+	bool proxied; /* to the proxy, whose address `endpoint` then holds; `number` is NONE */
+	bool strict; /* only the proxy could do what the service's rules say, and there is none */
 	struct endpoint endpoint; /* a copy, where number is not NONE */
 };
 

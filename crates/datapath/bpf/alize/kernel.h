@@ -27,6 +27,9 @@ struct tcp_sock {
 	__u64 bytes_acked;
 	__u32 total_retrans;
 	__u32 srtt_us; /* eight times the microseconds */
+	__u32 write_seq; /* the next byte that the application sends */
+	__u32 rcv_nxt;
+	__u32 copied_seq; /* the next byte that the application reads */
 };
 
 struct udp_sock;

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * sk_msg on the sockets of clients: a request is about to be sent. What can be routed goes straight into the socket of
+ * an endpoint; all else passes by TCP to the proxy, as if nothing were here.
+ */
+#include "http/client.h"
+#include "http/route.h"
+
+/* Leaves the message to the proxy. `slot`: where a response to the client is outstanding. */
+static __always_inline int pass(const struct http_client *client, __u32 reason, __u32 slot)
+{
+	count_reason(client->service, reason);
+	http_tell(client->cookie, reason, slot, BPF_RB_NO_WAKEUP);
+	return SK_PASS;
+}
+
+/* More of a request whose head has been routed. What is not sent on here cannot be made good: the proxy ends it. */
+static __always_inline int body(struct sk_msg_md *msg, struct http_client *client)
+{
+	__u32 number = client->slot, size = msg->size;
+	__u32 reason = size > client->left ? HTTP_REASON_EXCESS : HTTP_REASON_GONE;
+	struct http_slot *slot = slot_get(number);
+	if (size > client->left || !slot || !slot_is_held(slot, client->lease) ||
+	    bpf_msg_redirect_hash(msg, &http_far_sockets, &number, BPF_F_INGRESS) != SK_PASS) {
+		client->left = 0;
+		return pass(client, reason, number);
+	}
+	client->left -= size;
+	if (!client->left)
+		slot_finish(number, client->lease, HTTP_SLOT_OPEN);
+	return SK_PASS;
+}
+
+struct choice {
+	__u32 slot; /* SLOT_NONE: why is told in `reason` */
+	__u32 reason;
+	__u32 route;
+	__u32 endpoint;
+};
+
+/* Where the request goes: rule, endpoint, an idle slot to it. */
+static __always_inline void choose(const struct http_client *client, struct http_window *window, struct head *head,
+				   __u32 flags, struct choice *choice)
+{
+	choice->slot = SLOT_NONE;
+	__u64 word = http_service_word(client->service);
+	__u32 rule = FIELD(word, HTTP_SERVICE_ON) ? route_find(window, head, word, &choice->reason) : 0;
+	if (!rule)
+		return;
+	choice->reason = HTTP_REASON_NO_ENDPOINT;
+	choice->endpoint = rule_pick(rule - 1, &choice->route);
+	if (choice->endpoint == NONE)
+		return;
+	choice->reason = HTTP_REASON_POOL_EMPTY;
+	__u32 pool = pool_of(client->netns, choice->endpoint);
+	if (pool != SLOT_NONE)
+		choice->slot = slot_take(pool, client->cookie, flags);
+}
+
+static __always_inline void lend(struct http_client *client, struct http_slot *slot, const struct head *head,
+				 const struct choice *choice, __u32 size)
+{
+	__u64 total = (__u64)head->length + head->body;
+	slot->started_ns = bpf_ktime_get_ns();
+	slot->left = 0;
+	slot->request_bytes = total;
+	slot->response_bytes = 0;
+	slot->service = client->service;
+	slot->route = choice->route;
+	slot->status = 0;
+	slot->method = head->method;
+	slot->phase = HTTP_PHASE_HEAD;
+	slot->reason = HTTP_REASON_NONE;
+	slot->used++;
+	client->slot = choice->slot;
+	client->lease = LEASE(READ_ONCE(slot->state));
+	client->left = total - size;
+	load_change(choice->endpoint, 1);
+}
+
+/* A request begins. 0, or why it is the proxy's. */
+static __always_inline __u32 begin(struct sk_msg_md *msg, struct http_client *client, struct http_window *window)
+{
+	struct head head = {};
+	__u32 size = msg->size, length = window_fill(window, msg);
+	if (!length)
+		return HTTP_REASON_BUSY;
+	__u32 reason = request_read(window, &head, length);
+	if (reason)
+		return reason;
+	__u64 total = (__u64)head.length + head.body;
+	if (size > total)
+		return HTTP_REASON_PIPELINED;
+	struct choice choice = {.reason = HTTP_REASON_ROUTE};
+	choose(client, window, &head, size < total ? HTTP_SLOT_OPEN : 0, &choice);
+	__u32 number = choice.slot;
+	if (number == SLOT_NONE)
+		return choice.reason;
+	struct http_slot *slot = slot_get(number);
+	if (!slot)
+		return HTTP_REASON_GONE;
+	lend(client, slot, &head, &choice, size);
+	if (bpf_msg_redirect_hash(msg, &http_far_sockets, &number, BPF_F_INGRESS) == SK_PASS)
+		return 0;
+	/* The endpoint has closed; the proxy is about to notice, and nothing was sent yet. */
+	client->left = 0;
+	return HTTP_REASON_GONE;
+}
+
+SEC("sk_msg")
+int alize_http_client(struct sk_msg_md *msg)
+{
+	struct bpf_sock *sk = msg->sk;
+	struct http_client *client = sk ? bpf_sk_storage_get(&http_clients, sk, 0, 0) : 0;
+	if (!client || !msg->size)
+		return SK_PASS;
+	if (client->left)
+		return body(msg, client);
+
+	__u32 number = client->slot;
+	struct http_slot *slot = slot_get(number);
+	if (slot && slot_is_lent(slot, client->lease))
+		return pass(client, HTTP_REASON_PIPELINED, number);
+	const struct tcp_sock *tcp = (struct tcp_sock *)bpf_skc_to_tcp_sock(sk);
+	if (!tcp || !client_rests(client, tcp))
+		return pass(client, HTTP_REASON_UNREAD, SLOT_NONE);
+
+	struct http_window *window = window_take();
+	if (!window)
+		return pass(client, HTTP_REASON_BUSY, SLOT_NONE);
+	__u32 reason = begin(msg, client, window);
+	window_give(window);
+	if (!reason)
+		return SK_PASS;
+	return pass(client, reason, reason == HTTP_REASON_GONE ? client->slot : SLOT_NONE);
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
