@@ -1,5 +1,5 @@
-//! Compiles every `bpf/NAME.bpf.c` to `$OUT_DIR/NAME.bpf.o`, and the border types of `abi.bpf.c` and
-//! `observe_abi.bpf.c` to Rust.
+//! Compiles every `bpf/NAME.bpf.c` to `$OUT_DIR/NAME.bpf.o`, and the border types of `abi.bpf.c`,
+//! `http_abi.bpf.c` and `observe_abi.bpf.c` to Rust.
 
 use std::env;
 use std::ffi::OsString;
@@ -34,6 +34,7 @@ fn compile(source: &Path, out: &Path) {
         .clang_args(arguments());
     let done = match name.as_str() {
         "abi.bpf" => builder.build_and_generate(out.join("abi.rs")),
+        "http_abi.bpf" => builder.build_and_generate(out.join("http_abi.rs")),
         "observe_abi.bpf" => builder.build_and_generate(out.join("observe_abi.rs")),
         _ => builder.build(),
     };

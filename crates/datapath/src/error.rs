@@ -54,6 +54,19 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// The routes of all HTTP services together do not fit.
+    #[error(
+        "the routes of HTTP services do not fit the kernel's tables of {rules} rules, {groups} backends and {targets} \
+         balancing slots; the services that do not fit are as they were"
+    )]
+    HttpTablesFull {
+        /// Size of `http_rules`.
+        rules: u32,
+        /// Size of `http_groups`.
+        groups: u32,
+        /// Size of `http_targets`.
+        targets: u32,
+    },
     /// Another agent holds the instance.
     #[error(
         "an agent (process {pid}) already runs instance {instance:?}; stop it first, or choose another name and \

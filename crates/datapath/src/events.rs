@@ -85,6 +85,7 @@ fn refusal_of(detail: u32) -> Option<Refusal> {
     match refusal(detail) {
         refusal::REFUSAL_NO_ENDPOINT => Some(Refusal::NoEndpoint),
         refusal::REFUSAL_STALE => Some(Refusal::Stale),
+        refusal::REFUSAL_NO_PROXY => Some(Refusal::NoProxy),
         _ => None,
     }
 }

@@ -22,6 +22,7 @@ mod events;
 mod grace;
 #[cfg(test)]
 mod host;
+pub mod http;
 pub mod inspect;
 mod load;
 mod log;
@@ -152,6 +153,8 @@ pub enum Refusal {
     NoEndpoint,
     /// The tables named an endpoint that does not exist: a bug; it fails closed.
     Stale,
+    /// The service has rules that only requests can be held to, and no proxy listens in the caller's network namespace.
+    NoProxy,
 }
 
 /// `struct traffic` of abi.h, summed over CPUs; `open` comes from `endpoint_load`.
@@ -181,11 +184,11 @@ pub struct Traffic {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Decisions {
     /// Indexed by [`Refusal`].
-    pub refused: [u64; 2],
+    pub refused: [u64; 3],
     /// In mode shadow: connects that would have been balanced.
     pub would_balance: u64,
     /// In mode shadow: connects that would have been refused, indexed by [`Refusal`].
-    pub would_refuse: [u64; 2],
+    pub would_refuse: [u64; 3],
     /// Connects that went where the client was before.
     pub affinity_kept: u64,
 }
@@ -276,6 +279,7 @@ pub struct DataPath {
     every_map: Vec<MapHandle>,
     sweep: Option<Link>,
     terminate: Option<load::Terminate>,
+    http: Option<http::tables::Tables>,
     _lock: Lock,
 }
 
@@ -342,6 +346,7 @@ impl DataPath {
             every_map: loaded.every_map,
             sweep: loaded.sweep,
             terminate: loaded.terminate,
+            http: loaded.http.map(http::tables::Tables::open).transpose()?,
             _lock: lock,
         };
         Ok((data_path, opened))
@@ -366,6 +371,9 @@ impl DataPath {
             unchanged: plan.unchanged,
             ..Applied::default()
         };
+        if let Some(http) = &self.http {
+            http.announce(&plan)?;
+        }
         let done = match apply::apply(&self.maps, &mut self.picture, plan) {
             Ok(done) => done,
             Err(error) => {
@@ -375,6 +383,9 @@ impl DataPath {
             }
         };
         applied.elapsed = done.elapsed;
+        if let Some(http) = &mut self.http {
+            http.apply(&self.picture)?;
+        }
         if large {
             memory::trim();
         }
@@ -402,6 +413,9 @@ impl DataPath {
     /// removed endpoints, frees the numbers of endpoints whose last connection has ended. To be called about once a
     /// second. Takes up to 25 ms when there is something to do (it waits for an RCU grace period), else microseconds.
     pub fn settle(&mut self) -> Result<(), Error> {
+        if let Some(http) = &mut self.http {
+            http.settle()?;
+        }
         apply::settle(&self.maps, &mut self.picture)
     }
 

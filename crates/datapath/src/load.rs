@@ -8,6 +8,8 @@ use alize_model::Budgets;
 use libbpf_rs::{Link, MapCore, MapHandle, Object, ObjectBuilder, OpenObject};
 
 use crate::error::io_error;
+use crate::http;
+use crate::http::tables::RouteMaps;
 use crate::log::Log;
 use crate::maps::{Map, Maps};
 use crate::pin::Pins;
@@ -39,7 +41,7 @@ pub(crate) use object;
 
 /// In the order in which they are attached: what observes comes before what acts, so that no connection is balanced
 /// and then not counted, and replies are translated before the first datagram is.
-pub(crate) const FILES: [File; 9] = [
+pub(crate) const FILES: [File; 13] = [
     File { name: "names", bytes: object!("names"), feature: None, needs: None },
     File {
         name: "sockops",
@@ -72,6 +74,25 @@ pub(crate) const FILES: [File; 9] = [
         feature: Some("UDP sockets that are not connected are not balanced"),
         // Replies would come from an address that the client never heard of.
         needs: Some("recvmsg"),
+    },
+    File { name: "http_entry", bytes: object!("http_entry"), feature: Some(http::programs::LOST), needs: None },
+    File {
+        name: "http_far",
+        bytes: object!("http_far"),
+        feature: Some(http::programs::LOST),
+        needs: Some("http_entry"),
+    },
+    File {
+        name: "http_client",
+        bytes: object!("http_client"),
+        feature: Some(http::programs::LOST),
+        needs: Some("http_far"),
+    },
+    File {
+        name: "http_sockops",
+        bytes: object!("http_sockops"),
+        feature: Some(http::programs::LOST),
+        needs: Some("http_client"),
     },
     File { name: "connect", bytes: object!("connect"), feature: None, needs: None },
     File {
@@ -107,6 +128,8 @@ pub(crate) struct Loaded {
     pub(crate) programs: Vec<ProgramStatus>,
     pub(crate) sweep: Option<Link>,
     pub(crate) terminate: Option<Terminate>,
+    /// Where routes of HTTP services are kept; `None`: the programs that route are off.
+    pub(crate) http: Option<RouteMaps>,
 }
 
 /// The iterators that close sockets, and their map.
@@ -128,7 +151,7 @@ fn size_of_map(name: &str, budgets: &Budgets) -> Option<u32> {
         "slots" => Some(budgets.slots),
         "affinity" => Some(budgets.affinity),
         "terminating" => Some(TERMINATING),
-        _ => None,
+        _ => http::programs::size_of_map(name, budgets),
     }
 }
 
@@ -192,6 +215,7 @@ pub(crate) fn load(
             attach(object)?;
         }
     }
+    http::programs::install(&objects)?;
     keep(&objects, programs)
 }
 
@@ -258,7 +282,9 @@ fn keep(objects: &HashMap<&str, Object>, programs: Vec<ProgramStatus>) -> Result
         handles.remove(name).ok_or_else(missing)
     };
     let connections = take("connections")?;
+    let http = objects.contains_key("http_sockops").then(|| RouteMaps::new(&mut take)).transpose()?;
     Ok(Loaded {
+        http,
         maps: Maps {
             frontends: Map::new(take("frontends")?)?,
             services: Map::new(take("services")?)?,

@@ -98,6 +98,9 @@ fn in_words(what: KernelEventKind) -> (Kind, &'static str) {
         KernelEventKind::Refused(refusal) => {
             let message = match refusal {
                 Refusal::NoEndpoint => "refused: no endpoint is usable",
+                Refusal::NoProxy => {
+                    "refused: its rules need the proxy, and none listens in the caller's network namespace"
+                }
                 Refusal::Stale => "refused: the kernel's tables name an endpoint that does not exist",
             };
             (Kind::Refused, message)

@@ -15,7 +15,17 @@ use alize_model::{Balance, Endpoint, Mode, Service};
 
 use crate::Unavailable;
 use crate::abi::{Choice, Slot, THRESHOLD_ONE};
-use weights::Share;
+pub(crate) use weights::Share;
+
+/// An alias table, which gives each share by chance.
+pub(crate) fn alias(shares: &[Share]) -> Vec<Slot> {
+    alias::slots(shares)
+}
+
+/// The turn order of the shares.
+pub(crate) fn turns(shares: &[Share]) -> Vec<Slot> {
+    turns::slots(shares)
+}
 
 /// The endpoints of one service that are unavailable, sorted by address; its part of [`crate::Availability`].
 pub(crate) type Sick = [(SocketAddr, Unavailable)];
@@ -93,7 +103,7 @@ fn table(service: &Service, choice: Choice, positions: &[usize]) -> Table {
 }
 
 /// One slot an endpoint; the largest weight takes all 24 bits, and none becomes 0.
-fn thresholds(shares: &[Share]) -> Vec<Slot> {
+pub(crate) fn thresholds(shares: &[Share]) -> Vec<Slot> {
     let largest = shares.iter().map(|share| share.weight).max().unwrap_or(1);
     let scaled = |weight: u64| {
         let exact = u128::from(weight) * u128::from(THRESHOLD_ONE - 1) / u128::from(largest);

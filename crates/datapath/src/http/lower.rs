@@ -1,0 +1,274 @@
+//! From a service's route table and the health of endpoints to what the kernel's HTTP maps hold: pure.
+//!
+//! Numbers in [`Lowered`] count from 0 within the service; [`Lowered::place`] puts them where the maps have room.
+
+use std::collections::BTreeMap;
+
+use alize_model::http::{Action, Backend, HttpBalance, KernelPattern, KernelTable, KernelVerdict};
+use alize_model::{Endpoint, Service, ServiceName};
+
+use super::abi::{
+    METHODS, PATTERN_SIZE, ServiceWord, http_balance, http_class, http_class_key, http_group, http_rule,
+};
+use crate::abi::Slot;
+use crate::tables::{self, Share};
+
+/// An endpoint that takes requests, as the kernel knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Usable {
+    /// Its number in the kernel.
+    pub(crate) number: u32,
+    /// Its share against its neighbours, above 0.
+    pub(crate) weight: u16,
+}
+
+/// What the lowering asks about services: their definitions, and which endpoints take requests.
+pub(crate) trait Services {
+    /// The service called `name`.
+    fn service(&self, name: &ServiceName) -> Option<&Service>;
+    /// The endpoint of `service` at `address`, if it takes requests.
+    fn usable(&self, service: &Service, endpoint: &Endpoint) -> Option<Usable>;
+}
+
+/// Slots of a rule or a group, and where they begin among all of the service's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Span {
+    base: u32,
+    length: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Rule {
+    groups: Span,
+    route: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Group {
+    endpoints: Span,
+    balance: u32,
+}
+
+/// A slot names a group of the service, or an endpoint of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    Group(Slot),
+    Endpoint(Slot),
+}
+
+/// What the maps hold for one service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Lowered {
+    /// The one rule for all requests.
+    any: Option<u32>,
+    classes: Vec<(KernelPattern, [Option<u32>; METHODS])>,
+    rules: Vec<Rule>,
+    groups: Vec<Group>,
+    targets: Vec<Target>,
+    /// Connections cannot stand for requests: some rule tells requests apart.
+    strict: bool,
+}
+
+/// Where the maps have room for a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) table: u32,
+    pub(crate) rules: u32,
+    pub(crate) groups: u32,
+    pub(crate) targets: u32,
+}
+
+impl Lowered {
+    /// Lowers `kernel`, the table of `service`.
+    pub(crate) fn new(service: &Service, kernel: &KernelTable, services: &impl Services) -> Self {
+        let mut lowered = Self::default();
+        let mut known: BTreeMap<u16, u32> = BTreeMap::new();
+        lowered.any = kernel.any.map(|rule| lowered.rule(service, rule, services, &mut known));
+        for class in &kernel.classes {
+            let mut verdicts = [None; METHODS];
+            for (verdict, place) in class.verdicts.iter().zip(&mut verdicts) {
+                if let KernelVerdict::Rule(rule) = *verdict {
+                    *place = Some(lowered.rule(service, rule, services, &mut known));
+                }
+            }
+            lowered.classes.push((class.pattern.clone(), verdicts));
+        }
+        lowered.strict = !is_plain(service);
+        lowered
+    }
+
+    /// How many rules, groups and targets it takes.
+    pub(crate) fn sizes(&self) -> [u32; 3] {
+        [self.rules.len() as u32, self.groups.len() as u32, self.targets.len() as u32]
+    }
+
+    fn rule(
+        &mut self,
+        service: &Service,
+        route: u16,
+        services: &impl Services,
+        known: &mut BTreeMap<u16, u32>,
+    ) -> u32 {
+        if let Some(&rule) = known.get(&route) {
+            return rule;
+        }
+        let backends = match service.http.as_ref().and_then(|http| http.routes.get(usize::from(route))) {
+            Some(route) => match &route.action {
+                Action::Forward(forward) => forward.backends.as_slice(),
+                Action::Redirect(_) | Action::Respond(_) => &[],
+            },
+            None => &[],
+        };
+        let mut shares = Vec::new();
+        for backend in backends.iter().filter(|backend| backend.weight > 0) {
+            for (endpoints, weight) in parts(service, backend, services) {
+                if !endpoints.is_empty() {
+                    shares.push(Share { position: self.group(service, &endpoints), weight });
+                }
+            }
+        }
+        let slots = if shares.is_empty() { Vec::new() } else { tables::alias(&shares) };
+        let groups = self.span(slots.into_iter().map(Target::Group));
+        self.rules.push(Rule { groups, route });
+        let number = self.rules.len() as u32 - 1;
+        known.insert(route, number);
+        number
+    }
+
+    fn group(&mut self, service: &Service, endpoints: &[Usable]) -> u32 {
+        let shares: Vec<Share> = endpoints
+            .iter()
+            .map(|endpoint| Share { position: endpoint.number, weight: endpoint.weight.into() })
+            .collect();
+        let balance = service.http.as_ref().map_or(&HttpBalance::LeastRequests, |http| &http.balance);
+        let (slots, balance) = match balance {
+            HttpBalance::RoundRobin => (tables::turns(&shares), http_balance::HTTP_ROUND_ROBIN),
+            HttpBalance::WeightedRandom => (tables::alias(&shares), http_balance::HTTP_WEIGHTED_RANDOM),
+            // A hash on what is sent is the proxy's, which the table says.
+            HttpBalance::LeastRequests | HttpBalance::ConsistentHash(_) => {
+                (tables::thresholds(&shares), http_balance::HTTP_LEAST_REQUESTS)
+            }
+        };
+        let endpoints = self.span(slots.into_iter().map(Target::Endpoint));
+        self.groups.push(Group { endpoints, balance: balance.0 });
+        self.groups.len() as u32 - 1
+    }
+
+    fn span(&mut self, targets: impl Iterator<Item = Target>) -> Span {
+        let base = self.targets.len() as u32;
+        self.targets.extend(targets);
+        Span { base, length: self.targets.len() as u32 - base }
+    }
+
+    /// The service's word when its tables are at `place`.
+    pub(crate) fn word(&self, place: Place) -> ServiceWord {
+        let any = self.any.map(|rule| place.rules + rule);
+        ServiceWord { on: true, strict: self.strict, any, table: place.table }
+    }
+
+    pub(crate) fn classes(&self, place: Place) -> Vec<(http_class_key, http_class)> {
+        let number = |rule: Option<u32>| rule.map_or(0, |rule| place.rules + rule + 1);
+        self.classes
+            .iter()
+            .flat_map(|(pattern, verdicts)| {
+                let class = http_class { verdicts: verdicts.map(number), zero: 0 };
+                keys(pattern, place.table).into_iter().map(move |key| (key, class))
+            })
+            .collect()
+    }
+
+    pub(crate) fn rules(&self, place: Place) -> impl Iterator<Item = (u32, http_rule)> {
+        (place.rules..).zip(self.rules.iter().map(move |rule| http_rule {
+            base: place.targets + rule.groups.base,
+            length: rule.groups.length,
+            route: rule.route.into(),
+            zero: 0,
+        }))
+    }
+
+    pub(crate) fn groups(&self, place: Place) -> impl Iterator<Item = (u32, http_group)> {
+        (place.groups..).zip(self.groups.iter().map(move |group| http_group {
+            base: place.targets + group.endpoints.base,
+            length: group.endpoints.length,
+            balance: group.balance,
+            turn: 0,
+        }))
+    }
+
+    pub(crate) fn targets(&self, place: Place) -> impl Iterator<Item = (u32, u64)> {
+        (place.targets..).zip(self.targets.iter().map(move |target| match *target {
+            Target::Endpoint(slot) => slot.pack(),
+            Target::Group(slot) => {
+                let group = |number: u32| place.groups + number;
+                Slot { endpoint: group(slot.endpoint), alias: group(slot.alias), ..slot }.pack()
+            }
+        }))
+    }
+}
+
+/// Whether balancing each connection does justice to the service: one rule, and it only forwards to all endpoints.
+fn is_plain(service: &Service) -> bool {
+    let Some(http) = &service.http else { return true };
+    let [route] = http.routes.as_slice() else { return false };
+    let all = |action: &Action| match action {
+        Action::Forward(forward) => *forward.backends == [Backend::all()],
+        Action::Redirect(_) | Action::Respond(_) => false,
+    };
+    http.proxy_reason().is_none()
+        && route.proxy_reason().is_none()
+        && all(&route.action)
+        && route.matches.iter().any(|one| *one == alize_model::http::Match::default())
+}
+
+/// The endpoints of a backend that take requests, in parts with a share each: of a service with a split one a label
+/// value, whose shares count as connections' do.
+fn parts(own: &Service, backend: &Backend, services: &impl Services) -> Vec<(Vec<Usable>, u64)> {
+    let service = match &backend.target.service {
+        Some(name) => match services.service(name) {
+            Some(service) => service,
+            None => return Vec::new(),
+        },
+        None => own,
+    };
+    let chosen = |endpoint: &&Endpoint| backend.target.selects(&endpoint.labels);
+    let weight = u64::from(backend.weight);
+    let Some(split) = &service.split else {
+        let usable = service.endpoints.iter().filter(chosen);
+        return vec![(usable.filter_map(|one| services.usable(service, one)).collect(), weight)];
+    };
+    let mut by_value: BTreeMap<&str, Vec<Usable>> = BTreeMap::new();
+    for endpoint in service.endpoints.iter().filter(chosen) {
+        let value = endpoint.labels.get(&split.label);
+        let shared = value.filter(|value| split.shares.get(*value).is_some_and(|&share| share > 0));
+        if let (Some(value), Some(usable)) = (shared, services.usable(service, endpoint)) {
+            by_value.entry(value).or_default().push(usable);
+        }
+    }
+    // The backend's share is divided among the values that have an endpoint: over a common denominator, as whole numbers.
+    let total: u64 = by_value.keys().map(|value| u64::from(split.shares[*value])).sum();
+    let scale = |value: &str| weight * u64::from(split.shares[value]) * SPLIT_ONE / total.max(1);
+    by_value.into_iter().map(|(value, endpoints)| (endpoints, scale(value).max(1))).collect()
+}
+
+/// What a share of 1 is when a backend's is divided.
+const SPLIT_ONE: u64 = 1 << 16;
+
+/// Keys of a pattern: a prefix is of whole segments, so it is the path itself and what follows it and a slash.
+fn keys(pattern: &KernelPattern, table: u32) -> Vec<http_class_key> {
+    let key = |text: &str, end: &[u8]| {
+        let mut key = http_class_key { prefix: 0, table, path: [0; PATTERN_SIZE] };
+        let bytes = text.bytes().chain(end.iter().copied());
+        let mut length = 0;
+        for (to, from) in key.path.iter_mut().zip(bytes) {
+            *to = from as _;
+            length += 1;
+        }
+        key.prefix = 32 + length * 8;
+        key
+    };
+    match pattern {
+        KernelPattern::Exact(path) => vec![key(path, &[0])],
+        KernelPattern::Prefix(path) if **path == *"/" => vec![key("/", &[])],
+        KernelPattern::Prefix(path) => vec![key(path, &[0]), key(path, b"/")],
+    }
+}

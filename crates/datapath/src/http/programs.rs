@@ -1,0 +1,129 @@
+//! The programs on sockets. A socket keeps the program that its map had when it was put in, so that program is a frozen
+//! entry which leads on to what stands in `http_programs` now: one store renews the program of every live socket.
+#![allow(unsafe_code)]
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd};
+
+use alize_model::Budgets;
+use libbpf_rs::libbpf_sys;
+use libbpf_rs::{MapCore, MapFlags, MapHandle, Object};
+
+use super::abi::{PROGRAM_CLIENT, PROGRAM_FAR, WINDOWS_PER_CPU};
+use crate::Error;
+use crate::error::io_error;
+
+/// What is lost without the programs.
+pub(crate) const LOST: &str = "requests of `protocol: http` are not routed in the kernel: its connections are balanced";
+
+/// Connections of clients at once whose requests the kernel may route; the rest go through the proxy.
+const CLIENTS: u32 = 65_536;
+/// Connections of the proxy to endpoints at once.
+const SLOTS: u32 = 8192;
+/// Pairs of a network namespace and an endpoint.
+const POOLS: u32 = 8192;
+/// Rules of all routes together; a service without routes has one.
+const RULES: u32 = 16_384;
+/// Backends of all rules together.
+const GROUPS: u32 = 32_768;
+/// Balancing slots of all rules and backends together.
+const TARGETS: u32 = 262_144;
+/// Patterns of paths of all routes together.
+const CLASSES: u32 = 65_536;
+/// Combinations of service, route and endpoint that are counted.
+const TRAFFIC: u32 = 16_384;
+
+/// Entries of the map called `name`; `None` for those whose size the C source gives.
+pub(crate) fn size_of_map(name: &str, budgets: &Budgets) -> Option<u32> {
+    Some(match name {
+        "http_services" | "http_reasons" => budgets.services,
+        "http_load" => budgets.endpoints,
+        "http_client_sockets" | "http_rests" => CLIENTS,
+        "http_fronts" => CLIENTS / 8,
+        "http_far_sockets" | "http_slots" => SLOTS,
+        "http_pools" | "http_pool_heads" => POOLS,
+        "http_rules" => RULES.min(budgets.services.saturating_mul(4)),
+        "http_groups" => GROUPS.min(budgets.services.saturating_mul(8)),
+        "http_targets" => TARGETS.min(budgets.slots),
+        "http_classes" => CLASSES,
+        "http_traffic" => TRAFFIC,
+        "http_windows" => libbpf_rs::num_possible_cpus().unwrap_or(1) as u32 * WINDOWS_PER_CPU,
+        _ => return None,
+    })
+}
+
+/// Puts the loaded programs in force, and the entries on the maps of sockets where none are yet.
+pub(crate) fn install(objects: &HashMap<&str, Object>) -> Result<(), Error> {
+    let (Some(entry), Some(client), Some(far)) =
+        (objects.get("http_entry"), objects.get("http_client"), objects.get("http_far"))
+    else {
+        return Ok(());
+    };
+    // Both work only together: without one of them nothing leads on to the other.
+    if !objects.contains_key("http_sockops") {
+        return Ok(());
+    }
+    let programs = map_of(entry, "http_programs")?;
+    for (place, object, name) in
+        [(PROGRAM_FAR, far, "alize_http_far"), (PROGRAM_CLIENT, client, "alize_http_client")]
+    {
+        let program = program_of(object, name)?;
+        let fd = program.as_fd().as_raw_fd();
+        programs
+            .update(&place.to_ne_bytes(), &fd.to_ne_bytes(), MapFlags::ANY)
+            .map_err(|e| Error::kernel("cannot put in force", name, io_error(e)))?;
+    }
+    for (map, name) in [
+        ("http_far_sockets", "alize_http_far_entry"),
+        ("http_client_sockets", "alize_http_client_entry"),
+    ] {
+        let map = map_of(client, map)?;
+        if !has_program(&map) {
+            attach(&map, &program_of(entry, name)?)?;
+        }
+    }
+    Ok(())
+}
+
+fn map_of(object: &Object, name: &str) -> Result<MapHandle, Error> {
+    let found = object.maps().find(|map| map.name() == name);
+    let missing = || Error::kernel("cannot find map", name, std::io::Error::other("no program uses it"));
+    MapHandle::try_from(&found.ok_or_else(missing)?)
+        .map_err(|e| Error::kernel("cannot keep map", name, io_error(e)))
+}
+
+fn program_of<'object>(object: &'object Object, name: &str) -> Result<libbpf_rs::Program<'object>, Error> {
+    let missing = || Error::kernel("cannot find program", name, std::io::Error::other("the object lacks it"));
+    object.progs().find(|program| program.name() == name).ok_or_else(missing)
+}
+
+/// Whether sockets put into the map get a program already.
+fn has_program(map: &MapHandle) -> bool {
+    let (mut flags, mut count, mut id) = (0u32, 1u32, 0u32);
+    // SAFETY: the kernel writes one word of flags, the count, and at most one number.
+    let done = unsafe {
+        libbpf_sys::bpf_prog_query(
+            map.as_fd().as_raw_fd(),
+            libbpf_sys::BPF_SK_MSG_VERDICT,
+            0,
+            &mut flags,
+            &mut id,
+            &mut count,
+        )
+    };
+    done == 0 && count > 0
+}
+
+fn attach(map: &MapHandle, program: &libbpf_rs::Program<'_>) -> Result<(), Error> {
+    let (program_fd, map_fd) = (program.as_fd().as_raw_fd(), map.as_fd().as_raw_fd());
+    // SAFETY: two numbers of open files and a constant.
+    let done =
+        unsafe { libbpf_sys::bpf_prog_attach(program_fd, map_fd, libbpf_sys::BPF_SK_MSG_VERDICT, 0) };
+    match done {
+        0 => Ok(()),
+        _ => {
+            let error = std::io::Error::last_os_error();
+            Err(Error::kernel("cannot attach", program.name().to_string_lossy(), error))
+        }
+    }
+}

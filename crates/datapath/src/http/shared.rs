@@ -1,0 +1,174 @@
+//! Arrays of the kernel, mapped: what programs and user space change with atomic operations.
+//!
+//! The kernel makes every mapped page resident at once, so only what is asked for is mapped.
+#![allow(unsafe_code)]
+
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, AtomicU8};
+
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+use crate::Error;
+use crate::maps::Map;
+
+/// A type that both sides change at any time, field by field, each with atomic operations.
+///
+/// # Safety
+/// Made of atomics alone, of the size and alignment that the values of the mapped map have.
+pub(crate) unsafe trait Atomic {
+    /// The value as the border has it.
+    type Value;
+}
+
+/// `struct http_slot` of bpf/http/abi.h, as atomics.
+#[repr(C)]
+pub(crate) struct SlotCell {
+    pub(crate) state: AtomicU64,
+    pub(crate) next: AtomicU64,
+    pub(crate) started_ns: AtomicU64,
+    pub(crate) left: AtomicU64,
+    pub(crate) request_bytes: AtomicU64,
+    pub(crate) response_bytes: AtomicU64,
+    pub(crate) pool: AtomicU32,
+    pub(crate) endpoint: AtomicU32,
+    pub(crate) service: AtomicU32,
+    pub(crate) route: AtomicU32,
+    pub(crate) status: AtomicU16,
+    pub(crate) method: AtomicU8,
+    pub(crate) phase: AtomicU8,
+    pub(crate) far: AtomicU32,
+    pub(crate) reason: AtomicU32,
+    zero: AtomicU32,
+    pub(crate) used: AtomicU64,
+}
+
+/// `struct http_pool` of bpf/http/abi.h, as atomics.
+#[repr(C)]
+pub(crate) struct PoolCell {
+    pub(crate) head: AtomicU64,
+    pub(crate) empty: AtomicU64,
+}
+
+// SAFETY: atomics only; the offsets are compared below.
+unsafe impl Atomic for SlotCell {
+    type Value = super::abi::http_slot;
+}
+// SAFETY: as above.
+unsafe impl Atomic for PoolCell {
+    type Value = super::abi::http_pool;
+}
+// SAFETY: an array of 64-bit words.
+unsafe impl Atomic for AtomicU64 {
+    type Value = u64;
+}
+// SAFETY: an array of 32-bit words, which the kernel keeps eight bytes apart.
+unsafe impl Atomic for AtomicU32 {
+    type Value = u32;
+}
+
+macro_rules! same_place {
+    ($cell:ty, $value:ty: $($field:ident),+) => {
+        const _: () = {
+            assert!(size_of::<$cell>() == size_of::<$value>());
+            $(assert!(std::mem::offset_of!($cell, $field) == std::mem::offset_of!($value, $field));)+
+        };
+    };
+}
+same_place!(SlotCell, super::abi::http_slot: state, next, started_ns, left, request_bytes, response_bytes, pool, endpoint,
+    service, route, status, method, phase, far, reason, zero, used);
+same_place!(PoolCell, super::abi::http_pool: head, empty);
+
+/// Some values of an array map, one after the other.
+pub(crate) struct Shared<T> {
+    start: NonNull<u8>,
+    bytes: usize,
+    /// Number of the first value.
+    first: u32,
+    count: u32,
+    stride: usize,
+    values: PhantomData<T>,
+}
+
+// SAFETY: the memory is shared with the kernel at all times anyway; it is touched through atomics only.
+unsafe impl<T: Atomic + Sync> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T: Atomic + Sync> Sync for Shared<T> {}
+
+impl<T: Atomic> Shared<T> {
+    /// The kernel rounds the values of an array up to eight bytes.
+    const STRIDE: usize = size_of::<T::Value>().next_multiple_of(8);
+
+    /// Maps the whole array.
+    pub(crate) fn whole(map: &Map<u32, T::Value>) -> Result<Self, Error>
+    where
+        T::Value: crate::abi::Plain,
+    {
+        let page = rustix::param::page_size();
+        let bytes = (map.max_entries() as usize * Self::STRIDE).next_multiple_of(page);
+        Self::map(map, 0, bytes, 0, map.max_entries())
+    }
+
+    /// Maps the page or two that hold value `number`.
+    pub(crate) fn around(map: &Map<u32, T::Value>, number: u32) -> Result<Self, Error>
+    where
+        T::Value: crate::abi::Plain,
+    {
+        let page = rustix::param::page_size();
+        if number >= map.max_entries() {
+            let source = std::io::Error::other(format!("{number} is beyond the map"));
+            return Err(Error::kernel("cannot map values of", map.name(), source));
+        }
+        let at = number as usize * Self::STRIDE;
+        // Strides that do not divide a page are mapped whole.
+        if page % Self::STRIDE != 0 {
+            return Self::whole(map);
+        }
+        let offset = at / page * page;
+        let per_page = (page / Self::STRIDE) as u32;
+        let first = number / per_page * per_page;
+        Self::map(map, offset, page, first, per_page.min(map.max_entries() - first))
+    }
+
+    fn map(map: &Map<u32, T::Value>, offset: usize, bytes: usize, first: u32, count: u32) -> Result<Self, Error>
+    where
+        T::Value: crate::abi::Plain,
+    {
+        let error = |source: std::io::Error| Error::kernel("cannot map values of", map.name(), source);
+        // SAFETY: a new mapping at a place of the kernel's choice disturbs no memory of ours.
+        let start = unsafe {
+            mmap(
+                std::ptr::null_mut(),
+                bytes,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                map.fd(),
+                offset as u64,
+            )
+        };
+        let start = start.map_err(|errno| error(errno.into()))?;
+        let start = NonNull::new(start.cast::<u8>())
+            .ok_or_else(|| error(std::io::Error::other("mapped at address 0")))?;
+        Ok(Self { start, bytes, first, count, stride: Self::STRIDE, values: PhantomData })
+    }
+
+    /// Value `number`; `None`: it is not in what is mapped.
+    pub(crate) fn get(&self, number: u32) -> Option<&T> {
+        let at = number.checked_sub(self.first).filter(|at| *at < self.count)? as usize;
+        // SAFETY: inside the mapping, which lives as long as self; T is made of atomics, and values begin at multiples of
+        // eight bytes from the start of a page.
+        Some(unsafe { self.start.add(at * self.stride).cast::<T>().as_ref() })
+    }
+
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+}
+
+impl<T> Drop for Shared<T> {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and no reference into it outlives self.
+        let unmapped = unsafe { munmap(self.start.as_ptr().cast(), self.bytes) };
+        debug_assert!(unmapped.is_ok());
+    }
+}

@@ -1,0 +1,254 @@
+//! Requests routed by the kernel, over real sockets: clients, endpoints, and a proxy that is as small as can be.
+#![allow(clippy::print_stdout, reason = "a test tells what it measured")]
+
+mod world;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use alize_datapath::DataPath;
+use alize_datapath::http::{Armed, Event, Rest, Router, RouterOptions, Slot, netns_cookie};
+use alize_model::Snapshot;
+use world::{World, eventually, snapshot};
+
+/// An HTTP server that answers every request with its own name, the request's target and the length of its body.
+struct Server {
+    address: SocketAddr,
+    served: Arc<AtomicU64>,
+}
+
+impl Server {
+    fn start(name: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let served = Arc::new(AtomicU64::new(0));
+        let counter = served.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let counter = counter.clone();
+                thread::spawn(move || serve(name, stream, &counter));
+            }
+        });
+        Self { address, served }
+    }
+
+    fn served(&self) -> u64 {
+        self.served.load(Ordering::SeqCst)
+    }
+}
+
+/// Sockets that were redirected to can wake up with nothing to read (docs/adr/0007).
+fn again<T>(mut what: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+    loop {
+        match what() {
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(1)),
+            other => return other,
+        }
+    }
+}
+
+fn serve(name: &str, stream: TcpStream, served: &AtomicU64) {
+    let mut writer = stream.try_clone().unwrap();
+    let mut reader = BufReader::new(stream);
+    loop {
+        let Some((head, body)) = read_message(&mut reader) else { return };
+        served.fetch_add(1, Ordering::SeqCst);
+        let target = head.split(' ').nth(1).unwrap_or_default().to_owned();
+        let size = target.strip_prefix("/size/").and_then(|n| n.parse::<usize>().ok());
+        let text = match size {
+            Some(size) => "x".repeat(size),
+            None => format!("{name} {target} {}", body.len()),
+        };
+        let response = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len());
+        if writer.write_all(response.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+/// A head, and a body by Content-Length.
+fn read_message(reader: &mut BufReader<TcpStream>) -> Option<(String, Vec<u8>)> {
+    let mut head = String::new();
+    loop {
+        let mut line = String::new();
+        if again(|| reader.read_line(&mut line)).ok()? == 0 {
+            return None;
+        }
+        if line == "\r\n" {
+            break;
+        }
+        head.push_str(&line);
+    }
+    let length = head
+        .lines()
+        .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    let mut read = 0;
+    while read < body.len() {
+        match again(|| reader.read(&mut body[read..])).ok()? {
+            0 => return None,
+            count => read += count,
+        }
+    }
+    Some((head, body))
+}
+
+/// Accepts fronts, keeps back connections, answers by itself what reaches it: `proxy TARGET`.
+struct Proxy {
+    router: Arc<Mutex<Router>>,
+    netns: u64,
+    stop: Arc<AtomicBool>,
+    passed: Arc<Mutex<Vec<(&'static str, bool)>>>,
+    back: Vec<(Slot, TcpStream)>,
+}
+
+impl Proxy {
+    fn start(world: &World) -> Self {
+        let options =
+            RouterOptions { instance: world.options.instance.clone(), bpffs: world.options.bpffs.clone() };
+        let router = Router::open(&options).unwrap_or_else(|error| panic!("{error}"));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let netns = netns_cookie(listener.as_fd()).unwrap();
+        router.listen(netns, Some(listener.local_addr().unwrap().port()), None).unwrap();
+        let router = Arc::new(Mutex::new(router));
+        let stop = Arc::new(AtomicBool::new(false));
+        let passed = Arc::new(Mutex::new(Vec::new()));
+        let (shared, list) = (router.clone(), passed.clone());
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (router, list) = (shared.clone(), list.clone());
+                thread::spawn(move || front(stream, netns, &router, &list));
+            }
+        });
+        Self { router, netns, stop, passed, back: Vec::new() }
+    }
+
+    /// Opens `count` connections to an endpoint for the kernel to lend.
+    fn warm(&mut self, endpoint: u32, address: SocketAddr, count: usize) {
+        for _ in 0..count {
+            let mut router = self.router.lock().unwrap();
+            let slot = router.reserve(self.netns, endpoint).unwrap().expect("slots are left");
+            let socket = rustix::net::socket(
+                rustix::net::AddressFamily::INET,
+                rustix::net::SocketType::STREAM,
+                None,
+            )
+            .unwrap();
+            rustix::net::bind(&socket, &"127.0.0.1:0".parse::<SocketAddr>().unwrap()).unwrap();
+            let stream = TcpStream::from(socket);
+            let local = stream.local_addr().unwrap();
+            router.dial(slot, local, address).unwrap();
+            rustix::net::connect(&stream, &address).unwrap();
+            assert_eq!(router.arm(slot, local, address).unwrap(), Armed::Here);
+            self.back.push((slot, stream));
+        }
+    }
+
+    fn passed(&self) -> Vec<&'static str> {
+        self.passed.lock().unwrap().iter().map(|(reason, _)| *reason).collect()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+    }
+}
+
+fn front(
+    stream: TcpStream,
+    netns: u64,
+    router: &Mutex<Router>,
+    passed: &Mutex<Vec<(&'static str, bool)>>,
+) {
+    let peer = stream.peer_addr().unwrap();
+    let client = router.lock().unwrap().front(netns, peer).unwrap().expect("the kernel knows who it is");
+    let mut writer = stream.try_clone().unwrap();
+    let mut reader = BufReader::new(stream);
+    let (mut read, mut written) = (0u32, 0u32);
+    while let Some((head, body)) = read_message(&mut reader) {
+        for event in router.lock().unwrap().events() {
+            if let Event::Passed { reason, slot, .. } = event {
+                passed.lock().unwrap().push((reason, slot.is_some()));
+            }
+        }
+        read = read.wrapping_add(head.len() as u32 + 2 + body.len() as u32);
+        let text = format!("proxy {}", head.split(' ').nth(1).unwrap_or_default());
+        let response = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len());
+        writer.write_all(response.as_bytes()).unwrap();
+        written = written.wrapping_add(response.len() as u32);
+        if reader.buffer().is_empty() {
+            router.lock().unwrap().rest(client.cookie, Rest { read, written }).unwrap();
+        }
+    }
+    router.lock().unwrap().forget(client.cookie).unwrap();
+}
+
+struct Client(BufReader<TcpStream>);
+
+impl Client {
+    fn connect(address: &str) -> Self {
+        Self(BufReader::new(TcpStream::connect(address).unwrap()))
+    }
+
+    fn ask(&mut self, request: &str) -> String {
+        self.send(request);
+        self.hear()
+    }
+
+    fn send(&mut self, request: &str) {
+        self.0.get_mut().write_all(request.as_bytes()).unwrap();
+    }
+
+    fn hear(&mut self) -> String {
+        let (_, body) = read_message(&mut self.0).expect("a response");
+        String::from_utf8(body).unwrap()
+    }
+}
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: web\r\nUser-Agent: test\r\nAccept: */*\r\n\r\n")
+}
+
+fn apply(data_path: &mut DataPath, snapshot: &Snapshot) {
+    let unavailable = Default::default();
+    data_path.apply(alize_datapath::Desired { snapshot, unavailable: &unavailable }).unwrap();
+}
+
+const WEB: &str = "127.77.7.1:80";
+
+fn web(more: &str, endpoints: &[SocketAddr]) -> Snapshot {
+    snapshot(&world::service("web", WEB, &format!("protocol: http, {more}"), endpoints))
+}
+
+#[test]
+fn a_request_goes_straight_to_an_endpoint_and_back() {
+    let world = World::new("http-straight");
+    let server = Server::start("one");
+    let mut data_path = world.open();
+    apply(&mut data_path, &web("", &[server.address]));
+    let endpoint = data_path.endpoints(data_path.service_id("web").unwrap())[0].id;
+    let mut proxy = Proxy::start(&world);
+    proxy.warm(endpoint, server.address, 2);
+
+    let mut client = Client::connect(WEB);
+    assert_eq!(client.0.get_ref().peer_addr().unwrap(), WEB.parse().unwrap(), "the client sees the service");
+    for turn in 0..100 {
+        assert_eq!(client.ask(&get(&format!("/turn/{turn}"))), format!("one /turn/{turn} 0"));
+    }
+    let body = "b".repeat(1000);
+    let post = format!("POST /in HTTP/1.1\r\nHost: web\r\nContent-Length: 1000\r\n\r\n");
+    assert_eq!(client.ask(&format!("{post}{body}")), "one /in 1000", "head and body in one");
+    client.send(&post);
+    client.send(&body[..600]);
+    client.send(&body[600..]);
+    assert_eq!(client.hear(), "one /in 1000", "and in three");
+    assert_eq!(client.ask(&get("/size/60000")).len(), 60_000);
+    assert_eq!(server.served(), 103);
+    assert_eq!(proxy.passed(), Vec::<&str>::new(), "nothing reached the proxy");
+}
