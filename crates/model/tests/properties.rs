@@ -10,6 +10,7 @@ use std::num::{NonZeroU8, NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::time::Duration;
 
+use alize_model::http::Http;
 use alize_model::{
     Affinity, Balance, Budgets, Diagnostic, Diagnostics, Endpoint, Frontend, HealthCheck, HostFacts, Labels,
     Mode, PassiveEjection, Probe, Protocol, Removal, Service, ServiceName, Severity, Snapshot, Source, Split,
@@ -184,6 +185,7 @@ fn service(number: usize) -> impl Strategy<Value = Service> {
                 ejection,
                 removal,
                 split: shares.and_then(|(shares, which)| split(&endpoints, &shares, which)),
+                http: (protocol == Protocol::Http).then(Http::plain),
                 endpoints,
             }
         },

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
+use crate::http::Http;
 use crate::{
     Affinity, Endpoint, Frontend, HealthCheck, Mode, PassiveEjection, Position, Probe, Protocol, Removal,
     Service, ServiceName, Transport,
@@ -305,6 +306,7 @@ impl Draft {
             ejection: self.ejection,
             removal: self.removal,
             split: self.split.map(Shares::into_split),
+            http: (self.protocol? == Protocol::Http).then(Http::plain),
             endpoints: self.endpoints.into_iter().map(|endpoint| endpoint.value).collect(),
         })
     }
