@@ -33,8 +33,10 @@ pub(crate) enum Broken {
 }
 
 /// The body.
+#[derive(Default)]
 pub(crate) enum Body {
     /// There is none.
+    #[default]
     Empty,
     /// All of it is here.
     Full(Bytes),

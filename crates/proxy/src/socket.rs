@@ -46,6 +46,11 @@ impl Out {
         self.queue.is_empty() && self.tail.is_empty()
     }
 
+    /// Bytes that wait.
+    pub(crate) fn len(&self) -> usize {
+        self.queue.iter().map(Bytes::len).sum::<usize>() + self.tail.len()
+    }
+
     fn seal(&mut self) {
         if !self.tail.is_empty() {
             self.queue.push_back(self.tail.split().freeze());

@@ -4,15 +4,14 @@
 
 use std::task::{Context, Poll, ready};
 
-use bytes::BytesMut;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Response, StatusCode, request};
 use http_body::{Body as _, Frame};
 
 use super::{Back, Failure};
 use crate::body::{Body, Broken};
 use crate::front::Interim;
 use crate::socket::Out;
-use crate::wire::{Decoded, Decoder, Encoder, head};
+use crate::wire::{Decoded, Decoder, Encoder, Fault, head};
 
 /// The longest head of a response.
 const LONGEST_HEAD: usize = 64 * 1024;
@@ -53,21 +52,36 @@ pub(crate) struct Tunnel(pub(crate) std::sync::Arc<std::sync::Mutex<Option<Back>
 
 impl Exchange {
     /// Begins to send `request` on `back`.
-    pub(crate) fn new(back: Back, request: Request<Body>) -> Self {
-        let (mut parts, body) = request.into_parts();
+    pub(crate) fn new(back: Back, parts: &request::Parts, body: Body) -> Self {
         let framing = body.framing();
         let mut out = Out::default();
-        head::write_request(&parts, framing, out.tail());
+        head::write_request(parts, framing, out.tail());
         Self {
             back: Some(back),
-            method: parts.method,
+            method: parts.method.clone(),
             encoder: Encoder::new(framing),
             request: body,
             out,
             sending: Sending::Going,
             decoder: Decoder::Done,
             keep: true,
-            interim: parts.extensions.remove(),
+            interim: parts.extensions.get().cloned(),
+            interim_left: MOST_INTERIM,
+        }
+    }
+
+    /// Waits for the response to a request that somebody else has sent on `back`.
+    pub(crate) fn owed(back: Back, method: Method) -> Self {
+        Self {
+            back: Some(back),
+            method,
+            request: Body::Empty,
+            encoder: Encoder::Empty,
+            out: Out::default(),
+            sending: Sending::Done,
+            decoder: Decoder::Done,
+            keep: true,
+            interim: None,
             interim_left: MOST_INTERIM,
         }
     }
@@ -78,7 +92,7 @@ impl Exchange {
             if let Poll::Ready(Err(broken)) = self.poll_send(cx) {
                 return Poll::Ready(Err(Failure::Client(broken)));
             }
-            let Some(back) = &mut self.back else { return Poll::Ready(Err(Failure::reset(true))) };
+            let Some(back) = &mut self.back else { return Poll::Ready(Err(Failure::Reset { stale: false, sent: true })) };
             if let Some(head) = head::response(&mut back.buffer, &self.method, LONGEST_HEAD).map_err(Failure::Response)? {
                 match self.take_head(head)? {
                     Some(response) => return Poll::Ready(Ok(response)),
@@ -86,11 +100,10 @@ impl Exchange {
                 }
             }
             let silent = back.buffer.is_empty() && self.interim_left == MOST_INTERIM;
+            let reset = Failure::Reset { stale: silent && back.reused(), sent: back.has_sent() };
             match ready!(back.socket.poll_read(cx, &mut back.buffer, HEAD_READ)) {
                 Ok(1..) => {}
-                // Of a connection that was used before, this is the usual way to end.
-                Ok(0) | Err(_) if silent => return Poll::Ready(Err(Failure::reset(!back.stale()))),
-                Ok(0) | Err(_) => return Poll::Ready(Err(Failure::reset(true))),
+                Ok(0) | Err(_) => return Poll::Ready(Err(reset)),
             }
         }
     }
@@ -102,7 +115,7 @@ impl Exchange {
             return Ok(Some(self.become_tunnel(head)));
         }
         if status.is_informational() {
-            self.interim_left = self.interim_left.checked_sub(1).ok_or(Failure::Response(head::Fault::Line))?;
+            self.interim_left = self.interim_left.checked_sub(1).ok_or(Failure::Response(Fault::Line))?;
             if let Some(interim) = &self.interim {
                 interim.push(&head.parts);
             }
@@ -250,9 +263,4 @@ fn encode(encoder: &mut Encoder, frame: Frame<bytes::Bytes>, out: &mut Out, ende
             encoder.end(frame.trailers_ref(), out)
         }
     }
-}
-
-/// What is left over of a connection's bytes, when it becomes a tunnel.
-pub(crate) fn split(back: Back) -> (crate::socket::Socket, BytesMut) {
-    back.into_parts()
 }

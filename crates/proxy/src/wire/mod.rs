@@ -8,4 +8,4 @@ pub(crate) mod head;
 pub(crate) mod spelling;
 
 pub(crate) use framing::{Decoded, Decoder, Encoder, Framing};
-pub(crate) use head::{Fault, RequestHead, ResponseHead};
+pub(crate) use head::{Fault, RequestHead};
