@@ -94,16 +94,22 @@ static __always_inline __u32 begin(struct sk_msg_md *msg, struct http_client *cl
 	struct choice choice = {.reason = HTTP_REASON_ROUTE};
 	choose(client, window, &head, size < total ? HTTP_SLOT_OPEN : 0, &choice);
 	__u32 number = choice.slot;
-	if (number == SLOT_NONE)
+	if (number == SLOT_NONE) {
+		/* The proxy makes more connections to just that endpoint. */
+		client->slot = SLOT_NONE;
+		client->wanted = choice.endpoint;
 		return choice.reason;
+	}
 	struct http_slot *slot = slot_get(number);
 	if (!slot)
 		return HTTP_REASON_GONE;
 	lend(client, slot, &head, &choice, size);
 	if (bpf_msg_redirect_hash(msg, &http_far_sockets, &number, BPF_F_INGRESS) == SK_PASS)
 		return 0;
-	/* The endpoint has closed; the proxy is about to notice, and nothing was sent yet. */
+	/* The endpoint has closed; the proxy is about to notice, and gets the whole request: nothing was sent yet. */
 	client->left = 0;
+	__u32 flags;
+	slot_flag(slot, client->lease, 0, HTTP_SLOT_OPEN, &flags);
 	return HTTP_REASON_GONE;
 }
 
@@ -132,7 +138,14 @@ int alize_http_client(struct sk_msg_md *msg)
 	window_give(window);
 	if (!reason)
 		return SK_PASS;
-	return pass(client, reason, reason == HTTP_REASON_GONE ? client->slot : SLOT_NONE);
+	switch (reason) {
+	case HTTP_REASON_GONE:
+		return pass(client, reason, client->slot);
+	case HTTP_REASON_POOL_EMPTY:
+		return pass(client, reason, client->wanted);
+	default:
+		return pass(client, reason, SLOT_NONE);
+	}
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

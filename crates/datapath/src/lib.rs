@@ -493,6 +493,16 @@ impl DataPath {
         counters::read(&self.maps, &self.picture, self.sweep.as_ref())
     }
 
+    /// What the kernel routed request by request; nothing where it cannot.
+    pub fn http_counters(&self) -> Result<http::RouterCounters, Error> {
+        self.http.as_ref().map_or_else(|| Ok(http::RouterCounters::default()), http::tables::Tables::counters)
+    }
+
+    /// Connections on which the kernel awaits a response, and requests that count as outstanding at endpoints.
+    pub fn http_outstanding(&self) -> Result<(u64, u64), Error> {
+        self.http.as_ref().map_or(Ok((0, 0)), http::tables::Tables::outstanding)
+    }
+
     /// The anomalies of [`Counters`] alone, which cost no walk over open connections.
     pub fn anomalies(&self) -> Result<Vec<(&'static str, u64)>, Error> {
         counters::anomalies(&self.maps.anomalies)

@@ -8,6 +8,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
+use alize_model::control::ProxyState;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpSocket;
 
@@ -48,6 +49,17 @@ pub struct Resting {
     pub written: u64,
 }
 
+/// How a front connection stands towards what the kernel does for its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The kernel owes the client nothing.
+    Settled,
+    /// A response is on its way.
+    Owed,
+    /// A request was sent in part to an endpoint that is gone: what comes now is no beginning of a request.
+    Broken,
+}
+
 /// The kernel side.
 pub trait Kernel: Send + Sync + 'static {
     /// Whose connection it is, or nothing if that cannot be said; it is closed then.
@@ -62,6 +74,23 @@ pub trait Kernel: Send + Sync + 'static {
     /// A front connection has come to rest. It may read the next request from the socket at any time.
     fn resting(&self, front: &Resting) {
         let _ = front;
+    }
+
+    /// Whether what the client has sent may be answered. While a response is on its way to it that does not go through the
+    /// proxy, it may not: responses would change places.
+    fn standing(&self, client: &Client) -> Standing {
+        let _ = client;
+        Standing::Settled
+    }
+
+    /// A front connection has ended.
+    fn gone(&self, client: &Client) {
+        let _ = client;
+    }
+
+    /// A state is in force.
+    fn applied(&self, state: &ProxyState) {
+        let _ = state;
     }
 }
 

@@ -28,13 +28,15 @@ mod listen;
 mod proxy;
 mod reason;
 mod route;
+mod routed;
 mod run;
 mod socket;
 mod wire;
 
 pub use error::Error;
 pub use front::Outcome;
-pub use kernel::{Accepted, Client, Fixed, Kernel, Netns, Resting};
+pub use kernel::{Accepted, Client, Fixed, Kernel, Netns, Resting, Standing};
 pub use proxy::Limits;
 pub use reason::Reason;
+pub use routed::{Meshed, Routed, RoutedError};
 pub use run::{Handle, Options, Ready, run};

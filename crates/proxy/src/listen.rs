@@ -15,6 +15,7 @@ use crate::back::lock;
 use crate::front::{self, Front, Origin, Outcome};
 use crate::kernel::{Accepted, Netns};
 use crate::proxy::{Phase, Proxy};
+use crate::reason::Reason;
 use crate::socket::Socket;
 
 /// The wait after an accept that failed for want of descriptors or memory.
@@ -108,16 +109,17 @@ impl Doors {
 
     /// Serves a connection from here on.
     pub(crate) fn live(self: &Arc<Self>, front: Arc<Front>) {
-        lock(&self.fronts).insert(front.origin.cookie, Arc::downgrade(&front));
+        lock(&self.fronts).insert(front.origin.key(), Arc::downgrade(&front));
         self.proxy.open.fetch_add(1, Ordering::Relaxed);
         let doors = Arc::clone(self);
         let phase = self.proxy.phase.subscribe();
-        let cookie = front.origin.cookie;
+        let (key, client) = (front.origin.key(), front.origin.client);
         tokio::spawn(async move {
             let leaving = front::live(Arc::clone(&doors.proxy), front, phase).await;
-            lock(&doors.fronts).remove(&cookie);
-            if let Some(front) = leaving {
-                let _ = doors.leaving.send(front);
+            lock(&doors.fronts).remove(&key);
+            match leaving {
+                Some(front) => drop(doors.leaving.send(front)),
+                None => doors.proxy.kernel.gone(&client),
             }
             doors.proxy.open.fetch_sub(1, Ordering::Relaxed);
         });
@@ -125,8 +127,19 @@ impl Doors {
 
     /// See [`crate::Handle::relay`].
     pub(crate) async fn relay(&self, cookie: u64, back: TcpStream, method: http::Method) -> Option<Outcome> {
-        let front = lock(&self.fronts).get(&cookie).and_then(Weak::upgrade)?;
+        let front = self.front(cookie)?;
         Some(front::relay(&self.proxy, &front, back, method).await)
+    }
+
+    /// See [`crate::Handle::fail`].
+    pub(crate) async fn fail(&self, cookie: u64, reason: Reason, begun: bool) {
+        if let Some(front) = self.front(cookie) {
+            front::fail(&self.proxy, &front, reason, begun).await;
+        }
+    }
+
+    fn front(&self, cookie: u64) -> Option<Arc<Front>> {
+        lock(&self.fronts).get(&cookie).and_then(Weak::upgrade)
     }
 
     /// Waits until every connection has ended or was given away, at most until `deadline`.

@@ -84,8 +84,9 @@ impl Proxy {
     /// Puts `state` in force, whole; an error has changed nothing.
     pub(crate) fn apply(&self, state: ProxyState) -> Result<(), String> {
         let earlier = self.mesh();
-        let mesh = Mesh::new(state, &earlier)?;
+        let mesh = Mesh::new(state.clone(), &earlier)?;
         *self.mesh.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(mesh);
+        self.kernel.applied(&state);
         Ok(())
     }
 

@@ -20,6 +20,7 @@ use crate::handover::{self, Heir, Successors, Taken};
 use crate::kernel::{Kernel, Netns};
 use crate::listen::Doors;
 use crate::proxy::{Limits, Phase, Proxy};
+use crate::reason::Reason;
 use crate::control;
 
 /// How often idle connections to endpoints are looked at.
@@ -101,6 +102,16 @@ impl Handle {
     /// the front's own exchanges; `None` if there is no such connection any more.
     pub async fn relay(&self, front: u64, back: TcpStream, method: http::Method) -> Option<Outcome> {
         self.doors.relay(front, back, method).await
+    }
+
+    /// Tells the client with this cookie that the response to a request that the kernel has routed will not come.
+    pub async fn fail(&self, client: u64, reason: Reason, begun: bool) {
+        self.doors.fail(client, reason, begun).await;
+    }
+
+    /// Counts something that should not happen.
+    pub fn anomaly(&self, what: &'static str) {
+        self.proxy.anomaly(what);
     }
 }
 

@@ -179,4 +179,10 @@ impl Socket {
     pub(crate) fn shutdown_write(&self) {
         let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write);
     }
+
+    /// Ends the connection so that the client cannot take what it got for a complete response.
+    pub(crate) fn reset(&self) {
+        let _ = rustix::net::sockopt::set_socket_linger(&self.stream, Some(std::time::Duration::ZERO));
+        let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both);
+    }
 }

@@ -231,6 +231,8 @@ struct http_client {
 	__u32 sent_base; /* its sequence numbers when the connection was made */
 	__u32 received_base;
 	struct http_rest rest; /* as last seen */
+	__u32 wanted; /* endpoint whose pool was empty */
+	__u32 zero;
 };
 
 /* Value of `http_far`, on the endpoint's socket. */
@@ -270,7 +272,7 @@ struct http_reasons {
 struct http_event {
 	__u64 cookie; /* of the client; or of the network namespace */
 	__u32 reason; /* enum http_reason */
-	__u32 slot; /* in which a response to the client is outstanding, or NONE; or a process of the namespace */
+	__u32 slot; /* in which a response is outstanding, or NONE; the endpoint of an empty pool; a process of the namespace */
 };
 
 #endif

@@ -4,6 +4,7 @@
 //! programs do not take reaches the proxy by TCP, with a reason.
 
 pub(crate) mod abi;
+mod counters;
 mod lower;
 mod netns;
 pub(crate) mod programs;
@@ -11,5 +12,6 @@ mod router;
 mod shared;
 pub(crate) mod tables;
 
+pub use counters::{Passed, Routed, RouterCounters};
 pub use netns::netns_cookie;
 pub use router::{Armed, Event, Front, Lent, Rest, Router, RouterOptions, Slot, SlotState};

@@ -20,7 +20,7 @@ use libbpf_rs::{MapHandle, RingBuffer, RingBufferBuilder};
 
 use super::abi::{
     BUSY, COOKIE_SHIFT, COPY, DEAD, FLAGS, GENERATION_BITS, GENERATION_SHIFT, HEAD_SLOT_BITS, LOST, OPEN, OUT,
-    http_dial_key, http_event, http_front, http_front_key, http_listener, http_pool_key, http_rest,
+    http_dial_key, http_event, http_front, http_reason, http_front_key, http_listener, http_pool_key, http_rest,
 };
 use super::shared::{PoolCell, Shared, SlotCell};
 use crate::abi::{NONE, Plain, address_words};
@@ -121,6 +121,13 @@ pub enum Event {
         /// A slot on which a response to the client is outstanding, or whose request cannot be finished.
         slot: Option<Slot>,
     },
+    /// As `Passed`, because no connection to the endpoint was idle.
+    PoolEmpty {
+        /// Cookie of the client.
+        cookie: u64,
+        /// Number of the endpoint.
+        endpoint: u32,
+    },
     /// A connection was made in a network namespace where the proxy does not listen.
     NoListener {
         /// Cookie of the namespace.
@@ -192,10 +199,12 @@ pub struct Router {
     free: Vec<u32>,
     /// Retired while in a pool: their numbers are free once the programs have found them there.
     buried: Vec<u32>,
+    /// Lent by the proxy before this one.
+    foreign: Vec<u32>,
 }
 
 impl Router {
-    /// Opens what the agent has pinned. Slots of a proxy that is gone are dead, its pools empty, its listeners forgotten.
+    /// Opens what the agent has pinned. Idle slots of the proxy before are dead, its pools empty, its listeners forgotten.
     pub fn open(options: &RouterOptions) -> Result<Self, Error> {
         let pins = Pins::new(&Options {
             instance: options.instance.clone(),
@@ -228,6 +237,7 @@ impl Router {
             next_pool: 0,
             free: Vec::new(),
             buried: Vec::new(),
+            foreign: Vec::new(),
             slots,
             heads,
         };
@@ -248,14 +258,37 @@ impl Router {
             }
         }
         for number in (0..self.slots.count()).rev() {
-            self.retire(Slot(number));
-            if let Some(cell) = self.slots.get(number) {
-                cell.state.fetch_or(OUT, Ordering::AcqRel);
+            let Some(cell) = self.slots.get(number) else { continue };
+            let word = cell.state.load(Ordering::Acquire);
+            let lent = word >> COOKIE_SHIFT != 0 && word & DEAD == 0;
+            let dead = word | DEAD | OUT;
+            // What is lent is finished by the proxy before, if that still lives.
+            if !lent && cell.state.compare_exchange(word, dead, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                self.free.push(number);
+            } else {
+                self.foreign.push(number);
             }
         }
-        self.buried.clear();
-        self.free = (0..self.slots.count()).rev().collect();
         Ok(())
+    }
+
+    /// Takes over slots of the proxy before whose clients are gone, or that were finished.
+    fn inherit(&mut self) {
+        let mut left = std::mem::take(&mut self.foreign);
+        left.retain(|&number| {
+            let Some(cell) = self.slots.get(number) else { return false };
+            let word = cell.state.load(Ordering::Acquire);
+            let cookie = word >> COOKIE_SHIFT;
+            if word & DEAD == 0 && cookie != 0 && self.is_open(cookie) {
+                return true;
+            }
+            match word & DEAD {
+                0 => drop(self.retire(Slot(number))),
+                _ => self.buried.push(number),
+            }
+            false
+        });
+        self.foreign = left;
     }
 
     /// Tells connects in the network namespace with cookie `netns` where the proxy listens on loopback.
@@ -448,8 +481,30 @@ impl Router {
         pool.map_or(0, |pool| pool.empty.load(Ordering::Relaxed))
     }
 
+    /// Dead slots stay in their pools until a program comes upon them. Takes them out, for want of numbers.
+    fn exhume(&self) {
+        let number_of_pools = self.next_pool;
+        for pool in (0..number_of_pools).filter_map(|number| self.heads.get(number)) {
+            let mut live = Vec::new();
+            while let Some(number) = self.pop(pool) {
+                let Some(cell) = self.slots.get(number) else { continue };
+                let word = cell.state.load(Ordering::Acquire);
+                if word & DEAD != 0 {
+                    cell.state.fetch_or(OUT, Ordering::AcqRel);
+                } else {
+                    live.push((number, cell));
+                }
+            }
+            live.into_iter().rev().for_each(|(number, cell)| self.push(number, cell));
+        }
+    }
+
     /// Numbers of dead slots that are in no pool any more are free.
     fn collect(&mut self) {
+        if self.free.is_empty() {
+            self.inherit();
+            self.exhume();
+        }
         let slots = &self.slots;
         let free = &mut self.free;
         self.buried.retain(|&number| {
@@ -565,9 +620,14 @@ fn ring(map: &MapHandle, received: &Arc<Mutex<Vec<Event>>>) -> Result<RingBuffer
 }
 
 fn decode(event: &http_event) -> Event {
-    let reason = reason_name(event.reason);
-    if reason == "no-proxy" {
-        return Event::NoListener { netns: event.cookie, pid: event.slot };
+    let http_event { cookie, reason, slot } = *event;
+    match http_reason(reason) {
+        http_reason::HTTP_REASON_NO_PROXY => Event::NoListener { netns: cookie, pid: slot },
+        http_reason::HTTP_REASON_POOL_EMPTY => Event::PoolEmpty { cookie, endpoint: slot },
+        _ => Event::Passed {
+            cookie,
+            reason: reason_name(reason),
+            slot: (slot != NONE).then_some(Slot(slot)),
+        },
     }
-    Event::Passed { cookie: event.cookie, reason, slot: (event.slot != NONE).then_some(Slot(event.slot)) }
 }

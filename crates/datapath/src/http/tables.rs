@@ -12,6 +12,7 @@ use alize_model::{Endpoint, Mode, Service, ServiceName};
 use libbpf_rs::MapHandle;
 
 use super::abi::{ServiceWord, http_class, http_class_key, http_group, http_rule};
+use super::counters::{CounterMaps, RouterCounters};
 use super::lower::{Lowered, Place, Services, Usable};
 use super::shared::Shared;
 use crate::abi::Slot;
@@ -29,6 +30,7 @@ pub(crate) struct RouteMaps {
     pub(crate) rules: Map<u32, http_rule>,
     pub(crate) groups: Map<u32, http_group>,
     pub(crate) targets: Map<u32, u64>,
+    pub(crate) counters: CounterMaps,
 }
 
 impl RouteMaps {
@@ -39,6 +41,12 @@ impl RouteMaps {
             rules: Map::new(take("http_rules")?)?,
             groups: Map::new(take("http_groups")?)?,
             targets: Map::new(take("http_targets")?)?,
+            counters: CounterMaps {
+                traffic: Map::new(take("http_traffic")?)?,
+                reasons: Map::new(take("http_reasons")?)?,
+                slots: Map::new(take("http_slots")?)?,
+                load: Map::new(take("http_load")?)?,
+            },
         })
     }
 
@@ -132,10 +140,21 @@ impl Tables {
         let unwanted: Vec<u32> = self.live.keys().copied().filter(|number| !wanted.contains_key(number)).collect();
         for number in unwanted {
             self.maps.store(number, ServiceWord::default())?;
+            self.maps.counters.reasons.delete_all([number].into_iter())?;
             if let Some(live) = self.live.remove(&number) {
                 self.garbage.push(live.runs);
                 changed += 1;
             }
+        }
+        if changed > 0 {
+            let known = |service, endpoint| {
+                picture.service(service).is_some_and(|live| {
+                    // Routes lead to endpoints of other services as well.
+                    live.definition.as_ref().and_then(|one| one.http.as_deref()).is_some_and(names_others)
+                        || live.endpoints.iter().any(|one| one.number == endpoint)
+                })
+            };
+            self.maps.counters.prune(known)?;
         }
         Ok(changed)
     }
@@ -223,6 +242,16 @@ impl Tables {
         let table = self.next_table;
         self.next_table = self.next_table.wrapping_add(1).max(1);
         Ok(Taken { table, ..taken })
+    }
+
+    /// What was counted.
+    pub(crate) fn counters(&self) -> Result<RouterCounters, Error> {
+        self.maps.counters.read()
+    }
+
+    /// See [`CounterMaps::outstanding`].
+    pub(crate) fn outstanding(&self) -> Result<(u64, u64), Error> {
+        self.maps.counters.outstanding()
     }
 
     /// Frees what earlier changes took out of use, once no program can be reading it.

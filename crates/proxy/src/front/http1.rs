@@ -133,11 +133,12 @@ pub(super) async fn send(proxy: &Proxy, front: &Arc<Front>, asked: &Asked, respo
     let mut out = Out::default();
     head::write_response(&parts, framing, after, out.tail());
     drop(parts);
-    let mut writing = Writing { out, encoder: Encoder::new(framing), ended: false };
+    let rests = stay && lock(&front.incoming).is_spent();
+    let mut writing = Writing { out, encoder: Encoder::new(framing), ended: false, rests };
     if bodiless {
         writing.ended = true;
     }
-    let written = std::future::poll_fn(|cx| writing.poll(cx, front, &mut body)).await;
+    let written = std::future::poll_fn(|cx| writing.poll(cx, proxy, front, &mut body)).await;
     drop(body);
     match written {
         Ok(()) if stay && drain(front).await => {
@@ -158,11 +159,19 @@ struct Writing {
     out: Out,
     encoder: Encoder,
     ended: bool,
+    /// The request was read whole and nothing after it.
+    rests: bool,
 }
 
 impl Writing {
     /// Writes head and body; an error means that the response cannot be completed.
-    fn poll(&mut self, cx: &mut Context<'_>, front: &Front, body: &mut Body) -> Poll<Result<(), ()>> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        proxy: &Proxy,
+        front: &Front,
+        body: &mut Body,
+    ) -> Poll<Result<(), ()>> {
         loop {
             let mut pending = false;
             while !self.ended && !pending && self.out.len() < HIGH_WATER {
@@ -178,6 +187,11 @@ impl Writing {
             }
             if self.out.is_empty() {
                 return if self.ended { Poll::Ready(Ok(())) } else { Poll::Pending };
+            }
+            if self.ended && self.rests {
+                // Told before the last byte goes: the client may be quick. It holds only when all of it has come.
+                self.rests = false;
+                proxy.kernel.resting(&front.resting_after(self.out.len()));
             }
             match front.socket.poll_write(cx, &mut self.out) {
                 Poll::Ready(Ok(())) if pending => return Poll::Pending,
@@ -247,7 +261,7 @@ fn abort(front: &Front) {
 }
 
 /// Answers a request that is not forwarded, and ends the connection: nobody knows where the next request begins.
-async fn refuse(proxy: &Arc<Proxy>, front: &Arc<Front>, reason: Reason) -> End {
+pub(super) async fn refuse(proxy: &Arc<Proxy>, front: &Arc<Front>, reason: Reason) -> End {
     let response = route::refusal(proxy, &front.origin, reason);
     let asked = Asked { method: Method::GET, version: Version::HTTP_11, keep_alive: false, expects: false };
     lock(&front.incoming).buffer.clear();
@@ -261,6 +275,11 @@ pub(super) async fn refuse_slow_head(proxy: &Arc<Proxy>, front: &Arc<Front>) -> 
 }
 
 impl super::Incoming {
+    /// Whether the present request was read whole, and nothing after it.
+    fn is_spent(&self) -> bool {
+        self.decoder.is_done() && self.buffer.is_empty()
+    }
+
     /// Whether a body is announced and none of it was read.
     fn untouched(&self) -> bool {
         !self.decoder.is_done() && !self.begun && self.buffer.is_empty()

@@ -7,12 +7,17 @@ use tokio::sync::watch;
 
 use super::{Front, http1, http2};
 use crate::back::lock;
+use crate::kernel::Standing;
 use crate::proxy::{Phase, Proxy};
 
 /// How HTTP/2 with prior knowledge begins, RFC 9113 section 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Bytes read to find out what is spoken, and with it most heads of requests.
 const READ: usize = 4 * 1024;
+
+/// The wait between two looks whether a response that the kernel carries has ended. Only clients that do not wait for a
+/// response before they send more come to this.
+const UNSETTLED: std::time::Duration = std::time::Duration::from_millis(1);
 
 /// How serving a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +50,16 @@ pub(crate) async fn live(proxy: Arc<Proxy>, front: Arc<Front>, mut phase: watch:
                 biased;
                 readable = front.socket.stream().readable() => readable.ok()?,
                 _ = phase.changed() => continue,
+            }
+        }
+        loop {
+            match proxy.kernel.standing(&front.origin.client) {
+                Standing::Settled => break,
+                Standing::Owed => tokio::time::sleep(UNSETTLED).await,
+                Standing::Broken => {
+                    front.socket.reset();
+                    return None;
+                }
             }
         }
         // What serving needs is made when there is something to serve, and is gone when the connection sleeps.

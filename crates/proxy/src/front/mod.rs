@@ -25,7 +25,7 @@ use crate::wire::{Decoder, Framing, head};
 pub(crate) use inbound::Inbound;
 pub(crate) use life::live;
 pub use relay::Outcome;
-pub(crate) use relay::relay;
+pub(crate) use relay::{fail, relay};
 
 /// A connection of a client.
 #[derive(Debug)]
@@ -46,6 +46,13 @@ pub(crate) struct Origin {
     pub(crate) peer: SocketAddr,
     /// Cookie of the front socket.
     pub(crate) cookie: u64,
+}
+
+impl Origin {
+    /// What the connection is found by: the client's cookie, which the kernel knows, or else the front socket's own.
+    pub(crate) fn key(&self) -> u64 {
+        if self.client.cookie == 0 { self.cookie } else { self.client.cookie }
+    }
 }
 
 #[derive(Debug)]
@@ -72,8 +79,13 @@ impl Front {
     }
 
     fn resting(&self) -> Resting {
+        self.resting_after(0)
+    }
+
+    /// As it will be when `more` bytes are written.
+    fn resting_after(&self, more: usize) -> Resting {
         let (read, written) = self.socket.totals();
-        Resting { front: self.origin.cookie, client: self.origin.client, read, written }
+        Resting { front: self.origin.cookie, client: self.origin.client, read, written: written + more as u64 }
     }
 }
 

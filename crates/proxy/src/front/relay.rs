@@ -9,7 +9,9 @@ use super::http1::{self, Asked};
 use super::{Front, life::End};
 use crate::back::{Back, Exchange, Lent, lock};
 use crate::body::Body;
+use crate::kernel::Resting;
 use crate::proxy::Proxy;
+use crate::reason::Reason;
 
 /// How a relayed response ended.
 #[derive(Debug)]
@@ -18,6 +20,8 @@ pub struct Outcome {
     pub complete: bool,
     /// The connection to the endpoint, if it can take another request.
     pub back: Option<TcpStream>,
+    /// What went over the front connection so far.
+    pub resting: Resting,
 }
 
 /// Copies the response that `back` owes to a request with `method` to `front`, between the front's own exchanges.
@@ -27,12 +31,23 @@ pub(crate) async fn relay(proxy: &Proxy, front: &Arc<Front>, back: TcpStream, me
     let mut exchange = Box::new(Exchange::owed(Back::lent(back, &lent), method.clone()));
     let Ok(response) = std::future::poll_fn(|cx| exchange.poll_head(cx)).await else {
         front.socket.shutdown_write();
-        return Outcome { complete: false, back: None };
+        return Outcome { complete: false, back: None, resting: front.resting() };
     };
     let response =
         response.map(|()| if exchange.left() == Some(0) { Body::Empty } else { Body::Exchange(exchange) });
     let asked = Asked { method, version: Version::HTTP_11, keep_alive: true, expects: false };
     let end = http1::send(proxy, front, &asked, response).await;
     let back = lock(&lent).take().map(crate::socket::Socket::into_stream);
-    Outcome { complete: end != End::Close, back }
+    Outcome { complete: end != End::Close, back, resting: front.resting() }
+}
+
+/// Tells the client that the response to a request of its, which the kernel has routed, will not come. If the response has
+/// `begun` there is no way to say so but to end the connection.
+pub(crate) async fn fail(proxy: &Arc<Proxy>, front: &Arc<Front>, reason: Reason, begun: bool) {
+    let _turn = front.turn.lock().await;
+    if begun {
+        front.socket.reset();
+    } else {
+        http1::refuse(proxy, front, reason).await;
+    }
 }

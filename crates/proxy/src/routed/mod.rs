@@ -1,0 +1,240 @@
+//! The kernel side in earnest: clients whose requests the kernel routes, and the connections to endpoints that it routes
+//! them over.
+//!
+//! The proxy owns all sockets. It listens in every network namespace that has a process in a meshed cgroup, and keeps idle
+//! connections to endpoints in pools from which the kernel's programs take one for each request (a *slot*). What the
+//! kernel cannot finish is told by a slot's word and by an event, and done here: carrying a response that is too large or
+//! has no length, and telling a client that its response will not come.
+
+mod namespaces;
+mod slots;
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use alize_datapath::http::{Event, Rest, Router, RouterOptions, Slot};
+use alize_model::control::ProxyState;
+use alize_model::http::Pool;
+use tokio::io::unix::AsyncFd;
+use tokio::net::TcpSocket;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::back::lock;
+use crate::kernel::{Accepted, Client, Kernel, Netns, Resting, Standing};
+use crate::run::Handle;
+
+use namespaces::Namespaces;
+use slots::Slots;
+
+/// How often namespaces are looked for, slots are looked after, and events are heard that nobody was woken for.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What is meshed.
+#[derive(Clone, Debug)]
+pub struct Meshed {
+    /// Name of the instance.
+    pub instance: String,
+    /// Mount point of bpffs.
+    pub bpffs: PathBuf,
+    /// The meshed cgroups: where their processes have a network namespace, the proxy listens.
+    pub cgroups: Vec<PathBuf>,
+}
+
+/// Why the kernel side could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum RoutedError {
+    /// There is no data path, or not all of it.
+    #[error("{0}; is the agent of this instance loaded? `alize status` tells")]
+    DataPath(#[from] alize_datapath::Error),
+    /// Something of the system's.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What happened.
+        source: io::Error,
+    },
+}
+
+/// An endpoint as the state names it.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    address: SocketAddr,
+    pool: Pool,
+}
+
+/// The kernel side of a mesh that is loaded.
+pub struct Routed {
+    router: Mutex<Router>,
+    namespaces: Namespaces,
+    slots: Slots,
+    /// By number of the kernel's; those of the state in force that take requests.
+    endpoints: Mutex<HashMap<u32, Known>>,
+    /// Clients with a connection here: where they are.
+    clients: Mutex<HashMap<u64, Netns>>,
+    /// Clients whose request cannot be finished.
+    broken: Mutex<HashSet<u64>>,
+    handle: OnceLock<Handle>,
+}
+
+impl Routed {
+    /// Opens the data path of an instance.
+    pub fn open(meshed: Meshed) -> Result<Arc<Self>, RoutedError> {
+        let options = RouterOptions { instance: meshed.instance, bpffs: meshed.bpffs };
+        let router = Router::open(&options)?;
+        Ok(Arc::new(Self {
+            router: Mutex::new(router),
+            namespaces: Namespaces::new(meshed.cgroups),
+            slots: Slots::default(),
+            endpoints: Mutex::default(),
+            clients: Mutex::default(),
+            broken: Mutex::default(),
+            handle: OnceLock::new(),
+        }))
+    }
+
+    /// Begins to listen in every namespace, and to look after slots; to be called when the proxy is ready.
+    pub fn start(self: &Arc<Self>, handle: Handle) -> Result<(), RoutedError> {
+        let system = |source| RoutedError::System { what: "listen to the kernel's events", source };
+        let ring = {
+            let router = lock(&self.router);
+            rustix::io::dup(&*router).map_err(|errno| system(errno.into()))?
+        };
+        #[expect(deprecated, reason = "what replaces it is unsafe; the descriptor is owned, and closed with this")]
+        let ring = AsyncFd::new(ring).map_err(system)?;
+        let _ = self.handle.set(handle);
+        self.look();
+        let routed = Arc::clone(self);
+        tokio::spawn(async move { routed.watch(ring).await });
+        Ok(())
+    }
+
+    /// Takes everything back from the kernel: no connection comes to this proxy any more, no slot is lent any more. Those
+    /// that are lent are finished.
+    pub fn stop(&self) {
+        self.namespaces.silence(&lock(&self.router));
+        self.slots.retire_idle(&mut lock(&self.router));
+    }
+
+    async fn watch(self: Arc<Self>, ring: AsyncFd<std::os::fd::OwnedFd>) {
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                ready = ring.readable() => match ready {
+                    // Cleared before the ring is read: what comes meanwhile wakes again.
+                    Ok(mut ready) => ready.clear_ready(),
+                    Err(_) => return,
+                },
+                _ = look.tick() => self.look(),
+            }
+            self.hear();
+        }
+    }
+
+    fn look(self: &Arc<Self>) {
+        let Some(handle) = self.handle.get() else { return };
+        self.namespaces.refresh(&lock(&self.router), handle);
+        self.slots.look_after(self);
+    }
+
+    /// Deals with what the kernel has told.
+    fn hear(self: &Arc<Self>) {
+        let events = lock(&self.router).events();
+        for event in events {
+            match event {
+                Event::Passed { reason, slot: Some(slot), .. } if reason != "pipelined" => {
+                    // What was begun on it cannot be finished.
+                    let lent = self.slots.drop_slot(&mut lock(&self.router), slot);
+                    lock(&self.broken).extend(lent.filter(|lent| lent.open).map(|lent| lent.cookie));
+                }
+                Event::Passed { .. } => {}
+                Event::PoolEmpty { cookie, endpoint } => {
+                    let netns = lock(&self.clients).get(&cookie).copied();
+                    if let Some(netns) = netns {
+                        self.slots.grow(self, netns, endpoint);
+                    }
+                }
+                Event::NoListener { pid, .. } => {
+                    if let Some(handle) = self.handle.get() {
+                        self.namespaces.visit(pid, &lock(&self.router), handle);
+                    }
+                }
+            }
+        }
+    }
+
+    fn known(&self, endpoint: u32) -> Option<Known> {
+        lock(&self.endpoints).get(&endpoint).copied()
+    }
+
+    /// The slot on which a response to the client is outstanding.
+    fn lent_to(&self, cookie: u64) -> Option<Slot> {
+        self.slots.find(&lock(&self.router), cookie)
+    }
+
+}
+
+impl Kernel for Routed {
+    fn identify(&self, accepted: &Accepted) -> Option<Client> {
+        let netns = self.namespaces.cookie(accepted.netns)?;
+        let front = lock(&self.router).front(netns, accepted.peer).ok().flatten()?;
+        lock(&self.clients).insert(front.cookie, accepted.netns);
+        Some(Client { service: front.service, cookie: front.cookie })
+    }
+
+    fn socket(&self, netns: Netns, endpoint: SocketAddr) -> io::Result<TcpSocket> {
+        self.namespaces.socket(netns, endpoint)
+    }
+
+    fn resting(&self, front: &Resting) {
+        let rest = Rest { read: front.read as u32, written: front.written as u32 };
+        if let Err(error) = lock(&self.router).rest(front.client.cookie, rest) {
+            tracing::debug!(%error, "a client's requests stay with the proxy");
+        }
+    }
+
+    fn standing(&self, client: &Client) -> Standing {
+        if let Some(routed) = self.slots.owner() {
+            routed.hear();
+        }
+        if lock(&self.broken).contains(&client.cookie) {
+            return Standing::Broken;
+        }
+        let Some(slot) = self.lent_to(client.cookie) else { return Standing::Settled };
+        let mut router = lock(&self.router);
+        if router.is_open(client.cookie) {
+            return Standing::Owed;
+        }
+        self.slots.drop_slot(&mut router, slot);
+        Standing::Settled
+    }
+
+    fn gone(&self, client: &Client) {
+        lock(&self.clients).remove(&client.cookie);
+        lock(&self.broken).remove(&client.cookie);
+        let lent = self.lent_to(client.cookie);
+        let mut router = lock(&self.router);
+        if let Some(slot) = lent {
+            self.slots.drop_slot(&mut router, slot);
+        }
+        if let Err(error) = router.forget(client.cookie) {
+            tracing::debug!(%error, "what is known of a client that is gone stays in the kernel");
+        }
+    }
+
+    fn applied(&self, state: &ProxyState) {
+        let mut endpoints = HashMap::new();
+        for service in &state.services {
+            let Some(http) = &service.service.http else { continue };
+            for endpoint in service.endpoints.iter().filter(|endpoint| endpoint.usable) {
+                endpoints.insert(endpoint.number, Known { address: endpoint.address, pool: http.pool });
+            }
+        }
+        *lock(&self.endpoints) = endpoints;
+    }
+}

@@ -1,0 +1,296 @@
+//! The connections to endpoints that the kernel routes requests over.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use alize_datapath::http::{Armed, Lent, Router, Slot};
+use bytes::BytesMut;
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+use super::Routed;
+use crate::back::lock;
+use crate::kernel::{Kernel, Netns};
+use crate::reason::Reason;
+
+/// Connections made at once where none was idle.
+const FIRST: usize = 4;
+/// After an attempt to reach an endpoint that is not on this host, none is made for so long.
+const ELSEWHERE: Duration = Duration::from_secs(30);
+/// After a connection that could not be made.
+const FAILED: Duration = Duration::from_secs(1);
+
+/// All slots of the proxy.
+#[derive(Default)]
+pub(super) struct Slots {
+    open: Mutex<HashMap<Slot, Held>>,
+    places: Mutex<HashMap<(Netns, u32), Place>>,
+    owner: Mutex<Weak<Routed>>,
+}
+
+/// A connection that is open.
+struct Held {
+    place: (Netns, u32),
+    task: JoinHandle<()>,
+    /// Requests it had served when it was last looked at, and when that was another number.
+    used: u64,
+    since: Instant,
+}
+
+/// An endpoint, seen from a namespace.
+#[derive(Default)]
+struct Place {
+    open: usize,
+    growing: bool,
+    not_before: Option<Instant>,
+}
+
+impl Slots {
+    pub(super) fn owner(&self) -> Option<Arc<Routed>> {
+        lock(&self.owner).upgrade()
+    }
+
+    /// The slot that is lent to a client.
+    pub(super) fn find(&self, router: &Router, cookie: u64) -> Option<Slot> {
+        let lent = |slot: &&Slot| router.state(**slot).lent.is_some_and(|lent| lent.cookie == cookie && lent.busy);
+        lock(&self.open).keys().find(lent).copied()
+    }
+
+    /// Makes more connections from `netns` to an endpoint, twice as many as there are: requests find none idle.
+    pub(super) fn grow(&self, routed: &Arc<Routed>, netns: Netns, endpoint: u32) {
+        let Some(known) = routed.known(endpoint) else { return };
+        let more = {
+            let mut places = lock(&self.places);
+            let place = places.entry((netns, endpoint)).or_default();
+            if place.growing || place.not_before.is_some_and(|at| Instant::now() < at) {
+                return;
+            }
+            let most = known.pool.max.get() as usize;
+            let more = place.open.clamp(FIRST, 64).min(most.saturating_sub(place.open));
+            place.growing = more > 0;
+            more
+        };
+        if more == 0 {
+            return;
+        }
+        let routed = Arc::clone(routed);
+        tokio::spawn(async move {
+            let mut not_before = None;
+            for _ in 0..more {
+                let made = tokio::time::timeout(
+                    known.pool.connect_timeout,
+                    open(&routed, netns, endpoint, known.address),
+                );
+                match made.await {
+                    Ok(Ok(Armed::Here)) => continue,
+                    Ok(Ok(Armed::Elsewhere)) => not_before = Some(Instant::now() + ELSEWHERE),
+                    Ok(Err(error)) => {
+                        tracing::debug!(%error, endpoint = %known.address, "no connection for the kernel to route over");
+                        not_before = Some(Instant::now() + FAILED);
+                    }
+                    Err(_) => not_before = Some(Instant::now() + FAILED),
+                }
+                break;
+            }
+            if let Some(place) = lock(&routed.slots.places).get_mut(&(netns, endpoint)) {
+                place.growing = false;
+                place.not_before = not_before;
+            }
+        });
+    }
+
+    /// Closes what was idle for long, and what goes to endpoints that take no requests any more.
+    pub(super) fn look_after(&self, routed: &Arc<Routed>) {
+        *lock(&self.owner) = Arc::downgrade(routed);
+        let mut router = lock(&routed.router);
+        let now = Instant::now();
+        let mut old = Vec::new();
+        {
+            let places = lock(&self.places);
+            let mut spare: HashMap<(Netns, u32), usize> = HashMap::new();
+            for (slot, held) in lock(&self.open).iter_mut() {
+                router.mend(*slot);
+                let state = router.state(*slot);
+                if state.used != held.used {
+                    (held.used, held.since) = (state.used, now);
+                }
+                if state.lent.is_some() {
+                    continue;
+                }
+                let known = routed.known(held.place.1);
+                let keep = known.map_or(0, |known| known.pool.min_idle as usize);
+                let timeout = known.map_or(Duration::ZERO, |known| known.pool.idle_timeout);
+                let open = places.get(&held.place).map_or(0, |place| place.open);
+                let gone = spare.entry(held.place).or_default();
+                if known.is_none() || (now - held.since > timeout && open - *gone > keep) {
+                    *gone += 1;
+                    old.push(*slot);
+                }
+            }
+        }
+        for slot in old {
+            // Between the look and now it may have been lent: then it is finished first.
+            if router.state(slot).lent.is_none() {
+                self.drop_slot(&mut router, slot);
+            }
+        }
+    }
+
+    /// Takes back every slot that is idle.
+    pub(super) fn retire_idle(&self, router: &mut Router) {
+        let slots: Vec<Slot> = lock(&self.open).keys().copied().collect();
+        for slot in slots {
+            if router.state(slot).lent.is_none() {
+                self.drop_slot(router, slot);
+            }
+        }
+    }
+
+    /// Takes a slot out of use and closes its connection; to whom it was lent.
+    pub(super) fn drop_slot(&self, router: &mut Router, slot: Slot) -> Option<Lent> {
+        let lent = router.retire(slot);
+        if let Some(held) = lock(&self.open).remove(&slot) {
+            held.task.abort();
+            self.leave(held.place);
+        }
+        lent
+    }
+
+    fn leave(&self, place: (Netns, u32)) {
+        if let Some(place) = lock(&self.places).get_mut(&place) {
+            place.open = place.open.saturating_sub(1);
+        }
+    }
+}
+
+/// Has the client hear that its response will not come.
+fn tell(routed: &Arc<Routed>, lent: Lent, begun: bool) {
+    if let Some(handle) = routed.handle.get().cloned() {
+        tokio::spawn(async move { handle.fail(lent.cookie, Reason::EndpointClosed, begun).await });
+    }
+}
+
+/// Makes a connection and gives it to the kernel.
+async fn open(
+    routed: &Arc<Routed>,
+    netns: Netns,
+    endpoint: u32,
+    address: SocketAddr,
+) -> io::Result<Armed> {
+    let cookie = routed.namespaces.cookie(netns).ok_or_else(|| io::Error::other("the namespace was left"))?;
+    let socket = routed.socket(netns, address)?;
+    // The endpoint's kernel has to know the connection by its addresses before it comes.
+    let any: SocketAddr = match address {
+        SocketAddr::V4(_) => (std::net::Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let source = routed.namespaces.source(netns, address)?.map_or(any, |ip| (ip, 0).into());
+    socket.bind(source)?;
+    let local = socket.local_addr()?;
+    let slot = {
+        let mut router = lock(&routed.router);
+        let slot = router.reserve(cookie, endpoint).map_err(io::Error::other)?;
+        let slot = slot.ok_or_else(|| io::Error::other("all slots are in use"))?;
+        router.dial(slot, local, address).map_err(io::Error::other)?;
+        slot
+    };
+    let reserved = Reserved { routed, slot: Some(slot) };
+    let stream = socket.connect(address).await?;
+    stream.set_nodelay(true)?;
+    let armed = lock(&routed.router).arm(slot, local, address).map_err(io::Error::other)?;
+    if armed == Armed::Here {
+        reserved.keep();
+        hold(routed, (netns, endpoint), slot, stream);
+    }
+    Ok(armed)
+}
+
+/// A slot whose connection is not made yet.
+struct Reserved<'a> {
+    routed: &'a Arc<Routed>,
+    slot: Option<Slot>,
+}
+
+impl Reserved<'_> {
+    fn keep(mut self) {
+        self.slot = None;
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot {
+            lock(&self.routed.router).release(slot);
+        }
+    }
+}
+
+fn hold(routed: &Arc<Routed>, place: (Netns, u32), slot: Slot, stream: TcpStream) {
+    let weak = Arc::downgrade(routed);
+    let mut open = lock(&routed.slots.open);
+    let task = tokio::spawn(async move { attend(weak, slot, stream).await });
+    let now = Instant::now();
+    open.insert(slot, Held { place, task, used: 0, since: now });
+    lock(&routed.slots.places).entry(place).or_default().open += 1;
+}
+
+/// Sleeps beside a connection that the kernel uses, until something comes by TCP: a response to carry, or the end.
+async fn attend(routed: Weak<Routed>, slot: Slot, mut stream: TcpStream) {
+    loop {
+        if stream.readable().await.is_err() {
+            break;
+        }
+        let Some(routed) = routed.upgrade() else { return };
+        let state = lock(&routed.router).state(slot);
+        match state.lent {
+            Some(lent) if lent.copy && state.delivered == 0 => match carry(&routed, slot, lent, stream).await {
+                Some(back) => stream = back,
+                None => break,
+            },
+            _ => match stream.try_read_buf(&mut BytesMut::with_capacity(1)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // The endpoint has closed it, or says what nobody asked for.
+                _ => break,
+            },
+        }
+    }
+    if let Some(routed) = routed.upgrade() {
+        end(&routed, slot);
+    }
+}
+
+/// Carries a response to its client; the connection, if another request may follow.
+async fn carry(routed: &Arc<Routed>, slot: Slot, lent: Lent, stream: TcpStream) -> Option<TcpStream> {
+    let handle = routed.handle.get()?.clone();
+    let method = lock(&routed.router).state(slot).method;
+    let method = http::Method::from_bytes(method.as_str().as_bytes()).ok()?;
+    let outcome = handle.relay(lent.cookie, stream, method).await?;
+    let back = outcome.back.filter(|_| outcome.complete);
+    let again = back.filter(|_| lock(&routed.router).finish(slot));
+    if outcome.complete {
+        routed.resting(&outcome.resting);
+    }
+    if again.is_none() {
+        // Whatever happened was told to the client by the relay.
+        let mut router = lock(&routed.router);
+        router.retire(slot);
+    }
+    again
+}
+
+fn end(routed: &Arc<Routed>, slot: Slot) {
+    let (state, lent) = {
+        let mut router = lock(&routed.router);
+        let state = router.state(slot);
+        (state, router.retire(slot))
+    };
+    if let Some(held) = lock(&routed.slots.open).remove(&slot) {
+        routed.slots.leave(held.place);
+    }
+    if let Some(lent) = lent.filter(|lent| lent.busy || lent.open) {
+        tell(routed, lent, state.delivered > 0 || lent.open);
+    }
+}

@@ -1,0 +1,251 @@
+//! Requests routed by the kernel beside the proxy: the whole of the HTTP path, with real servers and clients, in a cgroup of
+//! its own. Needs root; traffic stays on loopback.
+#![allow(clippy::print_stdout, reason = "a test tells what it measured")]
+
+mod mesh;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use mesh::{Client, Mesh, get};
+
+#[test]
+fn most_requests_never_reach_the_proxy() {
+    let mesh = Mesh::new("most", "");
+    let mut client = Client::connect(&mesh);
+    for turn in 0..500 {
+        assert_eq!(client.ask(&get(&format!("/turn/{turn}"))).body, format!("one /turn/{turn} 0").as_bytes());
+    }
+    let counts = mesh.counts();
+    println!("{counts:?}");
+    assert_eq!(counts.total(), 500);
+    assert!(counts.kernel >= 450, "the first warm the pool, the rest are the kernel's: {counts:?}");
+}
+
+#[test]
+fn what_the_kernel_does_not_take_is_served_all_the_same() {
+    let mesh = Mesh::new("mixed", "");
+    let mut client = Client::connect(&mesh);
+    for turn in 0..40 {
+        let plain = client.ask(&get("/a"));
+        assert_eq!(plain.body, b"one /a 0");
+        // In pieces, in chunks, with a query that holds an escape, in HTTP/1.0 style, pipelined.
+        match turn % 4 {
+            0 => {
+                let request = get("/split");
+                let (first, second) = request.split_at(1 + turn % 30);
+                client.send(first);
+                std::thread::sleep(Duration::from_millis(2));
+                client.send(second);
+                assert_eq!(client.hear().body, b"one /split 0");
+            }
+            1 => {
+                client.send("POST /chunks HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\n");
+                client.send("5\r\nhello\r\n0\r\n\r\n");
+                assert_eq!(client.hear().body, b"one /chunks 5");
+            }
+            2 => {
+                client.send(&(get("/p1") + &get("/p2") + &get("/p3")));
+                for path in ["/p1", "/p2", "/p3"] {
+                    assert_eq!(client.hear().body, format!("one {path} 0").as_bytes());
+                }
+            }
+            _ => {
+                client.send(&get("/q1"));
+                client.send(&get("/q2"));
+                assert_eq!(client.hear().body, b"one /q1 0");
+                assert_eq!(client.hear().body, b"one /q2 0");
+            }
+        }
+    }
+    let counts = mesh.counts();
+    println!("{counts:?}");
+    assert!(counts.kernel > 20, "the connection comes back to the kernel: {counts:?}");
+}
+
+#[test]
+fn large_and_endless_responses_are_carried() {
+    let mesh = Mesh::new("carried", "");
+    let mut client = Client::connect(&mesh);
+    for turn in 0..30 {
+        assert_eq!(client.ask(&get("/a")).body, b"one /a 0");
+        let size = [65_000, 70_000, 1_000_000, 3_000_000][turn % 4];
+        let large = client.ask(&get(&format!("/size/{size}")));
+        assert_eq!(large.body.len(), size);
+        assert!(large.body.iter().all(|&byte| byte == b'x'));
+        assert_eq!(client.ask(&get("/chunked/5")).body, b"chunk0chunk1chunk2chunk3chunk4");
+        client.send("HEAD /size/1000000 HTTP/1.1\r\nHost: web\r\n\r\n");
+        assert_eq!(client.hear_head().status, 200);
+    }
+    let counts = mesh.counts();
+    println!("{counts:?}");
+    assert!(counts.kernel > 25, "{counts:?}");
+}
+
+#[test]
+fn nobody_hears_what_was_meant_for_another() {
+    let mesh = Mesh::new("nonce", "");
+    std::thread::scope(|scope| {
+        for client in 0..8 {
+            let address = mesh.address();
+            scope.spawn(move || {
+                let mut random = fastrand::Rng::with_seed(client);
+                for connection in 0..25 {
+                    let mut stream = Client::to(address);
+                    for turn in 0..random.usize(1..30) {
+                        let nonce = format!("/n/{client}/{connection}/{turn}");
+                        // Some vanish before their response has come.
+                        if random.u8(..) < 12 {
+                            stream.send(&get(&nonce));
+                            break;
+                        }
+                        assert_eq!(stream.ask(&get(&nonce)).body, format!("one {nonce} 0").as_bytes());
+                    }
+                }
+            });
+        }
+    });
+    let counts = mesh.counts();
+    println!("{counts:?}");
+    assert!(counts.kernel > 1000, "{counts:?}");
+    mesh.settles();
+}
+
+#[test]
+fn an_endpoint_that_dies_is_told_of() {
+    let mesh = Mesh::new("dies", "");
+    let mut client = Client::connect(&mesh);
+    for _ in 0..20 {
+        assert_eq!(client.ask(&get("/a")).body, b"one /a 0");
+    }
+    // The server closes in the middle: before a byte, and after half of the response.
+    client.send(&get("/die/0"));
+    let told = client.hear();
+    assert_eq!((told.status, told.header("x-alize-reason")), (502, Some("endpoint-closed")));
+    let mut client = Client::connect(&mesh);
+    for _ in 0..20 {
+        assert_eq!(client.ask(&get("/a")).body, b"one /a 0");
+    }
+    client.send(&get("/die/500"));
+    let mut text = Vec::new();
+    let ended = client.stream().read_to_end(&mut text);
+    assert!(ended.is_err() || text.len() < 600, "half a response is never made to look whole");
+    mesh.settles();
+}
+
+#[test]
+fn a_thousand_connections_at_once() {
+    let mesh = Mesh::new("thousand", "");
+    let mut clients: Vec<Client> = (0..1000).map(|_| Client::connect(&mesh)).collect();
+    for round in 0..5 {
+        for client in &mut clients {
+            client.send(&get(&format!("/r/{round}")));
+        }
+        for client in &mut clients {
+            assert_eq!(client.hear().body, format!("one /r/{round} 0").as_bytes());
+        }
+    }
+    let counts = mesh.counts();
+    println!("{counts:?}");
+    assert_eq!(counts.total(), 5000);
+    drop(clients);
+    mesh.settles();
+}
+
+#[test]
+fn a_client_that_sends_no_more_still_hears() {
+    let mesh = Mesh::new("half", "");
+    for turn in 0..20 {
+        let mut client = Client::connect(&mesh);
+        client.ask(&get("/a"));
+        client.send(&get("/slow/20"));
+        client.stream().shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(client.hear().body, b"one /slow/20 0", "turn {turn}");
+        let mut rest = Vec::new();
+        assert_eq!(client.stream().read_to_end(&mut rest).unwrap(), 0);
+    }
+}
+
+#[test]
+fn a_body_whose_end_does_not_come_hurts_nobody() {
+    let mesh = Mesh::new("body", "");
+    let mut other = Client::connect(&mesh);
+    let mut stuck = Vec::new();
+    for _ in 0..20 {
+        let mut client = Client::connect(&mesh);
+        client.ask(&get("/a"));
+        client.send("POST /in HTTP/1.1\r\nHost: web\r\nContent-Length: 100\r\n\r\nbegin");
+        stuck.push(client);
+    }
+    for _ in 0..100 {
+        assert_eq!(other.ask(&get("/b")).body, b"one /b 0");
+    }
+    for client in &mut stuck[..10] {
+        client.send(&"x".repeat(95));
+        assert_eq!(client.hear().body, b"one /in 100");
+    }
+    drop(stuck);
+    mesh.settles();
+}
+
+#[test]
+fn bytes_beyond_a_body_end_the_connection() {
+    let mesh = Mesh::new("beyond", "");
+    let mut client = Client::connect(&mesh);
+    for _ in 0..20 {
+        client.ask(&get("/a"));
+    }
+    client.send("POST /in HTTP/1.1\r\nHost: web\r\nContent-Length: 10\r\n\r\nbegin");
+    // The rest of the body and another request at once: the kernel cannot cut a message in two.
+    client.send(&format!("12345{}", get("/smuggled")));
+    let mut text = Vec::new();
+    let _ = client.stream().read_to_end(&mut text);
+    assert!(!String::from_utf8_lossy(&text).contains("smuggled"), "{}", String::from_utf8_lossy(&text));
+    mesh.settles();
+}
+
+/// Bytes as they are, so that no library mends them.
+fn raw(mesh: &Mesh, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(mesh.address()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    stream.write_all(bytes).unwrap();
+    let mut text = Vec::new();
+    let mut part = [0; 4096];
+    while let Ok(read @ 1..) = stream.read(&mut part) {
+        text.extend_from_slice(&part[..read]);
+    }
+    text
+}
+
+#[test]
+fn nothing_ambiguous_reaches_an_endpoint() {
+    let mesh = Mesh::new("smuggle", "");
+    let mut warm = Client::connect(&mesh);
+    for _ in 0..50 {
+        warm.ask(&get("/a"));
+    }
+    let corpus = [
+        "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /x HTTP/1.1\r\nHost: a\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +5\r\n\r\nhello",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length : 5\r\n\r\nhello",
+        "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\n folded: x\r\n\r\n",
+        "GET / HTTP/1.1\nHost: a\n\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n",
+        "GET /a b HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.2\r\nHost: a\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\tchunked\r\nTransfer-Encoding: x\r\n\r\n0\r\n\r\n",
+    ];
+    let before = mesh.served();
+    for text in corpus {
+        let answer = raw(&mesh, text.as_bytes());
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4") || answer.starts_with("HTTP/1.1 5"), "{text:?}: {answer}");
+    }
+    assert_eq!(mesh.served(), before, "none of it was served");
+}

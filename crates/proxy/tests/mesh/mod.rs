@@ -1,0 +1,400 @@
+//! A mesh of one HTTP service for a test: data path, proxy, a server, and clients, all in this process and its cgroup.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use alize_datapath::{Availability, DataPath, Desired, LiveState, Options};
+use alize_model::control::{ProxyEndpoint, ProxyService, ProxyState};
+use alize_model::{Budgets, HostFacts, Snapshot, Source};
+use alize_proxy::{Handle, Meshed, Routed};
+
+/// A process is in one cgroup, so in one process tests take turns.
+static TURN: Mutex<()> = Mutex::new(());
+static NUMBER: AtomicU32 = AtomicU32::new(1);
+
+pub struct Mesh {
+    pub data_path: DataPath,
+    pub handle: Handle,
+    pub snapshot: Snapshot,
+    options: Options,
+    cgroup: PathBuf,
+    address: SocketAddr,
+    server: Server,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    proxy: Option<thread::JoinHandle<()>>,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// Who served how many requests.
+#[derive(Debug)]
+pub struct Counts {
+    pub kernel: u64,
+    pub proxy: u64,
+    pub reasons: Vec<(&'static str, u64)>,
+}
+
+impl Counts {
+    pub fn total(&self) -> u64 {
+        self.kernel + self.proxy
+    }
+}
+
+impl Mesh {
+    /// With further keys of the service, such as `routes: [...],`.
+    pub fn new(test: &str, more: &str) -> Self {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = format!("proxy-{test}-{}", std::process::id());
+        let cgroup = alize_datapath::cgroup2_root().expect("cgroup v2 is mounted").join(&name);
+        fs::create_dir(&cgroup).expect("tests of the kernel need root and a cgroup v2 that can be written to");
+        join(&cgroup);
+        // Sockets belong to the cgroup in which they, or the listener they came from, were made.
+        let server = Server::start("one");
+        let options = Options {
+            instance: name.clone(),
+            bpffs: "/sys/fs/bpf".into(),
+            run_dir: std::env::temp_dir().join(&name),
+            cgroups: vec![cgroup.clone()],
+            budgets: Budgets { services: 64, endpoints: 256, slots: 65_536, affinity: 64 },
+        };
+        let (mut data_path, _) = DataPath::open(&options).unwrap_or_else(|error| panic!("{error}"));
+        let address = SocketAddr::from((
+            [127, 78, (std::process::id() >> 8) as u8, std::process::id() as u8],
+            7000 + NUMBER.fetch_add(1, Ordering::SeqCst) as u16,
+        ));
+        let text = format!(
+            "services:\n- {{name: web, address: \"{address}\", protocol: http, {more} endpoints: [\"{}\"]}}\n",
+            server.address
+        );
+        let source = Source { name: "test.yaml", text: &text };
+        let (snapshot, _) = alize_model::parse(source, &options.budgets, &HostFacts::default())
+            .unwrap_or_else(|error| panic!("{error:?}"));
+        data_path.apply(Desired { snapshot: &snapshot, unavailable: &Availability::new() }).unwrap();
+        let (handle, stop, proxy) = proxy(&options);
+        handle.apply(state(&data_path, &snapshot, 1)).unwrap();
+        Self {
+            data_path,
+            handle,
+            snapshot,
+            options,
+            cgroup,
+            address,
+            server,
+            stop: Some(stop),
+            proxy: Some(proxy),
+            _turn: turn,
+        }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Requests that the server has answered.
+    pub fn served(&self) -> u64 {
+        self.server.served.load(Ordering::SeqCst)
+    }
+
+    pub fn counts(&self) -> Counts {
+        let http = self.data_path.http_counters().unwrap();
+        let kernel = http.requests.iter().map(|row| row.statuses.iter().sum::<u64>()).sum();
+        let counters = self.handle.counters();
+        let proxy = counters
+            .services
+            .iter()
+            .flat_map(|service| &service.requests)
+            .map(|row| row.statuses.iter().sum::<u64>())
+            .sum();
+        let reasons = http.reasons.into_iter().map(|row| (row.reason, row.count)).collect();
+        Counts { kernel, proxy, reasons }
+    }
+
+    /// Waits until no slot is lent any more and no connection of a client is open: nothing has leaked.
+    pub fn settles(&self) {
+        let start = Instant::now();
+        loop {
+            let (lent, load) = self.data_path.http_outstanding().unwrap();
+            let open = self.handle.counters().open;
+            if lent == 0 && load == 0 && open <= 1 {
+                return;
+            }
+            assert!(start.elapsed() < Duration::from_secs(10), "{lent} slots are lent, load {load}, {open} fronts");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        self.stop.take();
+        if let Some(proxy) = self.proxy.take() {
+            let _ = proxy.join();
+        }
+        join(self.cgroup.parent().expect("the cgroup was made below another"));
+        let budgets = self.options.budgets;
+        // The lock goes with the data path.
+        let options = Options { budgets, ..self.options.clone() };
+        let empty = Snapshot::default();
+        let _ = self.data_path.apply(Desired { snapshot: &empty, unavailable: &Availability::new() });
+        unload_later(options, self.cgroup.clone());
+    }
+}
+
+/// Pins can be removed once the lock of the data path is gone, which is after this value's drop.
+fn unload_later(options: Options, cgroup: PathBuf) {
+    thread::spawn(move || {
+        for _ in 0..200 {
+            if alize_datapath::unload(&options).is_ok() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        let _ = fs::remove_dir(&cgroup);
+        let _ = fs::remove_dir_all(&options.run_dir);
+    })
+    .join()
+    .unwrap_or_default();
+}
+
+fn proxy(options: &Options) -> (Handle, tokio::sync::oneshot::Sender<()>, thread::JoinHandle<()>) {
+    let meshed = Meshed {
+        instance: options.instance.clone(),
+        bpffs: options.bpffs.clone(),
+        cgroups: options.cgroups.clone(),
+    };
+    let run_dir = options.run_dir.clone();
+    let instance = options.instance.clone();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let (sender, receiver) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let routed = Routed::open(meshed).unwrap_or_else(|error| panic!("{error}"));
+            let options = alize_proxy::Options::new(instance, run_dir, routed.clone());
+            let ready = |ready: alize_proxy::Ready| {
+                routed.start(ready.handle.clone()).unwrap_or_else(|error| panic!("{error}"));
+                sender.send(ready.handle).unwrap();
+            };
+            tokio::select! {
+                ran = alize_proxy::run(options, ready) => ran.unwrap_or_else(|error| panic!("{error}")),
+                _ = stopped => {}
+            }
+        });
+    });
+    let handle = receiver.recv_timeout(Duration::from_secs(20)).expect("the proxy is ready");
+    (handle, stop, thread)
+}
+
+/// What an agent would tell the proxy.
+pub fn state(data_path: &DataPath, snapshot: &Snapshot, generation: u64) -> ProxyState {
+    let services = snapshot.services().iter().map(|service| {
+        let number = data_path.service_id(service.name.as_str()).unwrap();
+        let live = data_path.endpoints(number);
+        let endpoints = service.endpoints.iter().map(|endpoint| {
+            let found = live.iter().find(|live| live.address == endpoint.address).unwrap();
+            ProxyEndpoint {
+                address: endpoint.address,
+                number: found.id,
+                usable: found.state == LiveState::Active,
+            }
+        });
+        ProxyService { number, service: service.clone(), endpoints: endpoints.collect() }
+    });
+    ProxyState { generation, services: services.collect() }
+}
+
+/// Moves this process to `cgroup`.
+fn join(cgroup: &Path) {
+    fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string()).expect("a cgroup can be joined");
+}
+
+/// Answers with its own name, the request's target and the length of its body; some targets ask for more.
+struct Server {
+    address: SocketAddr,
+    served: Arc<AtomicU64>,
+}
+
+impl Server {
+    fn start(name: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let served = Arc::new(AtomicU64::new(0));
+        let counter = served.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let counter = counter.clone();
+                thread::Builder::new()
+                    .stack_size(128 * 1024)
+                    .spawn(move || drop(serve(name, stream, &counter)))
+                    .unwrap();
+            }
+        });
+        Self { address, served }
+    }
+}
+
+/// A blocking socket that was redirected to can wake up with nothing to read (docs/adr/0007).
+pub fn again<T>(mut what: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+    loop {
+        match what() {
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(1)),
+            other => return other,
+        }
+    }
+}
+
+fn serve(name: &str, stream: TcpStream, served: &AtomicU64) -> std::io::Result<()> {
+    let mut writer = stream.try_clone()?;
+    let mut reader = BufReader::new(stream);
+    while let Some(message) = read_message(&mut reader, false) {
+        served.fetch_add(1, Ordering::SeqCst);
+        let target = message.first.split(' ').nth(1).unwrap_or_default().to_owned();
+        let head = message.first.starts_with("HEAD ");
+        let mut parts = target.trim_start_matches('/').split('/');
+        let number = |text: Option<&str>| text.and_then(|text| text.parse::<usize>().ok()).unwrap_or(0);
+        match parts.next() {
+            Some("size") => {
+                let size = number(parts.next());
+                write!(writer, "HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n")?;
+                if !head {
+                    writer.write_all(&vec![b'x'; size])?;
+                }
+            }
+            Some("chunked") => {
+                writer.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+                for chunk in 0..number(parts.next()) {
+                    write!(writer, "6\r\nchunk{chunk}\r\n")?;
+                }
+                writer.write_all(b"0\r\n\r\n")?;
+            }
+            Some("die") => {
+                let half = number(parts.next());
+                if half > 0 {
+                    let text = format!("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{}", "x".repeat(half));
+                    writer.write_all(text.as_bytes())?;
+                }
+                return Ok(());
+            }
+            first => {
+                if first == Some("slow") {
+                    thread::sleep(Duration::from_millis(number(parts.next()) as u64));
+                }
+                let text = format!("{name} {target} {}", message.body.len());
+                let response = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len());
+                writer.write_all(response.as_bytes())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+pub struct Message {
+    pub first: String,
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Message {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// A head, and a body by Content-Length or in chunks.
+fn read_message(reader: &mut BufReader<TcpStream>, head_only: bool) -> Option<Message> {
+    let first = read_line(reader)?;
+    let mut headers = Vec::new();
+    loop {
+        let line = read_line(reader)?;
+        if line.is_empty() {
+            break;
+        }
+        let (name, value) = line.split_once(':')?;
+        headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+    }
+    let status = first.split(' ').nth(1).and_then(|text| text.parse().ok()).unwrap_or(0);
+    let mut message = Message { first, status, headers, body: Vec::new() };
+    if head_only {
+        return Some(message);
+    }
+    if message.header("transfer-encoding") == Some("chunked") {
+        loop {
+            let size = usize::from_str_radix(read_line(reader)?.trim(), 16).ok()?;
+            let chunk = read_exactly(reader, size)?;
+            message.body.extend(chunk);
+            read_line(reader)?;
+            if size == 0 {
+                return Some(message);
+            }
+        }
+    }
+    let length = message.header("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
+    message.body = read_exactly(reader, length)?;
+    Some(message)
+}
+
+fn read_line(reader: &mut BufReader<TcpStream>) -> Option<String> {
+    let mut line = String::new();
+    match again(|| reader.read_line(&mut line)) {
+        Ok(0) | Err(_) => None,
+        Ok(_) => Some(line.trim_end_matches(['\r', '\n']).to_owned()),
+    }
+}
+
+fn read_exactly(reader: &mut BufReader<TcpStream>, length: usize) -> Option<Vec<u8>> {
+    let mut body = vec![0; length];
+    let mut read = 0;
+    while read < length {
+        match again(|| reader.read(&mut body[read..])) {
+            Ok(0) | Err(_) => return None,
+            Ok(count) => read += count,
+        }
+    }
+    Some(body)
+}
+
+pub struct Client(BufReader<TcpStream>);
+
+impl Client {
+    pub fn connect(mesh: &Mesh) -> Self {
+        Self::to(mesh.address())
+    }
+
+    pub fn to(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    pub fn ask(&mut self, request: &str) -> Message {
+        self.send(request);
+        self.hear()
+    }
+
+    pub fn send(&mut self, request: &str) {
+        self.0.get_mut().write_all(request.as_bytes()).unwrap();
+    }
+
+    pub fn hear(&mut self) -> Message {
+        read_message(&mut self.0, false).expect("a response")
+    }
+
+    pub fn hear_head(&mut self) -> Message {
+        read_message(&mut self.0, true).expect("the head of a response")
+    }
+
+    pub fn stream(&mut self) -> &mut TcpStream {
+        self.0.get_mut()
+    }
+}
+
+pub fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: web\r\nUser-Agent: test\r\nAccept: */*\r\n\r\n")
+}
