@@ -261,7 +261,7 @@ fn serve(name: &str, stream: TcpStream, served: &AtomicU64) -> std::io::Result<(
         match parts.next() {
             Some("size") => {
                 let size = number(parts.next());
-                write!(writer, "HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n")?;
+                writer.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n").as_bytes())?;
                 if !head {
                     writer.write_all(&vec![b'x'; size])?;
                 }
@@ -269,7 +269,7 @@ fn serve(name: &str, stream: TcpStream, served: &AtomicU64) -> std::io::Result<(
             Some("chunked") => {
                 writer.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
                 for chunk in 0..number(parts.next()) {
-                    write!(writer, "6\r\nchunk{chunk}\r\n")?;
+                    writer.write_all(format!("6\r\nchunk{chunk}\r\n").as_bytes())?;
                 }
                 writer.write_all(b"0\r\n\r\n")?;
             }
