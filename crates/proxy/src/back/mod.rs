@@ -174,6 +174,11 @@ impl Back {
         }
     }
 
+    fn endpoint(&self) -> SocketAddr {
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        self.socket.stream().peer_addr().unwrap_or(unknown)
+    }
+
     fn reused(&self) -> bool {
         self.reused
     }

@@ -1,6 +1,7 @@
 //! The heads of requests and responses.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::header::{
@@ -451,7 +452,8 @@ fn write_framing(framing: Framing, out: &mut BytesMut) {
 
 fn write_fields(headers: &HeaderMap, framing: Framing, spelling: Option<&Spelling>, out: &mut BytesMut) {
     for (name, value) in headers {
-        // The length is written from the framing alone, so that the two cannot differ.
+        // The length is written from the framing alone, so that the two cannot differ. Only a response without a body
+        // may tell the length that another would have.
         if name == CONTENT_LENGTH && framing != Framing::Empty {
             continue;
         }
@@ -463,8 +465,8 @@ fn write_fields(headers: &HeaderMap, framing: Framing, spelling: Option<&Spellin
     write_framing(framing, out);
 }
 
-/// Writes the head of a request to an endpoint.
-pub(crate) fn write_request(parts: &request::Parts, framing: Framing, out: &mut BytesMut) {
+/// Writes the head of a request to an endpoint; `host` is for a client of version 1.0 that named none.
+pub(crate) fn write_request(parts: &request::Parts, framing: Framing, host: SocketAddr, out: &mut BytesMut) {
     out.reserve(256);
     out.put_slice(parts.method.as_str().as_bytes());
     out.put_u8(b' ');
@@ -473,6 +475,9 @@ pub(crate) fn write_request(parts: &request::Parts, framing: Framing, out: &mut 
         None => out.put_slice(parts.uri.authority().map_or("*", |authority| authority.as_str()).as_bytes()),
     }
     out.put_slice(b" HTTP/1.1\r\n");
+    if !parts.headers.contains_key(HOST) {
+        let _ = write!(out, "Host: {host}\r\n");
+    }
     write_fields(&parts.headers, framing, parts.extensions.get(), out);
     write_upgrade(parts.extensions.get(), out);
     out.put_slice(b"\r\n");
