@@ -55,7 +55,7 @@ impl Exchange {
     pub(crate) fn new(back: Back, parts: &request::Parts, body: Body) -> Self {
         let framing = body.framing();
         let mut out = Out::default();
-        head::write_request(parts, framing, back.endpoint(), out.tail());
+        head::write_request(parts, framing, || back.endpoint(), out.tail());
         Self {
             back: Some(back),
             method: parts.method.clone(),

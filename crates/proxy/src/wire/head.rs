@@ -466,7 +466,7 @@ fn write_fields(headers: &HeaderMap, framing: Framing, spelling: Option<&Spellin
 }
 
 /// Writes the head of a request to an endpoint; `host` is for a client of version 1.0 that named none.
-pub(crate) fn write_request(parts: &request::Parts, framing: Framing, host: SocketAddr, out: &mut BytesMut) {
+pub(crate) fn write_request(parts: &request::Parts, framing: Framing, host: impl FnOnce() -> SocketAddr, out: &mut BytesMut) {
     out.reserve(256);
     out.put_slice(parts.method.as_str().as_bytes());
     out.put_u8(b' ');
@@ -476,7 +476,7 @@ pub(crate) fn write_request(parts: &request::Parts, framing: Framing, host: Sock
     }
     out.put_slice(b" HTTP/1.1\r\n");
     if !parts.headers.contains_key(HOST) {
-        let _ = write!(out, "Host: {host}\r\n");
+        let _ = write!(out, "Host: {}\r\n", host());
     }
     write_fields(&parts.headers, framing, parts.extensions.get(), out);
     write_upgrade(parts.extensions.get(), out);

@@ -35,15 +35,20 @@ pub struct Server {
 
 impl Server {
     pub fn node(name: &str, kind: &str) -> Self {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers/echo.js");
+        Self::script("echo.js", &[name, kind])
+    }
+
+    pub fn script(script: &str, arguments: &[&str]) -> Self {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers");
         let mut child = Command::new("node")
-            .args([script, name, kind])
+            .arg(format!("{folder}/{script}"))
+            .args(arguments)
             .stdout(Stdio::piped())
             .spawn()
             .expect("node runs: apt install nodejs");
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let port: u16 = line.trim().parse().unwrap_or_else(|_| panic!("echo.js printed {line:?}"));
+        let port: u16 = line.trim().parse().unwrap_or_else(|_| panic!("{script} printed {line:?}"));
         Self { address: SocketAddr::from(([127, 0, 0, 1], port)), process: Process(child) }
     }
 }
