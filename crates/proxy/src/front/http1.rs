@@ -1,0 +1,268 @@
+//! One exchange after the other with a client that speaks HTTP/1.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body::Body as _;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::life::End;
+use super::{Front, Inbound, Interim, tunnel};
+use crate::back::{Tunnel, lock};
+use crate::body::Body;
+use crate::proxy::{Phase, Proxy};
+use crate::reason::Reason;
+use crate::route;
+use crate::socket::Out;
+use crate::wire::{Decoded, Encoder, Framing, RequestHead, head};
+
+/// Bytes read at once while a head is incomplete.
+const READ: usize = 4 * 1024;
+/// A response is not read further while so many bytes of it wait.
+const HIGH_WATER: usize = 64 * 1024;
+/// What is left of a request whose response is complete is read and thrown away up to this, and for so long.
+const DRAIN: u64 = 256 * 1024;
+const DRAIN_TIME: Duration = Duration::from_secs(2);
+
+/// Serves one request of `front`; its head has to be complete at `deadline`.
+pub(super) async fn serve(proxy: &Arc<Proxy>, front: &Arc<Front>, deadline: Instant) -> End {
+    let _turn = front.turn.lock().await;
+    let head = match timeout_at(deadline, read_head(proxy, front)).await {
+        Ok(Ok(Some(head))) => head,
+        Ok(Ok(None)) => return End::Close,
+        Ok(Err(reason)) => return refuse(proxy, front, reason).await,
+        Err(_) => return refuse(proxy, front, Reason::HeadTimeout).await,
+    };
+    let asked = Asked {
+        method: head.parts.method.clone(),
+        version: head.parts.version,
+        keep_alive: head.keep_alive,
+        expects: head.parts.headers.contains_key(http::header::EXPECT),
+    };
+    let mut response = respond(proxy, front, head).await;
+    if let Some(Tunnel(back)) = response.extensions_mut().remove() {
+        let back = lock(&back).take();
+        return match back {
+            Some(back) => tunnel::open(front, response, back).await,
+            None => End::Close,
+        };
+    }
+    send(proxy, front, &asked, response).await
+}
+
+/// What the response depends on.
+pub(super) struct Asked {
+    pub(super) method: Method,
+    pub(super) version: Version,
+    pub(super) keep_alive: bool,
+    pub(super) expects: bool,
+}
+
+/// Reads a head; `None` if the client ended the connection before one began.
+async fn read_head(proxy: &Proxy, front: &Front) -> Result<Option<RequestHead>, Reason> {
+    let mut seen = 0;
+    loop {
+        let head = head::request(&mut lock(&front.incoming).buffer, &mut seen, proxy.limits.head_bytes)?;
+        if head.is_some() {
+            return Ok(head);
+        }
+        let more =
+            std::future::poll_fn(|cx| front.socket.poll_read(cx, &mut lock(&front.incoming).buffer, READ));
+        match more.await {
+            Ok(1..) => {}
+            Ok(0) | Err(_) => return Ok(None),
+        }
+    }
+}
+
+/// Lets the routes answer, and passes on what comes before the answer.
+async fn respond(proxy: &Arc<Proxy>, front: &Arc<Front>, head: RequestHead) -> Response<Body> {
+    let inbound = Inbound::begin(front, head.framing);
+    let mut request = Request::from_parts(
+        head.parts,
+        if head.framing == Framing::Empty { Body::Empty } else { Body::Inbound(inbound) },
+    );
+    let interim = (request.version() == Version::HTTP_11).then(Interim::default);
+    if let Some(interim) = &interim {
+        request.extensions_mut().insert(interim.clone());
+    }
+    let mut answer = pin!(route::answer(proxy, &front.origin, request));
+    let mut out = Out::default();
+    std::future::poll_fn(|cx| {
+        let answered = answer.as_mut().poll(cx);
+        if let Some(interim) = &interim {
+            out.push(interim.take().freeze());
+            if ready!(front.socket.poll_write(cx, &mut out)).is_err() {
+                out = Out::default();
+            }
+        }
+        answered
+    })
+    .await
+}
+
+/// Writes the response, and says how the connection goes on.
+pub(super) async fn send(proxy: &Proxy, front: &Arc<Front>, asked: &Asked, response: Response<Body>) -> End {
+    let (parts, mut body) = response.into_parts();
+    let mut stay = asked.keep_alive && *proxy.phase.borrow() != Phase::Draining;
+    // A client that waits to be told to go on may send the body or not: the next bytes could be read in two ways.
+    stay &= !(asked.expects && lock(&front.incoming).untouched());
+    let bodiless = asked.method == Method::HEAD
+        || parts.status == StatusCode::NO_CONTENT
+        || parts.status == StatusCode::NOT_MODIFIED;
+    let framing = match body.framing() {
+        _ if bodiless => Framing::Empty,
+        // Without a length a client would wait for the end of the connection.
+        Framing::Empty => Framing::Length(0),
+        Framing::Chunked if asked.version == Version::HTTP_10 => {
+            stay = false;
+            Framing::UntilClose
+        }
+        framing => framing,
+    };
+    let after = match (stay, asked.version) {
+        (false, _) => head::After::Close,
+        (true, Version::HTTP_10) => head::After::StaySaid,
+        (true, _) => head::After::Stay,
+    };
+    let mut out = Out::default();
+    head::write_response(&parts, framing, after, out.tail());
+    drop(parts);
+    let mut writing = Writing { out, encoder: Encoder::new(framing), ended: false };
+    if bodiless {
+        writing.ended = true;
+    }
+    let written = std::future::poll_fn(|cx| writing.poll(cx, front, &mut body)).await;
+    drop(body);
+    match written {
+        Ok(()) if stay && drain(front).await => {
+            if front.has_unread() { End::More } else { End::Rest }
+        }
+        Ok(()) => {
+            linger(front).await;
+            End::Close
+        }
+        Err(()) => {
+            abort(front);
+            End::Close
+        }
+    }
+}
+
+struct Writing {
+    out: Out,
+    encoder: Encoder,
+    ended: bool,
+}
+
+impl Writing {
+    /// Writes head and body; an error means that the response cannot be completed.
+    fn poll(&mut self, cx: &mut Context<'_>, front: &Front, body: &mut Body) -> Poll<Result<(), ()>> {
+        loop {
+            let mut pending = false;
+            while !self.ended && !pending && self.out.len() < HIGH_WATER {
+                match Pin::new(&mut *body).poll_frame(cx) {
+                    Poll::Pending => pending = true,
+                    Poll::Ready(Some(Ok(frame))) => self.add(frame)?,
+                    Poll::Ready(Some(Err(broken))) => {
+                        tracing::debug!(%broken, "a response ended early");
+                        return Poll::Ready(Err(()));
+                    }
+                    Poll::Ready(None) => self.finish(None)?,
+                }
+            }
+            if self.out.is_empty() {
+                return if self.ended { Poll::Ready(Ok(())) } else { Poll::Pending };
+            }
+            match front.socket.poll_write(cx, &mut self.out) {
+                Poll::Ready(Ok(())) if pending => return Poll::Pending,
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(())),
+                Poll::Pending => {
+                    body.poll_background(cx);
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, frame: http_body::Frame<bytes::Bytes>) -> Result<(), ()> {
+        match frame.into_data() {
+            Ok(data) => self.encoder.data(data, &mut self.out).then_some(()).ok_or(()),
+            Err(frame) => self.finish(frame.trailers_ref()),
+        }
+    }
+
+    fn finish(&mut self, trailers: Option<&http::HeaderMap>) -> Result<(), ()> {
+        self.ended = true;
+        self.encoder.end(trailers, &mut self.out).then_some(()).ok_or(())
+    }
+}
+
+/// Reads what is left of the request; `false` if that is too much.
+async fn drain(front: &Front) -> bool {
+    let mut left = DRAIN;
+    let rest = std::future::poll_fn(|cx| {
+        let mut incoming = lock(&front.incoming);
+        let incoming = &mut *incoming;
+        loop {
+            match incoming.decoder.decode(&mut incoming.buffer) {
+                Ok(Decoded::End | Decoded::Trailers(_)) => return Poll::Ready(true),
+                Ok(Decoded::Data(data)) if data.len() as u64 <= left => left -= data.len() as u64,
+                Ok(Decoded::Data(_)) | Err(_) => return Poll::Ready(false),
+                Ok(Decoded::More) => match ready!(front.socket.poll_read(cx, &mut incoming.buffer, READ)) {
+                    Ok(1..) => {}
+                    Ok(0) | Err(_) => return Poll::Ready(false),
+                },
+            }
+        }
+    });
+    timeout(DRAIN_TIME, rest).await.unwrap_or(false)
+}
+
+/// Ends the connection so that the response is not lost: closing with unread bytes would reset it.
+async fn linger(front: &Front) {
+    front.socket.shutdown_write();
+    let rest = std::future::poll_fn(|cx| {
+        let mut left = DRAIN;
+        loop {
+            let mut thrown = BytesMut::new();
+            match ready!(front.socket.poll_read(cx, &mut thrown, READ)) {
+                Ok(read @ 1..) if left > read as u64 => left -= read as u64,
+                _ => return Poll::Ready(()),
+            }
+        }
+    });
+    let _ = timeout(DRAIN_TIME, rest).await;
+}
+
+/// Ends the connection so that the client cannot take what it got for a complete response.
+fn abort(front: &Front) {
+    let _ = rustix::net::sockopt::set_socket_linger(front.socket.stream(), Some(Duration::ZERO));
+}
+
+/// Answers a request that is not forwarded, and ends the connection: nobody knows where the next request begins.
+async fn refuse(proxy: &Arc<Proxy>, front: &Arc<Front>, reason: Reason) -> End {
+    let response = route::refusal(proxy, &front.origin, reason);
+    let asked = Asked { method: Method::GET, version: Version::HTTP_11, keep_alive: false, expects: false };
+    lock(&front.incoming).buffer.clear();
+    send(proxy, front, &asked, response).await
+}
+
+/// As [`refuse`], of a client that did not even say what it speaks.
+pub(super) async fn refuse_slow_head(proxy: &Arc<Proxy>, front: &Arc<Front>) -> End {
+    let _turn = front.turn.lock().await;
+    refuse(proxy, front, Reason::HeadTimeout).await
+}
+
+impl super::Incoming {
+    /// Whether a body is announced and none of it was read.
+    fn untouched(&self) -> bool {
+        !self.decoder.is_done() && !self.begun && self.buffer.is_empty()
+    }
+}

@@ -1,0 +1,106 @@
+//! The life of a front connection: sleep, wake, find out what is spoken, serve, sleep.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use tokio::sync::watch;
+
+use super::{Front, http1, http2};
+use crate::back::lock;
+use crate::proxy::{Phase, Proxy};
+
+/// How HTTP/2 with prior knowledge begins, RFC 9113 section 3.4.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Bytes read to find out what is spoken, and with it most heads of requests.
+const READ: usize = 4 * 1024;
+
+/// How serving a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Nothing is buffered, nothing is owed.
+    Rest,
+    /// An exchange is complete, but there is more to read already.
+    More,
+    /// The connection is over.
+    Close,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Spoken {
+    Unclear,
+    Http1,
+    Http2,
+}
+
+/// Serves a connection until it ends, or until it is to be handed over: then it is given back, at rest.
+pub(crate) async fn live(proxy: Arc<Proxy>, front: Arc<Front>, mut phase: watch::Receiver<Phase>) -> Option<Arc<Front>> {
+    loop {
+        match *phase.borrow_and_update() {
+            Phase::Serving => {}
+            Phase::Draining => return None,
+            Phase::HandingOver => return Some(front),
+        }
+        if !front.has_unread() {
+            tokio::select! {
+                biased;
+                readable = front.socket.stream().readable() => readable.ok()?,
+                _ = phase.changed() => continue,
+            }
+        }
+        // What serving needs is made when there is something to serve, and is gone when the connection sleeps.
+        match Box::pin(serve(&proxy, &front, phase.clone())).await {
+            End::Rest => proxy.kernel.resting(&front.resting()),
+            End::More => {}
+            End::Close => return None,
+        }
+    }
+}
+
+async fn serve(proxy: &Arc<Proxy>, front: &Arc<Front>, phase: watch::Receiver<Phase>) -> End {
+    let deadline = tokio::time::Instant::now() + proxy.limits.head_timeout;
+    loop {
+        let spoken = spoken(&lock(&front.incoming).buffer);
+        match spoken {
+            Spoken::Http1 => return http1::serve(proxy, front, deadline).await,
+            Spoken::Http2 => {
+                http2::serve(proxy, front, phase).await;
+                return End::Close;
+            }
+            Spoken::Unclear => {}
+        }
+        let more = std::future::poll_fn(|cx| {
+            front.socket.poll_read(cx, &mut lock(&front.incoming).buffer, READ)
+        });
+        match tokio::time::timeout_at(deadline, more).await {
+            Ok(Ok(1..)) => {}
+            // A peek by the kernel side, or a wake-up without bytes, is no reason to stay awake for long; the end is.
+            Ok(Ok(0) | Err(_)) => return End::Close,
+            Err(_) => return http1::refuse_slow_head(proxy, front).await,
+        }
+    }
+}
+
+fn spoken(bytes: &BytesMut) -> Spoken {
+    match bytes.len().min(PREFACE.len()) {
+        0 => Spoken::Unclear,
+        seen if bytes[..seen] != PREFACE[..seen] => Spoken::Http1,
+        seen if seen < PREFACE.len() => Spoken::Unclear,
+        _ => Spoken::Http2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_bytes_say_what_is_spoken() {
+        let spoken = |text: &str| spoken(&BytesMut::from(text));
+        assert_eq!(spoken("G"), Spoken::Http1);
+        assert_eq!(spoken("PRI * HTTP/2.0\r\n\r\nSM\r\n\r"), Spoken::Unclear);
+        assert_eq!(spoken("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0"), Spoken::Http2);
+        assert_eq!(spoken("PRI * HTTP/2.0\r\nHost: a\r\n"), Spoken::Http1, "which refuses it");
+        assert_eq!(spoken("P"), Spoken::Unclear);
+        assert_eq!(spoken("PU"), Spoken::Http1);
+    }
+}

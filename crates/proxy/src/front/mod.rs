@@ -1,0 +1,95 @@
+//! Connections of clients.
+//!
+//! A front connection sleeps: it is a descriptor and a small record until bytes arrive, and again after each exchange.
+//! Thousands of clients that are served by the kernel have a connection here that never wakes.
+
+mod http1;
+mod http2;
+mod inbound;
+mod life;
+mod relay;
+mod tunnel;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use bytes::BytesMut;
+use http::{HeaderMap, response};
+use serde::{Deserialize, Serialize};
+
+use crate::back::lock;
+use crate::kernel::{Client, Netns, Resting};
+use crate::socket::Socket;
+use crate::wire::{Decoder, Framing, head};
+
+pub(crate) use inbound::Inbound;
+pub(crate) use life::live;
+pub use relay::Outcome;
+pub(crate) use relay::relay;
+
+/// A connection of a client.
+#[derive(Debug)]
+pub(crate) struct Front {
+    pub(crate) socket: Socket,
+    pub(crate) origin: Origin,
+    /// What was read and not used, and where the body of the present request ends.
+    incoming: Mutex<Incoming>,
+    /// Whoever writes to the socket holds this from the first to the last byte of a response.
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Origin {
+    pub(crate) client: Client,
+    pub(crate) netns: Netns,
+    pub(crate) peer: SocketAddr,
+    /// Cookie of the front socket.
+    pub(crate) cookie: u64,
+}
+
+#[derive(Debug)]
+struct Incoming {
+    buffer: BytesMut,
+    decoder: Decoder,
+    /// Whether any byte of the present request's body was read.
+    begun: bool,
+}
+
+impl Front {
+    pub(crate) fn new(socket: Socket, origin: Origin, unread: BytesMut) -> Arc<Self> {
+        let incoming = Mutex::new(Incoming { buffer: unread, decoder: Decoder::Done, begun: false });
+        Arc::new(Self { socket, origin, incoming, turn: tokio::sync::Mutex::default() })
+    }
+
+    /// Bytes that were read and not used.
+    pub(crate) fn unread(&self) -> BytesMut {
+        lock(&self.incoming).buffer.clone()
+    }
+
+    fn has_unread(&self) -> bool {
+        !lock(&self.incoming).buffer.is_empty()
+    }
+
+    fn resting(&self) -> Resting {
+        let (read, written) = self.socket.totals();
+        Resting { front: self.origin.cookie, client: self.origin.client, read, written }
+    }
+}
+
+/// Informational responses on their way to a client; an extension of a request.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Interim(Arc<Mutex<BytesMut>>);
+
+impl Interim {
+    pub(crate) fn push(&self, parts: &response::Parts) {
+        let mut plain = http::Response::new(()).into_parts().0;
+        plain.status = parts.status;
+        plain.headers = HeaderMap::clone(&parts.headers);
+        head::write_response(&plain, Framing::Empty, head::After::Stay, &mut lock(&self.0));
+    }
+
+    fn take(&self) -> BytesMut {
+        lock(&self.0).split()
+    }
+}

@@ -1,0 +1,287 @@
+//! How one proxy takes the place of another without a connection lost.
+//!
+//! The successor connects to `<instance>.proxy.handover`, a socket of packets that carry descriptors. The old proxy sends
+//! the state, the control socket and the listeners, and goes on serving. When the successor says that it serves, the old
+//! one stops accepting and sends each front connection as it comes to rest. A successor that fails before that word
+//! has changed nothing.
+
+mod packet;
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::net::TcpListener as StdListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use alize_model::control::ProxyState;
+use bytes::BytesMut;
+use serde::{Deserialize, Serialize};
+use tokio::net::{TcpStream, UnixListener};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::front::{Front, Origin};
+use crate::kernel::Netns;
+use crate::listen::Doors;
+use crate::proxy::{Phase, Proxy};
+use crate::socket::Socket;
+use packet::{Door, Packets, Sockets};
+
+/// How long each side waits for a word of the other.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is said, beside the descriptors.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+enum Word {
+    /// First; with the state as a file and the control socket.
+    Offer { version: String },
+    /// With listeners, in this order.
+    Listeners { netns: Vec<Netns> },
+    /// All listeners were sent.
+    Complete,
+    /// From the successor: it serves.
+    Serving,
+    /// With one front connection.
+    Front(Box<FrontRecord>),
+    /// There are no more.
+    End,
+}
+
+/// A front connection at rest.
+#[derive(Debug, Serialize, Deserialize)]
+struct FrontRecord {
+    origin: Origin,
+    read: u64,
+    written: u64,
+    /// What was read and not used, in hexadecimal digits.
+    unread: String,
+}
+
+/// Where successors ask.
+pub(crate) fn path(run_dir: &Path, instance: &str) -> PathBuf {
+    run_dir.join(format!("{instance}.proxy.handover"))
+}
+
+/// What a successor gets at once; the front connections follow.
+pub(crate) struct Taken {
+    pub(crate) state: ProxyState,
+    pub(crate) control: StdUnixListener,
+    pub(crate) listeners: Vec<(Netns, StdListener)>,
+    packets: Packets,
+}
+
+/// Asks the proxy that runs for its place; `None` if none runs.
+pub(crate) async fn take(path: &Path) -> Result<Option<Taken>, String> {
+    let Ok(packets) = Packets::connect(path) else { return Ok(None) };
+    timeout(PATIENCE, take_from(packets)).await.map_err(|_| "it was silent for 10 s".to_owned())?.map(Some)
+}
+
+async fn take_from(packets: Packets) -> Result<Taken, String> {
+    let (mut offer, mut listeners) = (None, Vec::new());
+    loop {
+        let (word, sockets) = receive(&packets).await?.ok_or("it ended within the handover")?;
+        match word {
+            Word::Offer { version } => {
+                tracing::info!(%version, "taking the place of the proxy that runs");
+                let [state, control] = <[OwnedFd; 2]>::try_from(sockets).map_err(|_| "descriptors are missing")?;
+                offer = Some((read_state(File::from(state))?, StdUnixListener::from(control)));
+            }
+            Word::Listeners { netns } if netns.len() == sockets.len() => {
+                listeners.extend(netns.into_iter().zip(sockets.into_iter().map(StdListener::from)));
+            }
+            Word::Complete => break,
+            other => return Err(format!("it said {other:?} where listeners belong")),
+        }
+    }
+    let (state, control) = offer.ok_or("it offered nothing")?;
+    Ok(Taken { state, control, listeners, packets })
+}
+
+fn read_state(mut file: File) -> Result<ProxyState, String> {
+    let mut text = Vec::new();
+    file.rewind().and_then(|()| file.read_to_end(&mut text)).map_err(|error| error.to_string())?;
+    serde_json::from_slice(&text).map_err(|error| format!("its state cannot be read: {error}"))
+}
+
+async fn receive(packets: &Packets) -> Result<Option<(Word, Sockets)>, String> {
+    match packets.receive().await {
+        Ok(Some((text, sockets))) => match serde_json::from_slice(&text) {
+            Ok(word) => Ok(Some((word, sockets))),
+            Err(error) => Err(format!("a packet cannot be read: {error}")),
+        },
+        Ok(None) => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+impl Taken {
+    /// Says that the successor serves, and takes front connections in as long as they come.
+    pub(crate) async fn take_fronts(packets: Packets, doors: Arc<Doors>) {
+        let serving = send(&packets, &Word::Serving, &[]).await;
+        if let Err(error) = serving {
+            tracing::warn!(%error, "the old proxy is gone");
+            return;
+        }
+        let mut count = 0_u64;
+        loop {
+            match receive(&packets).await {
+                Ok(Some((Word::Front(record), sockets))) => match sockets.into_iter().next() {
+                    Some(socket) => match front(*record, socket) {
+                        Ok(front) => {
+                            count += 1;
+                            doors.live(front);
+                        }
+                        Err(error) => tracing::warn!(%error, "a connection could not be taken over"),
+                    },
+                    None => tracing::warn!("a connection came without its descriptor; check the limit of open files"),
+                },
+                Ok(Some((Word::End, _)) | None) => break,
+                Ok(Some((other, _))) => tracing::warn!(?other, "unexpected word of the old proxy"),
+                Err(error) => {
+                    tracing::warn!(%error, "the old proxy cannot be understood");
+                    break;
+                }
+            }
+        }
+        tracing::info!(connections = count, "took over from the old proxy");
+    }
+
+    pub(crate) fn split(self) -> (ProxyState, StdUnixListener, Vec<(Netns, StdListener)>, Packets) {
+        (self.state, self.control, self.listeners, self.packets)
+    }
+}
+
+fn front(record: FrontRecord, socket: OwnedFd) -> io::Result<Arc<Front>> {
+    let stream = std::net::TcpStream::from(socket);
+    stream.set_nonblocking(true)?;
+    let socket = Socket::with_totals(TcpStream::from_std(stream)?, record.read, record.written);
+    let unread = from_hex(&record.unread).ok_or_else(|| io::Error::other("its unread bytes are no hexadecimal digits"))?;
+    Ok(Front::new(socket, record.origin, BytesMut::from(unread.as_slice())))
+}
+
+/// Waits for successors.
+pub(crate) struct Successors {
+    listener: Door,
+    path: PathBuf,
+}
+
+impl Successors {
+    /// Listens at `path`, in place of a proxy that ended or is about to.
+    pub(crate) fn listen(path: PathBuf) -> io::Result<Self> {
+        Ok(Self { listener: Door::listen(&path)?, path })
+    }
+
+    /// Serves until a successor has taken over; gives what it takes fronts by.
+    pub(crate) async fn next(&self, proxy: &Proxy, doors: &Doors, control: &UnixListener) -> Heir {
+        loop {
+            let packets = match self.listener.accept().await {
+                Ok(packets) => packets,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a successor");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            match timeout(PATIENCE, offer(&packets, proxy, doors, control)).await {
+                Ok(Ok(())) => return Heir(packets),
+                Ok(Err(error)) => tracing::warn!(%error, "a successor did not take over; serving on"),
+                Err(_) => tracing::warn!("a successor was silent; serving on"),
+            }
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+async fn send(packets: &Packets, word: &Word, sockets: &[rustix::fd::BorrowedFd<'_>]) -> Result<(), String> {
+    let text = serde_json::to_vec(word).map_err(|error| error.to_string())?;
+    packets.send(&text, sockets).await.map_err(|error| error.to_string())
+}
+
+async fn offer(packets: &Packets, proxy: &Proxy, doors: &Doors, control: &UnixListener) -> Result<(), String> {
+    let state = state_file(&proxy.mesh().state()).map_err(|error| error.to_string())?;
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    send(packets, &Word::Offer { version }, &[state.as_fd(), control.as_fd()]).await?;
+    for some in doors.listeners().chunks(packet::MOST_SOCKETS) {
+        let netns = some.iter().map(|(netns, _)| *netns).collect();
+        let sockets: Vec<_> = some.iter().map(|(_, listener)| listener.as_fd()).collect();
+        send(packets, &Word::Listeners { netns }, &sockets).await?;
+    }
+    send(packets, &Word::Complete, &[]).await?;
+    match receive(packets).await? {
+        Some((Word::Serving, _)) => Ok(()),
+        Some((other, _)) => Err(format!("it said {other:?}")),
+        None => Err("it ended".to_owned()),
+    }
+}
+
+fn state_file(state: &ProxyState) -> io::Result<File> {
+    let mut file = File::from(rustix::fs::memfd_create("alize-state", rustix::fs::MemfdFlags::CLOEXEC)?);
+    file.write_all(&serde_json::to_vec(state).map_err(io::Error::other)?)?;
+    Ok(file)
+}
+
+/// A successor that serves.
+pub(crate) struct Heir(Packets);
+
+impl Heir {
+    /// Gives it the front connections as they come to rest, until there are none, at most until `deadline`.
+    pub(crate) async fn give(self, doors: &Doors, leaving: &mut mpsc::UnboundedReceiver<Arc<Front>>, deadline: Instant) {
+        doors.close_all();
+        doors.phase(Phase::HandingOver);
+        let mut drained = std::pin::pin!(doors.drained(deadline));
+        loop {
+            tokio::select! {
+                biased;
+                Some(front) = leaving.recv() => self.give_one(&front).await,
+                _ = drained.as_mut() => break,
+            }
+        }
+        while let Ok(front) = leaving.try_recv() {
+            self.give_one(&front).await;
+        }
+        let _ = timeout_at(Instant::now() + PATIENCE, send(&self.0, &Word::End, &[])).await;
+    }
+
+    async fn give_one(&self, front: &Front) {
+        let (read, written) = front.socket.totals();
+        let unread = to_hex(&front.unread());
+        let record = FrontRecord { origin: front.origin, read, written, unread };
+        let word = Word::Front(Box::new(record));
+        if let Err(error) = send(&self.0, &word, &[front.socket.stream().as_fd()]).await {
+            tracing::warn!(%error, "a connection could not be handed over");
+        }
+    }
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16)?.try_into().ok()).collect();
+    let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
+    Some(digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{from_hex, to_hex};
+
+    #[test]
+    fn hexadecimal_digits_are_read_back() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        assert_eq!(from_hex(&to_hex(&bytes)), Some(bytes));
+        assert_eq!((from_hex("0"), from_hex("0g")), (None, None));
+    }
+}

@@ -1,0 +1,96 @@
+//! Packets with descriptors, over a unix socket of type SOCK_SEQPACKET.
+
+use std::fs::{self, Permissions};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use rustix::fd::BorrowedFd;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, recvmsg, sendmsg,
+    socket_with,
+};
+use tokio::io::Interest;
+use tokio::net::{UnixListener, UnixStream};
+
+/// Descriptors in a packet; the kernel allows 253.
+pub(super) const MOST_SOCKETS: usize = 64;
+/// Bytes in a packet: twice the unread bytes of a front, which are at most its longest head.
+const LONGEST: usize = 512 * 1024;
+
+/// Descriptors that came with a packet.
+pub(super) type Sockets = Vec<OwnedFd>;
+
+/// Where connections are taken from.
+pub(crate) struct Door(UnixListener);
+
+impl Door {
+    /// Listens at `path`, whatever was there; only root may connect.
+    pub(super) fn listen(path: &Path) -> io::Result<Self> {
+        let beside = path.with_extension("handover.new");
+        let _ = fs::remove_file(&beside);
+        let socket = socket()?;
+        bind(&socket, &SocketAddrUnix::new(&beside)?)?;
+        fs::set_permissions(&beside, Permissions::from_mode(0o600))?;
+        listen(&socket, 8)?;
+        fs::rename(&beside, path)?;
+        Ok(Self(UnixListener::from_std(socket.into())?))
+    }
+
+    pub(super) async fn accept(&self) -> io::Result<Packets> {
+        Ok(Packets(self.0.accept().await?.0))
+    }
+}
+
+fn socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+}
+
+/// A connection. To tokio it is a stream, but it is read and written by whole packets only.
+pub(crate) struct Packets(UnixStream);
+
+impl Packets {
+    pub(super) fn connect(path: &Path) -> io::Result<Self> {
+        let socket = socket()?;
+        connect(&socket, &SocketAddrUnix::new(path)?)?;
+        Ok(Self(UnixStream::from_std(socket.into())?))
+    }
+
+    pub(super) async fn send(&self, text: &[u8], sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let write = || {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_SOCKETS))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            if !sockets.is_empty() {
+                control.push(SendAncillaryMessage::ScmRights(sockets));
+            }
+            Ok(sendmsg(&self.0, &[IoSlice::new(text)], &mut control, SendFlags::NOSIGNAL)?)
+        };
+        let sent = self.0.async_io(Interest::WRITABLE, write).await?;
+        if sent == text.len() { Ok(()) } else { Err(io::Error::other("a packet was cut")) }
+    }
+
+    /// The next packet; `None` at the end.
+    pub(super) async fn receive(&self) -> io::Result<Option<(Vec<u8>, Sockets)>> {
+        self.0.async_io(Interest::READABLE, || receive_now(&self.0)).await
+    }
+}
+
+fn receive_now(socket: &UnixStream) -> io::Result<Option<(Vec<u8>, Sockets)>> {
+    let mut text = vec![0; LONGEST];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_SOCKETS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let message = recvmsg(socket, &mut [IoSliceMut::new(&mut text)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    if message.bytes == 0 {
+        return Ok(None);
+    }
+    text.truncate(message.bytes);
+    let sockets = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(sockets) => Some(sockets),
+        _ => None,
+    });
+    Ok(Some((text, sockets.flatten().collect())))
+}

@@ -1,0 +1,82 @@
+//! What the proxy asks of the kernel side of the mesh, and what it tells it.
+//!
+//! There are two implementations: the data path's, which looks into kernel maps and network namespaces, and [`Fixed`],
+//! for which a listener is a service.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpSocket;
+
+/// A network namespace, by the number of its inode; 0 is the proxy's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Netns(pub u64);
+
+/// A connection that was just accepted.
+#[derive(Clone, Copy, Debug)]
+pub struct Accepted {
+    /// Where the listener is.
+    pub netns: Netns,
+    /// The listener's address.
+    pub local: SocketAddr,
+    /// The client's address.
+    pub peer: SocketAddr,
+}
+
+/// What the kernel knows about an accepted connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Client {
+    /// The service that was dialled, by its number.
+    pub service: u32,
+    /// Cookie of the client's socket; 0 if unknown.
+    pub cookie: u64,
+}
+
+/// A front connection between two exchanges: nothing is buffered, nothing is owed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resting {
+    /// Cookie of the front socket in the proxy.
+    pub front: u64,
+    /// What is known of the client.
+    pub client: Client,
+    /// Bytes that were read from the socket since it was accepted.
+    pub read: u64,
+    /// Bytes that were written to it since then.
+    pub written: u64,
+}
+
+/// The kernel side.
+pub trait Kernel: Send + Sync + 'static {
+    /// Whose connection it is, or nothing if that cannot be said; it is closed then.
+    fn identify(&self, accepted: &Accepted) -> Option<Client>;
+
+    /// A socket that was made in `netns`, for a connection to `endpoint`.
+    fn socket(&self, netns: Netns, endpoint: SocketAddr) -> io::Result<TcpSocket> {
+        let _ = netns;
+        if endpoint.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }
+    }
+
+    /// A front connection has come to rest. It may read the next request from the socket at any time.
+    fn resting(&self, front: &Resting) {
+        let _ = front;
+    }
+}
+
+/// No kernel side: each listener is for one service.
+#[derive(Clone, Debug, Default)]
+pub struct Fixed(pub HashMap<SocketAddr, u32>);
+
+impl Kernel for Fixed {
+    fn identify(&self, accepted: &Accepted) -> Option<Client> {
+        self.0.get(&accepted.local).map(|service| Client { service: *service, cookie: 0 })
+    }
+}
+
+impl fmt::Debug for dyn Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Kernel")
+    }
+}

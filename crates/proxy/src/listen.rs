@@ -1,0 +1,147 @@
+//! Listeners, one in each network namespace of clients, and the connections that come from them.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::back::lock;
+use crate::front::{self, Front, Origin, Outcome};
+use crate::kernel::{Accepted, Netns};
+use crate::proxy::{Phase, Proxy};
+use crate::socket::Socket;
+
+/// The wait after an accept that failed for want of descriptors or memory.
+const PAUSE: Duration = Duration::from_millis(50);
+/// A client that vanished without a word is noticed after this, and three questions more.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+
+/// Listeners, and the fronts that they made.
+pub(crate) struct Doors {
+    proxy: Arc<Proxy>,
+    listeners: Mutex<Vec<Door>>,
+    fronts: Mutex<std::collections::HashMap<u64, Weak<Front>>>,
+    /// Takes fronts that are at rest while the proxy hands over.
+    leaving: mpsc::UnboundedSender<Arc<Front>>,
+}
+
+struct Door {
+    netns: Netns,
+    listener: Arc<TcpListener>,
+    task: JoinHandle<()>,
+}
+
+impl Doors {
+    pub(crate) fn new(proxy: &Arc<Proxy>, leaving: mpsc::UnboundedSender<Arc<Front>>) -> Arc<Self> {
+        Arc::new(Self { proxy: Arc::clone(proxy), listeners: Mutex::default(), fronts: Mutex::default(), leaving })
+    }
+
+    /// Takes connections from `listener`, whose clients are in `netns`.
+    pub(crate) fn open(self: &Arc<Self>, netns: Netns, listener: StdListener) -> io::Result<SocketAddr> {
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let listener = Arc::new(TcpListener::from_std(listener)?);
+        let (doors, accepting) = (Arc::clone(self), Arc::clone(&listener));
+        let task = tokio::spawn(async move { doors.accept(netns, address, &accepting).await });
+        lock(&self.listeners).push(Door { netns, listener, task });
+        Ok(address)
+    }
+
+    /// Takes no more connections in `netns`, where there are no clients any more.
+    pub(crate) fn close(&self, netns: Netns) {
+        lock(&self.listeners).retain(|door| {
+            if door.netns == netns {
+                door.task.abort();
+            }
+            door.netns != netns
+        });
+    }
+
+    /// Stops accepting; connections that wait to be accepted stay with the listeners, wherever those go.
+    pub(crate) fn close_all(&self) -> Vec<(Netns, Arc<TcpListener>)> {
+        let doors = std::mem::take(&mut *lock(&self.listeners));
+        doors
+            .into_iter()
+            .map(|door| {
+                door.task.abort();
+                (door.netns, door.listener)
+            })
+            .collect()
+    }
+
+    /// The listeners, which go on.
+    pub(crate) fn listeners(&self) -> Vec<(Netns, Arc<TcpListener>)> {
+        lock(&self.listeners).iter().map(|door| (door.netns, Arc::clone(&door.listener))).collect()
+    }
+
+    async fn accept(self: &Arc<Self>, netns: Netns, local: SocketAddr, listener: &TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => self.welcome(netns, local, peer, stream),
+                Err(error) => {
+                    self.proxy.anomaly("accept-failed");
+                    tracing::warn!(%error, %local, "cannot accept a connection; check the limit of open files");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn welcome(self: &Arc<Self>, netns: Netns, local: SocketAddr, peer: SocketAddr, stream: TcpStream) {
+        let Some(client) = self.proxy.kernel.identify(&Accepted { netns, local, peer }) else {
+            self.proxy.anomaly("unknown-client");
+            return;
+        };
+        self.proxy.accepted.fetch_add(1, Ordering::Relaxed);
+        let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
+        let _ = rustix::net::sockopt::set_tcp_keepidle(&stream, KEEP_ALIVE);
+        let cookie = rustix::net::sockopt::socket_cookie(&stream).unwrap_or_default();
+        let origin = Origin { client, netns, peer, cookie };
+        self.live(Front::new(Socket::new(stream), origin, BytesMut::new()));
+    }
+
+    /// Serves a connection from here on.
+    pub(crate) fn live(self: &Arc<Self>, front: Arc<Front>) {
+        lock(&self.fronts).insert(front.origin.cookie, Arc::downgrade(&front));
+        self.proxy.open.fetch_add(1, Ordering::Relaxed);
+        let doors = Arc::clone(self);
+        let phase = self.proxy.phase.subscribe();
+        let cookie = front.origin.cookie;
+        tokio::spawn(async move {
+            let leaving = front::live(Arc::clone(&doors.proxy), front, phase).await;
+            lock(&doors.fronts).remove(&cookie);
+            if let Some(front) = leaving {
+                let _ = doors.leaving.send(front);
+            }
+            doors.proxy.open.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+
+    /// See [`crate::Handle::relay`].
+    pub(crate) async fn relay(&self, cookie: u64, back: TcpStream, method: http::Method) -> Option<Outcome> {
+        let front = lock(&self.fronts).get(&cookie).and_then(Weak::upgrade)?;
+        Some(front::relay(&self.proxy, &front, back, method).await)
+    }
+
+    /// Waits until every connection has ended or was given away, at most until `deadline`.
+    pub(crate) async fn drained(&self, deadline: tokio::time::Instant) -> bool {
+        let step = Duration::from_millis(10);
+        while self.proxy.open.load(Ordering::Relaxed) > 0 {
+            if tokio::time::Instant::now() >= deadline {
+                return false;
+            }
+            tokio::time::sleep(step).await;
+        }
+        true
+    }
+
+    pub(crate) fn phase(&self, phase: Phase) {
+        self.proxy.phase.send_replace(phase);
+    }
+}

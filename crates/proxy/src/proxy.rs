@@ -1,0 +1,109 @@
+//! What all connections share.
+
+use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+
+use alize_model::control::{ProxyCounters, ProxyState};
+use tokio::sync::watch;
+
+use crate::back::{Backs, lock};
+use crate::kernel::Kernel;
+use crate::route::Mesh;
+
+/// What the process is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// It serves.
+    Serving,
+    /// What runs is finished, nothing new is taken.
+    Draining,
+    /// As `Draining`, and connections that come to rest are given to the successor.
+    HandingOver,
+}
+
+/// Bounds on what clients may do.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The longest head of a request, in bytes.
+    pub head_bytes: usize,
+    /// From the first byte of a head to its last.
+    pub head_timeout: Duration,
+    /// Bytes of a request's body that are remembered for another try.
+    pub replay_bytes: usize,
+    /// Copies of requests under way at once.
+    pub mirrors: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head_bytes: 32 * 1024,
+            head_timeout: Duration::from_secs(10),
+            replay_bytes: 64 * 1024,
+            mirrors: 256,
+        }
+    }
+}
+
+/// The proxy.
+pub(crate) struct Proxy {
+    pub(crate) kernel: Arc<dyn Kernel>,
+    pub(crate) limits: Limits,
+    pub(crate) backs: Backs,
+    pub(crate) phase: watch::Sender<Phase>,
+    pub(crate) mirrors: Arc<tokio::sync::Semaphore>,
+    mesh: RwLock<Arc<Mesh>>,
+    pub(crate) accepted: AtomicU64,
+    pub(crate) open: AtomicU64,
+    anomalies: Mutex<HashMap<&'static str, u64>>,
+}
+
+impl Proxy {
+    pub(crate) fn new(kernel: Arc<dyn Kernel>, limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            backs: Backs::new(Arc::clone(&kernel)),
+            kernel,
+            limits,
+            phase: watch::Sender::new(Phase::Serving),
+            mirrors: Arc::new(tokio::sync::Semaphore::new(limits.mirrors)),
+            mesh: RwLock::default(),
+            accepted: AtomicU64::new(0),
+            open: AtomicU64::new(0),
+            anomalies: Mutex::default(),
+        })
+    }
+
+    /// The state in force.
+    pub(crate) fn mesh(&self) -> Arc<Mesh> {
+        Arc::clone(&self.mesh.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// Puts `state` in force, whole; an error has changed nothing.
+    pub(crate) fn apply(&self, state: ProxyState) -> Result<(), String> {
+        let earlier = self.mesh();
+        let mesh = Mesh::new(state, &earlier)?;
+        *self.mesh.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(mesh);
+        Ok(())
+    }
+
+    /// Counts something that should not happen.
+    pub(crate) fn anomaly(&self, what: &'static str) {
+        *lock(&self.anomalies).entry(what).or_default() += 1;
+    }
+
+    pub(crate) fn counters(&self) -> ProxyCounters {
+        let anomalies = lock(&self.anomalies);
+        let anomalies: BTreeMap<String, u64> =
+            anomalies.iter().map(|(what, count)| ((*what).to_owned(), *count)).collect();
+        ProxyCounters {
+            open: self.open.load(Ordering::Relaxed),
+            accepted: self.accepted.load(Ordering::Relaxed),
+            idle: self.backs.idle(),
+            anomalies,
+            services: self.mesh().counters(),
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The process: it starts, perhaps in the place of another, serves, and ends.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use alize_model::control::{ProxyCounters, ProxyState};
+use tokio::net::{TcpStream, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::error::Error;
+use crate::front::Outcome;
+use crate::handover::{self, Heir, Successors, Taken};
+use crate::kernel::{Kernel, Netns};
+use crate::listen::Doors;
+use crate::proxy::{Limits, Phase, Proxy};
+use crate::control;
+
+/// How often idle connections to endpoints are looked at.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// What the proxy is started with.
+pub struct Options {
+    /// Name of the instance; two proxies of one instance follow each other.
+    pub instance: String,
+    /// Where its sockets are, usually `/run/alize`.
+    pub run_dir: PathBuf,
+    /// How long connections may take to end, when the process has to.
+    pub drain: Duration,
+    /// Bounds on what clients may do.
+    pub limits: Limits,
+    /// The kernel side.
+    pub kernel: Arc<dyn Kernel>,
+    /// Listeners to begin with. A successor gets those of the proxy before it as well.
+    pub listeners: Vec<(Netns, StdListener)>,
+}
+
+impl Options {
+    /// How long connections may take to end unless told otherwise.
+    pub const DRAIN: Duration = Duration::from_secs(30);
+
+    /// The usual, with no listener.
+    pub fn new(instance: impl Into<String>, run_dir: impl Into<PathBuf>, kernel: Arc<dyn Kernel>) -> Self {
+        Self {
+            instance: instance.into(),
+            run_dir: run_dir.into(),
+            drain: Self::DRAIN,
+            limits: Limits::default(),
+            kernel,
+            listeners: Vec::new(),
+        }
+    }
+
+    /// Path of the control socket.
+    pub fn control(&self) -> PathBuf {
+        self.run_dir.join(format!("{}.proxy.sock", self.instance))
+    }
+}
+
+/// The running proxy, for the kernel side. Clones are the same proxy.
+#[derive(Clone)]
+pub struct Handle {
+    proxy: Arc<Proxy>,
+    doors: Arc<Doors>,
+}
+
+impl Handle {
+    /// Takes connections from `listener`, whose clients are in `netns`.
+    pub fn listen(&self, netns: Netns, listener: StdListener) -> io::Result<SocketAddr> {
+        self.doors.open(netns, listener)
+    }
+
+    /// The namespaces and addresses that connections are taken from.
+    pub fn listeners(&self) -> Vec<(Netns, SocketAddr)> {
+        let listeners = self.doors.listeners().into_iter();
+        listeners.filter_map(|(netns, listener)| Some((netns, listener.local_addr().ok()?))).collect()
+    }
+
+    /// Takes no more connections in `netns`.
+    pub fn close(&self, netns: Netns) {
+        self.doors.close(netns);
+    }
+
+    /// Puts a state in force, whole; an error has changed nothing.
+    pub fn apply(&self, state: ProxyState) -> Result<(), String> {
+        self.proxy.apply(state)
+    }
+
+    /// What was counted.
+    pub fn counters(&self) -> ProxyCounters {
+        self.proxy.counters()
+    }
+
+    /// Copies the response that `back` owes to a request with `method` to the front connection with this cookie, between
+    /// the front's own exchanges; `None` if there is no such connection any more.
+    pub async fn relay(&self, front: u64, back: TcpStream, method: http::Method) -> Option<Outcome> {
+        self.doors.relay(front, back, method).await
+    }
+}
+
+/// What is true when the proxy is ready.
+#[derive(Clone)]
+pub struct Ready {
+    /// The proxy.
+    pub handle: Handle,
+    /// Path of the control socket.
+    pub control: PathBuf,
+    /// Whether it took the place of another.
+    pub succeeded: bool,
+}
+
+/// Serves until it is told to end by SIGTERM, SIGINT or the agent, or until a successor has taken over.
+pub async fn run(options: Options, on_ready: impl FnOnce(Ready)) -> Result<(), Error> {
+    let (mut terminate, mut interrupt) = (signal_of(SignalKind::terminate())?, signal_of(SignalKind::interrupt())?);
+    let control_path = options.control();
+    let handover_path = handover::path(&options.run_dir, &options.instance);
+    let proxy = Proxy::new(Arc::clone(&options.kernel), options.limits);
+    let (leaving, mut left) = mpsc::unbounded_channel();
+    let doors = Doors::new(&proxy, leaving);
+    let taken = handover::take(&handover_path).await.map_err(Error::Handover)?;
+    let succeeded = taken.is_some();
+    let (control, packets) = match taken {
+        Some(taken) => {
+            let (state, control, listeners, packets) = taken.split();
+            proxy.apply(state).map_err(Error::Handover)?;
+            open(&doors, listeners)?;
+            control.set_nonblocking(true).and_then(|()| UnixListener::from_std(control)).map(|c| (c, Some(packets)))
+        }
+        None => listen(&control_path).map(|control| (control, None)),
+    }
+    .map_err(|source| Error::Socket { path: control_path.clone(), source })?;
+    open(&doors, options.listeners)?;
+    let control = Arc::new(control);
+    let successors = Successors::listen(handover_path.clone())
+        .map_err(|source| Error::Socket { path: handover_path, source })?;
+    let (drain, mut drains) = mpsc::channel(1);
+    let agents = tokio::spawn(control::serve(Arc::clone(&proxy), Arc::clone(&control), drain));
+    let sweeper = tokio::spawn(sweep(Arc::clone(&proxy)));
+    if let Some(packets) = packets {
+        tokio::spawn(Taken::take_fronts(packets, Arc::clone(&doors)));
+    }
+    let handle = Handle { proxy: Arc::clone(&proxy), doors: Arc::clone(&doors) };
+    on_ready(Ready { handle, control: control_path.clone(), succeeded });
+
+    let end = tokio::select! {
+        heir = successors.next(&proxy, &doors, &control) => End::Succeeded(heir),
+        Some(deadline) = drains.recv() => End::Told(deadline),
+        _ = terminate.recv() => End::Told(options.drain),
+        _ = interrupt.recv() => End::Told(options.drain),
+    };
+    agents.abort();
+    match end {
+        End::Succeeded(heir) => heir.give(&doors, &mut left, Instant::now() + options.drain).await,
+        End::Told(within) => {
+            let _ = (fs::remove_file(&control_path), fs::remove_file(successors.path()));
+            drop(doors.close_all());
+            doors.phase(Phase::Draining);
+            if !doors.drained(Instant::now() + within).await {
+                let open = proxy.counters().open;
+                tracing::warn!(open, "connections are cut: they did not end within {within:?}");
+            }
+        }
+    }
+    sweeper.abort();
+    Ok(())
+}
+
+enum End {
+    Succeeded(Heir),
+    Told(Duration),
+}
+
+fn signal_of(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Error> {
+    signal(kind).map_err(|source| Error::System { what: "listen for signals", source })
+}
+
+fn open(doors: &Arc<Doors>, listeners: Vec<(Netns, StdListener)>) -> Result<(), Error> {
+    for (netns, listener) in listeners {
+        doors.open(netns, listener).map_err(Error::Listener)?;
+    }
+    Ok(())
+}
+
+/// The control socket, made beside its place and moved there, so that nobody finds it with the wrong permissions.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let beside = path.with_extension("sock.new");
+    let _ = fs::remove_file(&beside);
+    let listener = UnixListener::bind(&beside)?;
+    fs::set_permissions(&beside, Permissions::from_mode(0o600))?;
+    fs::rename(&beside, path)?;
+    Ok(listener)
+}
+
+async fn sweep(proxy: Arc<Proxy>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        proxy.backs.sweep();
+    }
+}
