@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::http::Http;
+use crate::http::{Http, KernelTable, RouteTable};
 
 /// The name of a service: `[a-z0-9]([a-z0-9._/-]*[a-z0-9])?`, at most 127 bytes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -307,6 +307,12 @@ impl Snapshot {
             }
         }
         self
+    }
+
+    /// What the kernel may route alone of a service of this snapshot; `None` for one that speaks no HTTP.
+    pub fn kernel_table(&self, service: &Service) -> Option<KernelTable> {
+        let elsewhere = |name: &ServiceName| self.get(name.as_str())?.http.as_ref()?.proxy_reason();
+        Some(RouteTable::compile(service.http.as_ref()?).kernel(elsewhere))
     }
 
     /// The service called `name`.

@@ -248,34 +248,39 @@ fn stand(entry: &Entry, class: &KernelPattern, method: Method, classes: &BTreeSe
 }
 
 /// How a condition on the path stands to the paths of a class. What is told apart is a class of its own, so that
-/// nothing of it is left in the classes around it.
+/// nothing of it is left in the classes around it; what is not lies in the closest class around it.
 fn path_stand(test: &PathTest, class: &KernelPattern, classes: &BTreeSet<KernelPattern>) -> Stand {
-    let below = |path: &str| matches!(class, KernelPattern::Prefix(prefix) if has_prefix(path, prefix));
+    let closest = |path: &str| match class {
+        KernelPattern::Exact(_) => false,
+        KernelPattern::Prefix(prefix) => {
+            has_prefix(path, prefix) && closest_class(path, classes) == Some(&**prefix)
+        }
+    };
     match test {
-        PathTest::Exact(path) => match class {
-            KernelPattern::Exact(exact) if exact == path => Stand::All,
-            KernelPattern::Prefix(_) if below(path) => match told_apart(path) {
-                Ok(()) => Stand::None,
-                Err(reason) => Stand::Some(reason),
-            },
+        PathTest::Exact(path) => match (class, told_apart(path)) {
+            (KernelPattern::Exact(exact), _) if exact == path => Stand::All,
+            (_, Err(reason)) if closest(path) => Stand::Some(reason),
             _ => Stand::None,
         },
         PathTest::Prefix(prefix) if has_prefix(class.path(), prefix) => Stand::All,
         PathTest::Prefix(prefix) => match told_apart(prefix) {
-            Err(reason) if below(prefix) => Stand::Some(reason),
+            Err(reason) if closest(prefix) => Stand::Some(reason),
             _ => Stand::None,
         },
         PathTest::Regex(regex, folder) => match class {
             KernelPattern::Exact(path) if regex.is_match(path.as_bytes()) => Stand::All,
-            KernelPattern::Exact(_) => Stand::None,
-            KernelPattern::Prefix(prefix) if has_prefix(prefix, folder) => Stand::Some(Reason::RegexMatch),
-            KernelPattern::Prefix(_) if classes.contains(&KernelPattern::Prefix(folder.as_str().into())) => {
-                Stand::None
+            KernelPattern::Prefix(prefix) if has_prefix(prefix, folder) || closest(folder) => {
+                Stand::Some(Reason::RegexMatch)
             }
-            KernelPattern::Prefix(_) if below(folder) => Stand::Some(Reason::RegexMatch),
-            KernelPattern::Prefix(_) => Stand::None,
+            KernelPattern::Exact(_) | KernelPattern::Prefix(_) => Stand::None,
         },
     }
+}
+
+/// The longest prefix among the classes that `path` lies below.
+fn closest_class<'a>(path: &'a str, classes: &BTreeSet<KernelPattern>) -> Option<&'a str> {
+    super::table::prefixes(path, usize::MAX)
+        .find(|prefix| classes.contains(&KernelPattern::Prefix((*prefix).into())))
 }
 
 /// The rule that all classes have for all methods that the kernel takes.
