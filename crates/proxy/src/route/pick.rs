@@ -92,28 +92,11 @@ fn candidates<'a>(asking: &Asking<'a>, target: &Target) -> Option<Candidates<'a>
         Some(index)
     };
     let mut indices: Vec<usize> = service.endpoints.iter().enumerate().filter_map(takes).collect();
-    if target.labels.is_empty() {
-        split(service, &mut indices);
-    }
     let untried = |index: &usize| !asking.avoid.contains(&service.endpoints[*index].address);
     if !asking.avoid.is_empty() && indices.iter().any(untried) {
         indices.retain(untried);
     }
     Some(Candidates { service, indices, open_circuit })
-}
-
-/// Keeps the endpoints of one share, where the service has shares by label.
-fn split(service: &Service, indices: &mut Vec<usize>) {
-    let Some(split) = &service.wanted().split else { return };
-    let value = |index: usize| service.wanted().endpoints[index].labels.get(&split.label);
-    let shares: Vec<_> = split
-        .shares
-        .iter()
-        .filter(|(share, weight)| **weight > 0 && indices.iter().any(|index| value(*index) == Some(share)))
-        .collect();
-    let chosen = by_weight(shares.iter().map(|(_, weight)| u64::from(**weight)));
-    let chosen = chosen.and_then(|place| shares.get(place)).map(|(share, _)| *share);
-    indices.retain(|index| chosen.is_some() && value(*index) == chosen);
 }
 
 fn within(asking: &Asking<'_>, candidates: &Candidates<'_>) -> Option<usize> {

@@ -91,6 +91,16 @@ pub fn service(number: u32, name: &str, http: Http, endpoints: Vec<Endpoint>) ->
     }
 }
 
+/// A service of a file as the agent would send it, with every endpoint well.
+pub fn of_service(number: u32, service: &Arc<Service>) -> ProxyService {
+    let states = (0..).zip(&service.endpoints).map(|(number, endpoint)| ProxyEndpoint {
+        address: endpoint.address,
+        number,
+        usable: true,
+    });
+    ProxyService { number, endpoints: states.collect(), service: Arc::clone(service) }
+}
+
 static WORLDS: AtomicU32 = AtomicU32::new(0);
 
 /// A running proxy.
