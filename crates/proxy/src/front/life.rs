@@ -46,6 +46,12 @@ pub(crate) async fn live(proxy: Arc<Proxy>, front: Arc<Front>, mut phase: watch:
                 readable = front.socket.stream().readable() => readable.ok()?,
                 _ = phase.changed() => continue,
             }
+            // A wake-up need not mean bytes: after an exchange it is often the memory of earlier ones.
+            match front.socket.try_read(&mut lock(&front.incoming).buffer, READ) {
+                Ok(Some(1..)) => {}
+                Ok(None) => continue,
+                Ok(Some(_)) | Err(_) => return None,
+            }
         }
         // What serving needs is made when there is something to serve, and is gone when the connection sleeps.
         match Box::pin(serve(&proxy, &front, phase.clone())).await {
@@ -73,7 +79,6 @@ async fn serve(proxy: &Arc<Proxy>, front: &Arc<Front>, phase: watch::Receiver<Ph
         });
         match tokio::time::timeout_at(deadline, more).await {
             Ok(Ok(1..)) => {}
-            // A peek by the kernel side, or a wake-up without bytes, is no reason to stay awake for long; the end is.
             Ok(Ok(0) | Err(_)) => return End::Close,
             Err(_) => return http1::refuse_slow_head(proxy, front).await,
         }
