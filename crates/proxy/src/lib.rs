@@ -37,4 +37,4 @@ pub use front::Outcome;
 pub use kernel::{Accepted, Client, Fixed, Kernel, Netns, Resting};
 pub use proxy::Limits;
 pub use reason::Reason;
-pub use run::{Handle, Options, Ready, run};
+pub use run::{ENVIRONMENT, Handle, Options, Ready, run};

@@ -25,6 +25,11 @@ use crate::control;
 /// How often idle connections to endpoints are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// What the environment of the process should hold: the C library then gives freed memory back to the system, which it
+/// stops doing by itself after the first large state.
+pub const ENVIRONMENT: (&str, &str) =
+    ("GLIBC_TUNABLES", "glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=131072:glibc.malloc.trim_threshold=131072");
+
 /// What the proxy is started with.
 pub struct Options {
     /// Name of the instance; two proxies of one instance follow each other.
@@ -117,6 +122,7 @@ pub struct Ready {
 
 /// Serves until it is told to end by SIGTERM, SIGINT or the agent, or until a successor has taken over.
 pub async fn run(options: Options, on_ready: impl FnOnce(Ready)) -> Result<(), Error> {
+    raise_file_limit();
     let (mut terminate, mut interrupt) = (signal_of(SignalKind::terminate())?, signal_of(SignalKind::interrupt())?);
     let control_path = options.control();
     let handover_path = handover::path(&options.run_dir, &options.instance);
@@ -169,6 +175,15 @@ pub async fn run(options: Options, on_ready: impl FnOnce(Ready)) -> Result<(), E
     }
     sweeper.abort();
     Ok(())
+}
+
+/// A sleeping connection is a descriptor: as many as the system allows.
+fn raise_file_limit() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
 }
 
 enum End {

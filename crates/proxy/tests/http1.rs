@@ -3,7 +3,7 @@
 mod world;
 
 use alize_model::http::Http;
-use world::{Client, Server, World, endpoint, pattern, service};
+use world::{Client, Server, World, endpoint, memory, pattern, service};
 
 fn plain() -> (World, Server) {
     let server = Server::node("a", "http1");
@@ -172,13 +172,6 @@ fn a_reader_that_stops_holds_nobody_up_and_little_memory() {
     assert_eq!(world.connect().get("/bytes/10").status, 200);
     let grown = memory(&world).saturating_sub(before);
     assert!(grown < 20 * 400, "{grown} kB for 20 readers that do not read 30 MB");
-}
-
-/// Proportional set size of the proxy, in kB.
-fn memory(world: &World) -> u64 {
-    let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", world.proxy.0.id())).unwrap();
-    let line = rollup.lines().find(|line| line.starts_with("Pss:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 fn sha256(bytes: &[u8]) -> String {

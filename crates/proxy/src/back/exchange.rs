@@ -32,6 +32,8 @@ pub(crate) struct Exchange {
     encoder: Encoder,
     out: Out,
     sending: Sending,
+    /// What the client did wrong, until it is told.
+    broken: Option<Broken>,
     decoder: Decoder,
     keep: bool,
     interim: Option<Interim>,
@@ -63,6 +65,7 @@ impl Exchange {
             request: body,
             out,
             sending: Sending::Going,
+            broken: None,
             decoder: Decoder::Done,
             keep: true,
             interim: parts.extensions.get().cloned(),
@@ -79,6 +82,7 @@ impl Exchange {
             encoder: Encoder::Empty,
             out: Out::default(),
             sending: Sending::Done,
+            broken: None,
             decoder: Decoder::Done,
             keep: true,
             interim: None,
@@ -184,8 +188,9 @@ impl Exchange {
 
     /// As [`Self::poll_send`], for when the response cannot go on.
     pub(crate) fn poll_background(&mut self, cx: &mut Context<'_>) {
-        if let Poll::Ready(Err(_)) = self.poll_send(cx) {
+        if let Poll::Ready(Err(broken)) = self.poll_send(cx) {
             self.sending = Sending::Refused;
+            self.broken = Some(broken);
         }
     }
 
@@ -195,10 +200,15 @@ impl Exchange {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<bytes::Bytes>, Broken>>> {
         self.poll_background(cx);
+        if let Some(broken) = self.broken.take() {
+            // The endpoint would wait for the rest of the request for ever, and the client is gone or not to be trusted.
+            self.back = None;
+            return Poll::Ready(Some(Err(broken)));
+        }
         loop {
             let Some(back) = &mut self.back else { return Poll::Ready(None) };
             match self.decoder.decode(&mut back.buffer) {
-                Err(_) => return Poll::Ready(Some(Err(self.broken()))),
+                Err(_) => return Poll::Ready(Some(Err(self.cut()))),
                 Ok(Decoded::Data(data)) => {
                     if self.decoder.is_done() {
                         self.finish();
@@ -219,13 +229,13 @@ impl Exchange {
                         self.back = None;
                         return Poll::Ready(None);
                     }
-                    Ok(0) | Err(_) => return Poll::Ready(Some(Err(self.broken()))),
+                    Ok(0) | Err(_) => return Poll::Ready(Some(Err(self.cut()))),
                 },
             }
         }
     }
 
-    fn broken(&mut self) -> Broken {
+    fn cut(&mut self) -> Broken {
         self.back = None;
         Broken::Endpoint
     }

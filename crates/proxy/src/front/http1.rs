@@ -69,6 +69,7 @@ async fn read_head(proxy: &Proxy, front: &Front) -> Result<Option<RequestHead>, 
     loop {
         let head = head::request(&mut lock(&front.incoming).buffer, &mut seen, proxy.limits.head_bytes)?;
         if head.is_some() {
+            front.shrink();
             return Ok(head);
         }
         let more =

@@ -55,7 +55,10 @@ pub(crate) async fn live(proxy: Arc<Proxy>, front: Arc<Front>, mut phase: watch:
         }
         // What serving needs is made when there is something to serve, and is gone when the connection sleeps.
         match Box::pin(serve(&proxy, &front, phase.clone())).await {
-            End::Rest => proxy.kernel.resting(&front.resting()),
+            End::Rest => {
+                front.shrink();
+                proxy.kernel.resting(&front.resting());
+            }
             End::More => {}
             End::Close => return None,
         }

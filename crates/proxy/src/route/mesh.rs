@@ -25,8 +25,8 @@ pub(crate) struct Mesh {
 #[derive(Debug)]
 pub(crate) struct Service {
     spec: ProxyService,
-    http: Arc<Http>,
-    pub(super) table: RouteTable,
+    /// Shared by all services with the same rules: most have none.
+    pub(super) table: Arc<RouteTable>,
     pub(super) limits: Limits,
     /// By the route's number, for routes that try again.
     pub(super) tries: HashMap<u16, Arc<Tries>>,
@@ -78,13 +78,14 @@ impl Mesh {
     /// Makes `state` ready to be served. What is unchanged is shared with `earlier`, what is counted goes on.
     pub(crate) fn new(state: ProxyState, earlier: &Self) -> Result<Self, String> {
         let mut mesh = Self { generation: state.generation, ..Self::default() };
+        let mut tables = Tables::of(earlier);
         for spec in state.services {
             let name = spec.service.name.clone();
             let before = earlier.by_name.get(&name).and_then(|number| earlier.by_number.get(number));
             let number = spec.number;
             let service = match before {
                 Some(before) if before.spec == spec => Arc::clone(before),
-                before => Arc::new(Service::new(spec, before.map(Arc::as_ref))?),
+                before => Arc::new(Service::new(spec, before.map(Arc::as_ref), &mut tables)?),
             };
             if mesh.by_number.insert(number, service).is_some() || mesh.by_name.insert(name.clone(), number).is_some() {
                 return Err(format!("service {name:?}: its name or number {number} is there twice; nothing has changed"));
@@ -96,7 +97,7 @@ impl Mesh {
 
     fn check_targets(&self) -> Result<(), String> {
         for service in self.by_number.values() {
-            for route in &service.http.routes {
+            for route in &service.http().routes {
                 let Action::Forward(forward) = &route.action else { continue };
                 let backends = forward.backends.iter().map(|backend| &backend.target);
                 let targets = backends.chain(forward.mirrors.iter().map(|mirror| &mirror.target));
@@ -135,12 +136,29 @@ impl Mesh {
     }
 }
 
+/// Compiled routes by what they were compiled from.
+struct Tables(HashMap<Arc<Http>, Arc<RouteTable>>);
+
+impl Tables {
+    fn of(mesh: &Mesh) -> Self {
+        let tables = mesh.by_number.values().map(|service| &service.table);
+        Self(tables.map(|table| (Arc::clone(table.http()), Arc::clone(table))).collect())
+    }
+
+    fn compile(&mut self, http: &Arc<Http>) -> Arc<RouteTable> {
+        let compile = || Arc::new(RouteTable::compile(http));
+        Arc::clone(self.0.entry(Arc::clone(http)).or_insert_with(compile))
+    }
+}
+
 impl Service {
-    fn new(spec: ProxyService, before: Option<&Self>) -> Result<Self, String> {
+    fn new(mut spec: ProxyService, before: Option<&Self>, tables: &mut Tables) -> Result<Self, String> {
         let name = &spec.service.name;
-        let http = spec.service.http.clone().ok_or_else(|| {
+        let http = spec.service.http.as_ref().ok_or_else(|| {
             format!("service {name} has no routes: only services with `protocol: http` belong here; nothing has changed")
         })?;
+        let table = tables.compile(http);
+        let http = Arc::clone(table.http());
         let alike = spec.endpoints.len() == spec.service.endpoints.len()
             && spec.endpoints.iter().zip(&spec.service.endpoints).all(|(now, wanted)| now.address == wanted.address);
         if !alike {
@@ -153,19 +171,20 @@ impl Service {
             usable: now.usable && wanted.weight > 0 && !wanted.draining,
             live: known.get(&now.address).map(|live| Arc::clone(live)).unwrap_or_default(),
         });
+        let endpoints = endpoints.collect();
+        Arc::make_mut(&mut spec.service).http = Some(Arc::clone(&http));
         Ok(Self {
-            endpoints: endpoints.collect(),
-            table: RouteTable::compile(&http),
+            endpoints,
             limits: Limits::new(&http, before.map(|before| &before.limits)),
             tries: tries(&http, before),
             live: before.map(|before| Arc::clone(&before.live)).unwrap_or_default(),
-            http,
+            table,
             spec,
         })
     }
 
     pub(super) fn http(&self) -> &Http {
-        &self.http
+        self.table.http()
     }
 
     /// What the file says about it.
@@ -174,7 +193,7 @@ impl Service {
     }
 
     fn tries_of(&self, route: &str) -> Option<&Arc<Tries>> {
-        let (rule, _) = (0..).zip(&self.http.routes).find(|(_, known)| *known.name == *route)?;
+        let (rule, _) = (0..).zip(&self.http().routes).find(|(_, known)| *known.name == *route)?;
         self.tries.get(&rule)
     }
 }

@@ -115,11 +115,17 @@ pub struct World {
 impl World {
     /// Starts a proxy for `services`, numbered from 1.
     pub fn new(services: Vec<ProxyService>) -> Self {
+        let doors = services.len();
+        Self::with_doors(services, doors)
+    }
+
+    /// As [`World::new`], where only the first services can be reached.
+    pub fn with_doors(services: Vec<ProxyService>, doors: usize) -> Self {
         let number = WORLDS.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("alize-proxy-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let doors: Vec<SocketAddr> =
-            services.iter().map(|_| SocketAddr::from(([127, 0, 0, 1], free_port()))).collect();
+            (0..doors).map(|_| SocketAddr::from(([127, 0, 0, 1], free_port()))).collect();
         let proxy = start(&folder, &doors, 20);
         let mut agent = Agent::connect(&folder);
         agent.state(services).unwrap();
@@ -145,6 +151,7 @@ impl Drop for World {
 /// Starts a proxy and waits until it is ready.
 pub fn start(folder: &Path, doors: &[SocketAddr], drain: u32) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_alize-proxy-alone"));
+    command.env(alize_proxy::ENVIRONMENT.0, alize_proxy::ENVIRONMENT.1);
     command.arg(folder).arg("test").arg(drain.to_string()).stdout(Stdio::piped());
     for (service, door) in (1..).zip(doors) {
         command.arg(format!("{door}={service}"));
@@ -346,6 +353,13 @@ impl Client {
         matches!(self.stream.read(&mut space), Ok(0))
             || self.stream.take_error().is_ok_and(|error| error.is_some())
     }
+}
+
+/// Proportional set size of the proxy, in kB.
+pub fn memory(world: &World) -> u64 {
+    let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", world.proxy.0.id())).unwrap();
+    let line = rollup.lines().find(|line| line.starts_with("Pss:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 /// The bytes of `/bytes/N` and `/chunked/N`.
