@@ -27,6 +27,7 @@ use crate::front::{Front, Origin};
 use crate::kernel::Netns;
 use crate::listen::Doors;
 use crate::proxy::{Phase, Proxy};
+use crate::route::Plan;
 use crate::socket::Socket;
 use packet::{Door, Packets, Sockets};
 
@@ -68,7 +69,7 @@ pub(crate) fn path(run_dir: &Path, instance: &str) -> PathBuf {
 
 /// What a successor gets at once; the front connections follow.
 pub(crate) struct Taken {
-    pub(crate) state: ProxyState,
+    pub(crate) state: Plan,
     pub(crate) control: StdUnixListener,
     pub(crate) listeners: Vec<(Netns, StdListener)>,
     packets: Packets,
@@ -101,7 +102,7 @@ async fn take_from(packets: Packets) -> Result<Taken, String> {
     Ok(Taken { state, control, listeners, packets })
 }
 
-fn read_state(mut file: File) -> Result<ProxyState, String> {
+fn read_state(mut file: File) -> Result<Plan, String> {
     let mut text = Vec::new();
     file.rewind().and_then(|()| file.read_to_end(&mut text)).map_err(|error| error.to_string())?;
     serde_json::from_slice(&text).map_err(|error| format!("its state cannot be read: {error}"))
@@ -150,7 +151,7 @@ impl Taken {
         tracing::info!(connections = count, "took over from the old proxy");
     }
 
-    pub(crate) fn split(self) -> (ProxyState, StdUnixListener, Vec<(Netns, StdListener)>, Packets) {
+    pub(crate) fn split(self) -> (Plan, StdUnixListener, Vec<(Netns, StdListener)>, Packets) {
         (self.state, self.control, self.listeners, self.packets)
     }
 }

@@ -94,7 +94,7 @@ impl Handle {
 
     /// Puts a state in force, whole; an error has changed nothing.
     pub fn apply(&self, state: ProxyState) -> Result<(), String> {
-        self.proxy.apply(state)
+        self.proxy.apply(state.into())
     }
 
     /// What was counted.

@@ -82,8 +82,8 @@ impl Run<'_> {
         }
         loop {
             let picked = self.pick()?;
-            let address = picked.endpoint().address;
-            let outstanding = Outstanding::new(picked.endpoint());
+            let address = picked.address();
+            let outstanding = Outstanding::new(picked.live());
             let began = std::time::Instant::now();
             let try_ = Try {
                 parts: &self.parts,
@@ -189,15 +189,16 @@ impl Run<'_> {
             Err(_) => Sign::Broken,
         };
         let now = std::time::Instant::now();
-        if !lock(&picked.endpoint().live.record).note(rules, sign) {
+        if !lock(&picked.live().record).note(rules, sign) {
             return;
         }
-        let endpoints = &picked.service.endpoints;
-        let ejected = endpoints.iter().filter(|other| lock(&other.live.record).is_ejected(now)).count();
-        if outlier::may_eject(rules, endpoints.len(), ejected) {
-            lock(&picked.endpoint().live.record).eject(rules, now);
+        let endpoints = picked.service.endpoints();
+        let number = endpoints.len();
+        let ejected = endpoints.filter(|(_, other)| lock(&other.record).is_ejected(now)).count();
+        if outlier::may_eject(rules, number, ejected) {
+            lock(&picked.live().record).eject(rules, now);
             self.proxy.anomaly("endpoint-ejected");
-            tracing::info!(endpoint = %picked.endpoint().address, ?sign, "ejected an endpoint for its answers");
+            tracing::info!(endpoint = %picked.address(), ?sign, "ejected an endpoint for its answers");
         }
     }
 
@@ -207,7 +208,7 @@ impl Run<'_> {
         let ending = Ending {
             service: Arc::clone(&self.call.service),
             route: Arc::clone(&self.route.name),
-            endpoint: picked.endpoint().address,
+            endpoint: picked.address(),
             status: parts.status,
             request: Arc::clone(&self.tape),
             response_bytes: 0,
@@ -242,7 +243,7 @@ pub(super) async fn attempt(
 ) -> Result<Response<Body>, Failure> {
     let Try { parts, body, repeatable, per_try } = try_;
     let http = picked.service.http();
-    let pool = proxy.backs.pool(Place { netns, endpoint: picked.endpoint().address });
+    let pool = proxy.backs.pool(Place { netns, endpoint: picked.address() });
     let circuit = http.circuit.as_ref();
     let max_connections = circuit.and_then(|circuit| circuit.max_connections).map(|max| max.get() as usize);
     let max_pending = circuit.and_then(|circuit| circuit.max_pending).map(|max| max as usize);

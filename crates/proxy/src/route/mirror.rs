@@ -96,7 +96,7 @@ async fn carry(
     parts: request::Parts,
     body: Option<Bytes>,
 ) {
-    let _outstanding = Outstanding::new(picked.endpoint());
+    let _outstanding = Outstanding::new(picked.live());
     let body = body.map_or(Body::Empty, Body::Full);
     let try_ = Try { parts: &parts, body, repeatable: true, per_try: None };
     match attempt(proxy, netns, &picked, try_).await {

@@ -16,6 +16,7 @@ mod outlier;
 mod pick;
 mod replay;
 mod reply;
+mod spec;
 mod tracked;
 
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use mesh::Service;
 
 pub(crate) use mesh::Mesh;
 pub(crate) use replay::Replay;
+pub(crate) use spec::Plan;
 pub(crate) use tracked::Tracked;
 
 /// The fields of a request, as the route table asks for them.
