@@ -64,13 +64,13 @@ pub(super) struct Asked {
 }
 
 /// Reads a head; `None` if the client ended the connection before one began.
-async fn read_head(proxy: &Proxy, front: &Front) -> Result<Option<RequestHead>, Reason> {
+async fn read_head(proxy: &Proxy, front: &Front) -> Result<Option<Box<RequestHead>>, Reason> {
     let mut seen = 0;
     loop {
         let head = head::request(&mut lock(&front.incoming).buffer, &mut seen, proxy.limits.head_bytes)?;
         if head.is_some() {
             front.shrink();
-            return Ok(head);
+            return Ok(head.map(Box::new));
         }
         let more =
             std::future::poll_fn(|cx| front.socket.poll_read(cx, &mut lock(&front.incoming).buffer, READ));
@@ -82,12 +82,11 @@ async fn read_head(proxy: &Proxy, front: &Front) -> Result<Option<RequestHead>, 
 }
 
 /// Lets the routes answer, and passes on what comes before the answer.
-async fn respond(proxy: &Arc<Proxy>, front: &Arc<Front>, head: RequestHead) -> Response<Body> {
+async fn respond(proxy: &Arc<Proxy>, front: &Arc<Front>, head: Box<RequestHead>) -> Response<Body> {
+    let head = *head;
     let inbound = Inbound::begin(front, head.framing);
-    let mut request = Request::from_parts(
-        head.parts,
-        if head.framing == Framing::Empty { Body::Empty } else { Body::Inbound(inbound) },
-    );
+    let body = if head.framing == Framing::Empty { Body::Empty } else { Body::Inbound(inbound) };
+    let mut request = Box::new(Request::from_parts(head.parts, body));
     let interim = (request.version() == Version::HTTP_11).then(Interim::default);
     if let Some(interim) = &interim {
         request.extensions_mut().insert(interim.clone());

@@ -70,7 +70,7 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, front: &Arc<Front>, mut phase: wat
 
 async fn respond(proxy: &Arc<Proxy>, front: &Front, request: Request<Incoming>) -> Response<Body> {
     let mut response = match as_http1(request) {
-        Ok(request) => route::answer(proxy, &front.origin, request).await,
+        Ok(request) => route::answer(proxy, &front.origin, Box::new(request)).await,
         Err(fault) => route::refusal(proxy, &front.origin, Reason::from(fault)),
     };
     *response.version_mut() = Version::HTTP_2;

@@ -111,4 +111,20 @@ mod tests {
         assert_eq!(spoken("P"), Spoken::Unclear);
         assert_eq!(spoken("PU"), Spoken::Http1);
     }
+
+    /// A thousand connections at once is what is counted with; each byte here is a kilobyte then.
+    #[tokio::test]
+    async fn what_a_connection_needs_is_bounded() {
+        let proxy = Proxy::new(Arc::new(crate::Fixed::default()), crate::Limits::default());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = listener.local_addr().unwrap();
+        let stream = tokio::net::TcpStream::connect(peer).await.unwrap();
+        let client = crate::Client { service: 1, cookie: 0 };
+        let origin = crate::front::Origin { client, netns: crate::Netns(0), peer, cookie: 0 };
+        let front = Front::new(crate::socket::Socket::new(stream), origin, BytesMut::new());
+        let asleep = size_of_val(&live(Arc::clone(&proxy), Arc::clone(&front), proxy.phase.subscribe()));
+        let awake = size_of_val(&serve(&proxy, &front, proxy.phase.subscribe()));
+        assert!(asleep + size_of::<Front>() <= 640, "asleep: {asleep} and {}", size_of::<Front>());
+        assert!(awake <= 2_560, "awake: {awake}");
+    }
 }

@@ -28,14 +28,18 @@ pub(super) async fn forward(
     call: &Call,
     found: Found,
     rules: &Forward,
-    request: http::Request<Body>,
+    request: Box<http::Request<Body>>,
 ) -> Result<Response<Body>, Own> {
-    let (mut parts, body) = request.into_parts();
+    let (parts, body) = request.into_parts();
+    let mut parts = Box::new(parts);
     edit::headers(&mut parts.headers, &rules.request_headers);
     edit::rewrite(&mut parts, &rules.rewrite, call.service.table.matched(found));
-    let body = mirror::send(proxy, mesh, call, rules, &parts, body)
-        .await
-        .map_err(|broken| call.refused(reason(&Failure::Client(broken))))?;
+    let body = match rules.mirrors.as_slice() {
+        [] => body,
+        _ => Box::pin(mirror::send(proxy, mesh, call, rules, &parts, body))
+            .await
+            .map_err(|broken| call.refused(reason(&Failure::Client(broken))))?,
+    };
     let deadline = rules.timeouts.request.map(|request| Instant::from_std(call.started) + request);
     let most = if rules.retry.is_some() || idempotent(&parts.method) { proxy.limits.replay_bytes } else { 0 };
     let mut run = Run {
@@ -51,12 +55,10 @@ pub(super) async fn forward(
         tried: Vec::new(),
         further: 0,
     };
-    match deadline {
-        None => run.tries().await,
-        Some(deadline) => match timeout_at(deadline, run.tries()).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(call.refused(Reason::RequestTimeout)),
-        },
+    let Some(deadline) = deadline else { return run.tries().await };
+    match Box::pin(timeout_at(deadline, run.tries())).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(call.refused(Reason::RequestTimeout)),
     }
 }
 
@@ -68,7 +70,7 @@ struct Run<'a> {
     found: Found,
     rules: &'a Forward,
     route: &'a Route,
-    parts: request::Parts,
+    parts: Box<request::Parts>,
     tape: Arc<Tape>,
     deadline: Option<Instant>,
     tried: Vec<SocketAddr>,
@@ -258,17 +260,22 @@ pub(super) async fn attempt(
         Upstream::H2c => parts.extensions.get::<Upgrade>().is_none() && parts.method != Method::CONNECT,
         Upstream::Http1 => parts.version == Version::HTTP_2 && reply::is_grpc(&parts.headers),
     };
+    // Boxed where it is large and rare: each request under way has room for all that it may have to do.
     let run = async {
-        if in_http2 { pool.http2(parts, body, &terms).await } else { pool.http1(parts, body, &terms).await }
+        if in_http2 {
+            Box::pin(pool.http2(parts, body, &terms)).await
+        } else {
+            pool.http1(parts, body, &terms).await
+        }
     };
     let silence = http.pool.response_timeout;
-    match (per_try, silence) {
-        (None, None) => run.await,
-        (Some(per_try), silence) if silence.is_none_or(|silence| per_try <= silence) => {
-            timeout(per_try, run).await.unwrap_or(Err(Failure::TryTimeout))
-        }
-        (_, silence) => timeout(silence.unwrap_or_default(), run).await.unwrap_or(Err(Failure::Silent)),
-    }
+    let bound = match (per_try, silence) {
+        (None, None) => return run.await,
+        (Some(per_try), Some(silence)) if silence < per_try => (silence, Failure::Silent),
+        (Some(per_try), _) => (per_try, Failure::TryTimeout),
+        (None, Some(silence)) => (silence, Failure::Silent),
+    };
+    Box::pin(timeout(bound.0, run)).await.unwrap_or(Err(bound.1))
 }
 
 fn reason(failure: &Failure) -> Reason {

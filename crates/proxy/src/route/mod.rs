@@ -56,7 +56,7 @@ struct Call {
 }
 
 /// The answer to a request: an endpoint's or our own. There always is one.
-pub(crate) async fn answer(proxy: &Arc<Proxy>, origin: &Origin, request: Request<Body>) -> Response<Body> {
+pub(crate) async fn answer(proxy: &Arc<Proxy>, origin: &Origin, request: Box<Request<Body>>) -> Response<Body> {
     let mesh = proxy.mesh();
     let grpc = reply::is_grpc(request.headers());
     let Some(service) = mesh.service(origin.client.service) else {
@@ -184,7 +184,7 @@ async fn act(
     mesh: &Arc<Mesh>,
     call: &Call,
     found: Found,
-    request: Request<Body>,
+    request: Box<Request<Body>>,
 ) -> Result<Response<Body>, Own> {
     match &call.service.table.route(found).action {
         Action::Redirect(redirect) => {

@@ -355,10 +355,19 @@ impl Client {
     }
 }
 
-/// Proportional set size of the proxy, in kB.
+/// Memory of the proxy in kB that is its own: no file, shared with nobody.
 pub fn memory(world: &World) -> u64 {
+    rollup(world, "Pss_Anon:")
+}
+
+/// Memory of the proxy in kB, with its share of what others have mapped, too.
+pub fn whole_memory(world: &World) -> u64 {
+    rollup(world, "Pss:")
+}
+
+fn rollup(world: &World, name: &str) -> u64 {
     let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", world.proxy.0.id())).unwrap();
-    let line = rollup.lines().find(|line| line.starts_with("Pss:")).unwrap();
+    let line = rollup.lines().find(|line| line.starts_with(name)).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
