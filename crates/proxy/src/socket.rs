@@ -175,6 +175,11 @@ impl Socket {
         Poll::Ready(Ok(()))
     }
 
+    /// Takes no more bytes: whoever waits for some sees the end.
+    pub(crate) fn shutdown_read(&self) {
+        let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Read);
+    }
+
     /// Tells the peer that nothing follows.
     pub(crate) fn shutdown_write(&self) {
         let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write);

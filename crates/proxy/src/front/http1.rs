@@ -242,7 +242,7 @@ async fn linger(front: &Front) {
 }
 
 /// Ends the connection so that the client cannot take what it got for a complete response.
-fn abort(front: &Front) {
+pub(super) fn abort(front: &Front) {
     let _ = rustix::net::sockopt::set_socket_linger(front.socket.stream(), Some(Duration::ZERO));
 }
 

@@ -349,9 +349,10 @@ impl Client {
 
     /// Whether the other side has ended the connection, in order or not.
     pub fn ended(&mut self) -> bool {
-        let mut space = [0; 1];
-        matches!(self.stream.read(&mut space), Ok(0))
-            || self.stream.take_error().is_ok_and(|error| error.is_some())
+        match self.stream.read(&mut [0; 1]) {
+            Ok(read) => read == 0,
+            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+        }
     }
 }
 
