@@ -8,6 +8,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
+use alize_model::http::Pool;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpSocket;
 
@@ -48,6 +49,17 @@ pub struct Resting {
     pub written: u64,
 }
 
+/// An endpoint that takes requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InForce {
+    /// Under which the kernel knows it.
+    pub number: u32,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Connections that are to be kept open to it.
+    pub pool: Pool,
+}
+
 /// The kernel side.
 pub trait Kernel: Send + Sync + 'static {
     /// Whose connection it is, or nothing if that cannot be said; it is closed then.
@@ -62,6 +74,11 @@ pub trait Kernel: Send + Sync + 'static {
     /// A front connection has come to rest. It may read the next request from the socket at any time.
     fn resting(&self, front: &Resting) {
         let _ = front;
+    }
+
+    /// A state is in force, with these endpoints.
+    fn applied(&self, endpoints: &[InForce]) {
+        let _ = endpoints;
     }
 }
 

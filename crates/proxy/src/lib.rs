@@ -34,7 +34,7 @@ mod wire;
 
 pub use error::Error;
 pub use front::Outcome;
-pub use kernel::{Accepted, Client, Fixed, Kernel, Netns, Resting};
+pub use kernel::{Accepted, Client, Fixed, InForce, Kernel, Netns, Resting};
 pub use proxy::Limits;
 pub use reason::Reason;
 pub use run::{ENVIRONMENT, Handle, Options, Ready, run};

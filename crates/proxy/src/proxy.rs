@@ -84,6 +84,7 @@ impl Proxy {
     pub(crate) fn apply(&self, plan: Plan) -> Result<(), String> {
         let earlier = self.mesh();
         let mesh = Mesh::new(plan, &earlier)?;
+        self.kernel.applied(&mesh.in_force());
         *self.mesh.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(mesh);
         Ok(())
     }

@@ -184,4 +184,11 @@ impl Socket {
     pub(crate) fn shutdown_write(&self) {
         let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write);
     }
+
+    /// Ends the connection so that the peer cannot take what it got for complete. Whoever sleeps on it wakes, and drops
+    /// it; it must not be shut down for writing, since an end in order would go before the reset.
+    pub(crate) fn reset(&self) {
+        let _ = rustix::net::sockopt::set_socket_linger(&self.stream, Some(std::time::Duration::ZERO));
+        self.shutdown_read();
+    }
 }

@@ -28,7 +28,10 @@ fn a_wrong_state_changes_nothing_and_says_why() {
     twice.number = 1;
     for (services, expected) in [
         (vec![good(), twice], "is there twice"),
-        (vec![service(1, "web", leading, Vec::new())], "route \"lost\" of service web leads to service nowhere"),
+        (
+            vec![service(1, "web", leading, Vec::new())],
+            "route \"lost\" of service web leads to service nowhere",
+        ),
         (vec![bare], "service web has no routes"),
         (vec![uneven], "its endpoints and their states differ"),
     ] {
@@ -43,13 +46,17 @@ fn a_wrong_state_changes_nothing_and_says_why() {
             other => panic!("{other:?} to {line:?}"),
         }
     }
-    assert!(matches!(world.agent.ask(&ToProxy::Handover), FromProxy::State { generation: 1 }), "still the first");
+    assert!(
+        matches!(world.agent.ask(&ToProxy::Handover), FromProxy::State { generation: 1 }),
+        "still the first"
+    );
 }
 
 #[test]
 fn a_state_is_in_force_at_once_and_survives_the_agent() {
     let (one, two) = (Server::node("one", "http1"), Server::node("two", "http1"));
-    let state = |server: &Server| vec![service(1, "web", Http::default(), vec![endpoint(server.address, 1, &[])])];
+    let state =
+        |server: &Server| vec![service(1, "web", Http::default(), vec![endpoint(server.address, 1, &[])])];
     let mut world = World::new(state(&one));
     let mut client = world.connect();
     assert_eq!(client.get("/").json()["name"], "one");
@@ -65,8 +72,12 @@ fn a_state_is_in_force_at_once_and_survives_the_agent() {
 fn requests_are_counted_by_route_endpoint_status_and_time() {
     let server = Server::node("a", "http1");
     let routes = vec![Route::to("all", vec![Backend::all()])];
-    let mut world =
-        World::new(vec![service(1, "web", Http { routes, ..Http::default() }, vec![endpoint(server.address, 1, &[])])]);
+    let mut world = World::new(vec![service(
+        1,
+        "web",
+        Http { routes, ..Http::default() },
+        vec![endpoint(server.address, 1, &[])],
+    )]);
     let mut client = world.connect();
     for _ in 0..10 {
         client.get("/bytes/1000");

@@ -67,20 +67,28 @@ struct Mesh {
 impl Mesh {
     fn new() -> Self {
         let mut text = include_str!("gateway/mesh.yaml").to_owned();
-        let servers: Vec<Server> = ["v1", "v2", "v3", "other"].iter().map(|name| Server::node(name, "http1")).collect();
+        let servers: Vec<Server> =
+            ["v1", "v2", "v3", "other"].iter().map(|name| Server::node(name, "http1")).collect();
         for (mark, server) in ["\"V1\"", "\"V2\"", "\"V3\"", "\"OTHER\""].iter().zip(&servers) {
             text = text.replace(mark, &format!("\"{}\"", server.address));
         }
         let source = Source { name: "mesh.yaml", text: &text };
-        let (snapshot, _) = parse(source, &Budgets::default(), &HostFacts::default()).unwrap_or_else(|error| panic!("{error}"));
-        let services: Vec<ProxyService> =
-            (1..).zip(snapshot.services()).map(|(number, service)| world::of_service(number, service)).collect();
+        let (snapshot, _) = parse(source, &Budgets::default(), &HostFacts::default())
+            .unwrap_or_else(|error| panic!("{error}"));
+        let services: Vec<ProxyService> = (1..)
+            .zip(snapshot.services())
+            .map(|(number, service)| world::of_service(number, service))
+            .collect();
         let names = snapshot.services().iter().map(|service| service.name.to_string()).collect();
         Self { world: World::new(services), names, _servers: servers }
     }
 
     fn client(&self, service: &str) -> Client {
-        let place = self.names.iter().position(|name| name == service).unwrap_or_else(|| panic!("no service {service}"));
+        let place = self
+            .names
+            .iter()
+            .position(|name| name == service)
+            .unwrap_or_else(|| panic!("no service {service}"));
         Client::connect(self.world.doors[place])
     }
 

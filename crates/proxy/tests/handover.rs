@@ -27,7 +27,8 @@ struct Load {
 
 impl Load {
     fn start(world: &World, clients: usize, fresh: bool) -> Self {
-        let (stop, done, longest) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+        let (stop, done, longest) =
+            (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
         let door = world.door();
         let threads = (0..clients).map(|number| {
             let (stop, done, longest) = (Arc::clone(&stop), Arc::clone(&done), Arc::clone(&longest));
@@ -64,7 +65,8 @@ impl Load {
 #[test]
 fn connections_survive_a_row_of_successors() {
     let server = Server::node("a", "http1");
-    let mut world = World::new(vec![service(1, "web", Http::default(), vec![endpoint(server.address, 1, &[])])]);
+    let mut world =
+        World::new(vec![service(1, "web", Http::default(), vec![endpoint(server.address, 1, &[])])]);
     let mut idle: Vec<Client> = (0..500).map(|_| world.connect()).collect();
     for client in idle.iter_mut().step_by(2) {
         assert_eq!(client.get("/bytes/1").status, 200);
@@ -86,7 +88,7 @@ fn connections_survive_a_row_of_successors() {
     for (number, client) in idle.iter_mut().enumerate() {
         assert_eq!(client.get("/bytes/3").body, pattern(3), "idle connection {number}");
     }
-    println!(
+    eprintln!(
         "5 handovers: {requests} requests on kept connections (longest {longest} ms), {connections} new connections \
          (longest {longest_fresh} ms), 500 idle ones, 0 failures"
     );
@@ -96,7 +98,8 @@ fn connections_survive_a_row_of_successors() {
 #[test]
 fn what_runs_is_finished_by_the_old_proxy() {
     let server = Server::node("a", "http1");
-    let mut world = World::new(vec![service(1, "web", Http::default(), vec![endpoint(server.address, 1, &[])])]);
+    let mut world =
+        World::new(vec![service(1, "web", Http::default(), vec![endpoint(server.address, 1, &[])])]);
     let mut download = world.connect();
     download.send("GET /bytes/20000000 HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut half = world.connect();
@@ -114,7 +117,11 @@ fn what_runs_is_finished_by_the_old_proxy() {
     assert_eq!(half.get("/next").json()["url"], "/next", "by the new proxy, on the same connection");
     assert!(download.answer("GET").body == pattern(20_000_000));
     assert_eq!(slow.answer("GET").json()["url"], "/delay/1500?slow");
-    assert_eq!(slow.answer("GET").json()["url"], "/pipelined", "read by the old one, answered by the new one");
+    assert_eq!(
+        slow.answer("GET").json()["url"],
+        "/pipelined",
+        "read by the old one, answered by the new one"
+    );
     for text in ["one", "two"] {
         chat.send(text);
         assert_eq!(chat.take(3), text.as_bytes());
@@ -129,7 +136,8 @@ fn what_runs_is_finished_by_the_old_proxy() {
 #[test]
 fn http2_is_told_to_go_elsewhere_and_loses_no_request() {
     let server = Server::node("a", "http1");
-    let mut world = World::new(vec![service(1, "web", Http::default(), vec![endpoint(server.address, 1, &[])])]);
+    let mut world =
+        World::new(vec![service(1, "web", Http::default(), vec![endpoint(server.address, 1, &[])])]);
     let url = format!("http://{}/delay/1000", world.door());
     let running = std::process::Command::new("curl")
         .args(["-sSv", "--http2-prior-knowledge", &url])
@@ -149,7 +157,8 @@ fn http2_is_told_to_go_elsewhere_and_loses_no_request() {
 #[test]
 fn a_successor_that_fails_changes_nothing() {
     let server = Server::node("a", "http1");
-    let mut world = World::new(vec![service(1, "web", Http::default(), vec![endpoint(server.address, 1, &[])])]);
+    let mut world =
+        World::new(vec![service(1, "web", Http::default(), vec![endpoint(server.address, 1, &[])])]);
     let mut client = world.connect();
     assert_eq!(client.get("/one").status, 200);
     // It takes the offer, and dies before it serves.
@@ -171,7 +180,8 @@ fn a_successor_that_fails_changes_nothing() {
 fn told_to_end_it_finishes_what_runs() {
     let server = Server::node("a", "http1");
     for by_agent in [false, true] {
-        let mut world = World::new(vec![service(1, "web", Http::default(), vec![endpoint(server.address, 1, &[])])]);
+        let mut world =
+            World::new(vec![service(1, "web", Http::default(), vec![endpoint(server.address, 1, &[])])]);
         let mut idle = world.connect();
         assert_eq!(idle.get("/one").status, 200);
         let mut busy = world.connect();

@@ -38,7 +38,9 @@ fn bodies_of_requests_arrive_however_they_are_cut() {
     let mut client = world.connect();
     let body = pattern(200_000);
     let expected = format!("{} {}\n", body.len(), sha256(&body));
-    client.send(format!("POST /hash HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len())).send(&body);
+    client
+        .send(format!("POST /hash HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len()))
+        .send(&body);
     assert_eq!(client.answer("POST").text(), expected);
     client.send("POST /hash HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
     for piece in body.chunks(7_777) {
@@ -102,7 +104,11 @@ fn old_clients_and_endpoints_that_close_are_served() {
     let mut client = world.connect();
     client.send("GET /chunked/30000 HTTP/1.0\r\n\r\n");
     let answer = client.answer("GET");
-    assert_eq!((answer.header("transfer-encoding"), answer.body == pattern(30_000)), (None, true), "ends with the connection");
+    assert_eq!(
+        (answer.header("transfer-encoding"), answer.body == pattern(30_000)),
+        (None, true),
+        "ends with the connection"
+    );
     let mut client = world.connect();
     let answer = client.ask("GET /bytes/5 HTTP/1.0\nConnection: keep-alive\n\n");
     assert_eq!(answer.header("connection").as_deref(), Some("keep-alive"));

@@ -23,21 +23,23 @@ fn holding() -> (SocketAddr, Arc<AtomicBool>, Arc<AtomicUsize>) {
             taking.lock().unwrap().push(stream.unwrap());
         }
     });
-    std::thread::spawn(move || loop {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        for stream in held.lock().unwrap().iter_mut() {
-            stream.set_nonblocking(true).unwrap();
-            let mut space = [0; 4096];
-            let mut owed = 0;
-            while let Ok(1..) = stream.peek(&mut space) {
-                if !door.load(Ordering::SeqCst) {
-                    owed = 1;
-                    break;
+    std::thread::spawn(move || {
+        loop {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            for stream in held.lock().unwrap().iter_mut() {
+                stream.set_nonblocking(true).unwrap();
+                let mut space = [0; 4096];
+                let mut owed = 0;
+                while let Ok(1..) = stream.peek(&mut space) {
+                    if !door.load(Ordering::SeqCst) {
+                        owed = 1;
+                        break;
+                    }
+                    let _ = stream.read(&mut space);
+                    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
                 }
-                let _ = stream.read(&mut space);
-                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
+                count.fetch_add(owed, Ordering::SeqCst);
             }
-            count.fetch_add(owed, Ordering::SeqCst);
         }
     });
     (address, open, waiting)
@@ -54,10 +56,18 @@ fn connections_cost_little_asleep_and_not_much_awake() {
     let state = |services: u32| {
         let http = Http::default();
         let others = (2..=services).map(|number| {
-            let endpoints = (0..3).map(|n| endpoint(SocketAddr::from(([10, (number >> 8) as u8, number as u8, n], 80)), 1, &[("version", "v1")]));
+            let endpoints = (0..3).map(|n| {
+                endpoint(
+                    SocketAddr::from(([10, (number >> 8) as u8, number as u8, n], 80)),
+                    1,
+                    &[("version", "v1")],
+                )
+            });
             service(number, &format!("service-{number}"), http.clone(), endpoints.collect())
         });
-        std::iter::once(service(1, "web", http.clone(), vec![endpoint(address, 1, &[])])).chain(others).collect::<Vec<_>>()
+        std::iter::once(service(1, "web", http.clone(), vec![endpoint(address, 1, &[])]))
+            .chain(others)
+            .collect::<Vec<_>>()
     };
     let mut world = World::with_doors(state(1), 1);
     let empty = memory(&world);
@@ -84,7 +94,7 @@ fn connections_cost_little_asleep_and_not_much_awake() {
     }
     drop(clients);
     until("all have ended", || world.agent.counters().open == 0);
-    println!(
+    eprintln!(
         "anonymous memory in kB: {empty} at start, {services} with 1,000 services of 3 endpoints, {fresh} with 1,000 \
          connections that have said nothing, {rested} after an exchange on each, {busy} (PSS {whole}) with a request under \
          way on each, {} at the end",

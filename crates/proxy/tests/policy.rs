@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use alize_model::http::{
-    Action, Backend, Budget, Circuit, FieldName, Forward, HashOn, Http, HttpBalance, LimitPer, Outlier, Pool, RateLimit,
-    Retry, RetryCause, Route,
+    Action, Backend, Budget, Circuit, FieldName, Forward, HashOn, Http, HttpBalance, LimitPer, Outlier, Pool,
+    RateLimit, Retry, RetryCause, Route,
 };
 use world::{Client, Server, World, endpoint, free_port, service};
 
@@ -21,7 +21,9 @@ fn number(n: u32) -> NonZeroU32 {
 }
 
 /// An endpoint that treats its `n`th connection, and the `m`th request on it, as `script` says.
-fn scripted(script: impl Fn(usize, usize) -> Option<String> + Send + Sync + 'static) -> (SocketAddr, Arc<AtomicUsize>) {
+fn scripted(
+    script: impl Fn(usize, usize) -> Option<String> + Send + Sync + 'static,
+) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (script, requests) = (Arc::new(script), Arc::<AtomicUsize>::default());
@@ -61,9 +63,14 @@ fn requests_are_balanced_by_weight_and_in_turn() {
     let servers: Vec<Server> = ["a", "b", "c"].iter().map(|name| Server::node(name, "http1")).collect();
     let endpoints = || {
         let weights = [1, 2, 3];
-        servers.iter().zip(weights).map(|(server, weight)| endpoint(server.address, weight, &[])).collect::<Vec<_>>()
+        servers
+            .iter()
+            .zip(weights)
+            .map(|(server, weight)| endpoint(server.address, weight, &[]))
+            .collect::<Vec<_>>()
     };
-    let world = |balance| World::new(vec![service(1, "web", Http { balance, ..Http::default() }, endpoints())]);
+    let world =
+        |balance| World::new(vec![service(1, "web", Http { balance, ..Http::default() }, endpoints())]);
     let counts = shares(&world(HttpBalance::RoundRobin), 60, |_| "/".into());
     assert_eq!(counts.values().copied().collect::<Vec<_>>(), [10, 20, 30]);
     for balance in [HttpBalance::WeightedRandom, HttpBalance::LeastRequests] {
@@ -123,18 +130,27 @@ fn what_is_alike_goes_to_one_endpoint_and_little_moves() {
     }
     world.agent.state(vec![service(1, "web", http(), all()[..2].to_vec())]).unwrap();
     let fewer = ask(&world);
-    assert!(first.iter().zip(&fewer).all(|(before, after)| before == "c" || before == after), "only those of c move");
+    assert!(
+        first.iter().zip(&fewer).all(|(before, after)| before == "c" || before == after),
+        "only those of c move"
+    );
 }
 
 #[test]
 fn a_limit_is_for_all_or_for_each_client() {
     let server = Server::node("a", "http1");
     let limit = |per| RateLimit { requests: number(1), burst: number(5), per };
-    let limited = Route { rate_limit: Some(limit(LimitPer::All)), ..Route::to("limited", vec![Backend::all()]) };
+    let limited =
+        Route { rate_limit: Some(limit(LimitPer::All)), ..Route::to("limited", vec![Backend::all()]) };
     let http = Http { routes: vec![limited], ..Http::default() };
     let world = World::new(vec![
         service(1, "route", http, vec![endpoint(server.address, 1, &[])]),
-        service(2, "client", Http { rate_limit: Some(limit(LimitPer::Client)), ..Http::default() }, vec![endpoint(server.address, 1, &[])]),
+        service(
+            2,
+            "client",
+            Http { rate_limit: Some(limit(LimitPer::Client)), ..Http::default() },
+            vec![endpoint(server.address, 1, &[])],
+        ),
     ]);
     for door in &world.doors {
         let mut client = Client::connect(*door);
@@ -161,9 +177,16 @@ fn a_circuit_answers_at_once_what_would_be_too_much() {
     let connections = Circuit { max_connections: Some(number(1)), max_pending: Some(0), max_requests: None };
     let world = World::new(vec![
         service(1, "requests", http, vec![endpoint(server.address, 1, &[])]),
-        service(2, "connections", Http { circuit: Some(connections), ..Http::default() }, vec![endpoint(other.address, 1, &[])]),
+        service(
+            2,
+            "connections",
+            Http { circuit: Some(connections), ..Http::default() },
+            vec![endpoint(other.address, 1, &[])],
+        ),
     ]);
-    for (door, running, reason) in [(world.doors[0], 2, "circuit-open"), (world.doors[1], 1, "pool-exhausted")] {
+    for (door, running, reason) in
+        [(world.doors[0], 2, "circuit-open"), (world.doors[1], 1, "pool-exhausted")]
+    {
         let mut busy: Vec<Client> = (0..running).map(|_| Client::connect(door)).collect();
         for client in &mut busy {
             client.send("GET /delay/700 HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -182,7 +205,12 @@ fn a_circuit_answers_at_once_what_would_be_too_much() {
 fn requests_wait_for_a_connection_where_they_may() {
     let server = Server::node("a", "http1");
     let pool = Pool { max: number(2), ..Pool::default() };
-    let world = World::new(vec![service(1, "web", Http { pool, ..Http::default() }, vec![endpoint(server.address, 1, &[])])]);
+    let world = World::new(vec![service(
+        1,
+        "web",
+        Http { pool, ..Http::default() },
+        vec![endpoint(server.address, 1, &[])],
+    )]);
     let mut clients: Vec<Client> = (0..10).map(|_| world.connect()).collect();
     for client in &mut clients {
         client.send("GET /delay/20 HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -254,7 +282,11 @@ fn an_endpoint_that_is_gone_costs_no_request_where_another_is() {
     let mut client = world.connect();
     for _ in 0..20 {
         client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi");
-        assert_eq!(client.answer("POST").text(), "good", "nothing was sent to the other, so it may be sent again");
+        assert_eq!(
+            client.answer("POST").text(),
+            "good",
+            "nothing was sent to the other, so it may be sent again"
+        );
     }
 }
 
@@ -274,7 +306,8 @@ fn retrying(attempts: u8, causes: Vec<RetryCause>, budget: Option<Budget>) -> Ht
 
 #[test]
 fn a_budget_keeps_tries_from_becoming_an_avalanche() {
-    let ill = || scripted(|_, _| Some("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n".to_owned()));
+    let ill =
+        || scripted(|_, _| Some("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n".to_owned()));
     let ask = |http: Http| {
         let (address, requests) = ill();
         let world = World::new(vec![service(1, "web", http, vec![endpoint(address, 1, &[])])]);
@@ -290,11 +323,17 @@ fn a_budget_keeps_tries_from_becoming_an_avalanche() {
 #[test]
 fn a_long_body_is_not_remembered_for_another_try() {
     let (address, requests) = scripted(|_, request| (request > 0).then(|| ok("never")));
-    let world =
-        World::new(vec![service(1, "web", retrying(3, vec![RetryCause::Reset], None), vec![endpoint(address, 1, &[])])]);
+    let world = World::new(vec![service(
+        1,
+        "web",
+        retrying(3, vec![RetryCause::Reset], None),
+        vec![endpoint(address, 1, &[])],
+    )]);
     let put = |size: usize| {
         let mut client = world.connect();
-        let _ = client.stream.write_all(format!("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n").as_bytes());
+        let _ = client
+            .stream
+            .write_all(format!("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n").as_bytes());
         let _ = client.stream.write_all(&vec![b'x'; size]);
         client.head().status
     };

@@ -4,8 +4,8 @@ mod world;
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use alize_model::http::Http;
 use world::{Client, World, endpoint, service};
@@ -33,25 +33,65 @@ fn witness() -> (std::net::SocketAddr, Arc<AtomicUsize>) {
 
 /// What is wrong, status, reason, bytes. `~` is CR LF.
 const CORPUS: &[(&str, u16, &str, &str)] = &[
-    ("CL.TE", 400, "ambiguous-length", "POST / HTTP/1.1~Host: a~Content-Length: 6~Transfer-Encoding: chunked~~0~~G"),
-    ("TE.CL", 400, "ambiguous-length", "POST / HTTP/1.1~Host: a~Transfer-Encoding: chunked~Content-Length: 4~~5c~GPOST"),
-    ("TE.TE twice", 400, "ambiguous-length", "POST / HTTP/1.1~Host: a~Transfer-Encoding: chunked~Transfer-Encoding: x~~0~~"),
+    (
+        "CL.TE",
+        400,
+        "ambiguous-length",
+        "POST / HTTP/1.1~Host: a~Content-Length: 6~Transfer-Encoding: chunked~~0~~G",
+    ),
+    (
+        "TE.CL",
+        400,
+        "ambiguous-length",
+        "POST / HTTP/1.1~Host: a~Transfer-Encoding: chunked~Content-Length: 4~~5c~GPOST",
+    ),
+    (
+        "TE.TE twice",
+        400,
+        "ambiguous-length",
+        "POST / HTTP/1.1~Host: a~Transfer-Encoding: chunked~Transfer-Encoding: x~~0~~",
+    ),
     ("TE list", 400, "ambiguous-length", "POST / HTTP/1.1~Host: a~Transfer-Encoding: gzip, chunked~~0~~"),
-    ("TE identity list", 400, "ambiguous-length", "POST / HTTP/1.1~Host: a~Transfer-Encoding: chunked, identity~~0~~"),
+    (
+        "TE identity list",
+        400,
+        "ambiguous-length",
+        "POST / HTTP/1.1~Host: a~Transfer-Encoding: chunked, identity~~0~~",
+    ),
     ("TE quoted", 400, "ambiguous-length", "POST / HTTP/1.1~Host: a~Transfer-Encoding: \"chunked\"~~0~~"),
-    ("TE vertical tab", 400, "bad-request-line", "POST / HTTP/1.1~Host: a~Transfer-Encoding: \x0bchunked~~0~~"),
+    (
+        "TE vertical tab",
+        400,
+        "bad-request-line",
+        "POST / HTTP/1.1~Host: a~Transfer-Encoding: \x0bchunked~~0~~",
+    ),
     ("TE unknown", 501, "bad-coding", "POST / HTTP/1.1~Host: a~Transfer-Encoding: xchunked~~0~~"),
     ("TE empty", 400, "ambiguous-length", "POST / HTTP/1.1~Host: a~Transfer-Encoding:~~0~~"),
     ("TE space before colon", 400, "bad-field", "POST / HTTP/1.1~Host: a~Transfer-Encoding : chunked~~0~~"),
     ("TE folded", 400, "bad-field", "POST / HTTP/1.1~Host: a~Transfer-Encoding:~ chunked~~0~~"),
     ("TE in 1.0", 400, "ambiguous-length", "POST / HTTP/1.0~Host: a~Transfer-Encoding: chunked~~0~~"),
-    ("two lengths", 400, "ambiguous-length", "POST / HTTP/1.1~Host: a~Content-Length: 1~Content-Length: 2~~ab"),
-    ("the same length twice", 400, "ambiguous-length", "POST / HTTP/1.1~Host: a~Content-Length: 1~Content-Length: 1~~a"),
+    (
+        "two lengths",
+        400,
+        "ambiguous-length",
+        "POST / HTTP/1.1~Host: a~Content-Length: 1~Content-Length: 2~~ab",
+    ),
+    (
+        "the same length twice",
+        400,
+        "ambiguous-length",
+        "POST / HTTP/1.1~Host: a~Content-Length: 1~Content-Length: 1~~a",
+    ),
     ("length list", 400, "ambiguous-length", "POST / HTTP/1.1~Host: a~Content-Length: 1, 1~~a"),
     ("length plus", 400, "ambiguous-length", "POST / HTTP/1.1~Host: a~Content-Length: +1~~a"),
     ("length minus", 400, "ambiguous-length", "POST / HTTP/1.1~Host: a~Content-Length: -1~~a"),
     ("length hexadecimal", 400, "ambiguous-length", "POST / HTTP/1.1~Host: a~Content-Length: 0x1~~a"),
-    ("length too large", 400, "ambiguous-length", "POST / HTTP/1.1~Host: a~Content-Length: 99999999999999999999~~a"),
+    (
+        "length too large",
+        400,
+        "ambiguous-length",
+        "POST / HTTP/1.1~Host: a~Content-Length: 99999999999999999999~~a",
+    ),
     ("length empty", 400, "ambiguous-length", "POST / HTTP/1.1~Host: a~Content-Length:~~a"),
     ("length with a space", 400, "ambiguous-length", "POST / HTTP/1.1~Host: a~Content-Length: 1 1~~a"),
     ("length space before colon", 400, "bad-field", "POST / HTTP/1.1~Host: a~Content-Length : 1~~a"),
@@ -108,8 +148,16 @@ fn doubtful_requests_are_refused_before_a_byte_is_forwarded() {
                 }
             }
             let answer = client.head();
-            assert_eq!((answer.status, answer.reason()), (*status, (*reason).to_owned()), "{what}, in steps of {step}");
-            assert_eq!(answer.header("connection").as_deref(), Some("close"), "{what}: nothing behind it is a request");
+            assert_eq!(
+                (answer.status, answer.reason()),
+                (*status, (*reason).to_owned()),
+                "{what}, in steps of {step}"
+            );
+            assert_eq!(
+                answer.header("connection").as_deref(),
+                Some("close"),
+                "{what}: nothing behind it is a request"
+            );
             assert_eq!(answer.header("server").as_deref(), Some("alize"));
         }
     }
@@ -120,12 +168,21 @@ fn doubtful_requests_are_refused_before_a_byte_is_forwarded() {
 fn a_body_that_turns_out_bad_ends_both_connections() {
     let (address, seen) = witness();
     let world = World::new(vec![service(1, "web", Http::default(), vec![endpoint(address, 1, &[])])]);
-    for body in ["5\r\nhelloX", "5\nhello\r\n0\r\n\r\n", "zz\r\n", "0\r\nbad name: x\r\n\r\n", "fffffffffffffffff\r\n"] {
+    for body in [
+        "5\r\nhelloX",
+        "5\nhello\r\n0\r\n\r\n",
+        "zz\r\n",
+        "0\r\nbad name: x\r\n\r\n",
+        "fffffffffffffffff\r\n",
+    ] {
         let mut client = world.connect();
         client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}GET /evil HTTP/1.1\r\nHost: a\r\n\r\n"));
         let answer = client.head();
         // The endpoint may have answered the head before the chunk was seen; then the connection just ends.
-        assert!(answer.status == 200 || ["bad-chunk", "bad-trailer"].contains(&answer.reason().as_str()), "{answer:?}");
+        assert!(
+            answer.status == 200 || ["bad-chunk", "bad-trailer"].contains(&answer.reason().as_str()),
+            "{answer:?}"
+        );
         let rest = client.rest();
         assert!(!String::from_utf8_lossy(&rest).contains("HTTP/1.1 "), "a second answer to {body:?}");
     }
@@ -142,12 +199,21 @@ fn heads_have_a_longest_length_and_a_longest_time() {
         let answer = client.head();
         (answer.status, answer.reason())
     };
-    assert_eq!(ask(format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(40_000))), (414, "long-target".into()));
+    assert_eq!(
+        ask(format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(40_000))),
+        (414, "long-target".into())
+    );
     let fields = |count: usize, size: usize| {
         (0..count).map(|n| format!("X-{n}: {}\r\n", "y".repeat(size))).collect::<String>()
     };
-    assert_eq!(ask(format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", fields(1, 40_000))), (431, "long-head".into()));
-    assert_eq!(ask(format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", fields(200, 3))), (431, "long-head".into()));
+    assert_eq!(
+        ask(format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", fields(1, 40_000))),
+        (431, "long-head".into())
+    );
+    assert_eq!(
+        ask(format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", fields(200, 3))),
+        (431, "long-head".into())
+    );
     assert_eq!(ask(format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", fields(90, 100))).0, 200);
     assert!(seen.load(Ordering::SeqCst) < 15_000, "only the last was forwarded");
     // 10 s for a head, whatever drips in.
@@ -165,7 +231,10 @@ fn heads_have_a_longest_length_and_a_longest_time() {
 #[test]
 fn doubtful_responses_reach_no_client() {
     let responses: &[(&str, &str)] = &[
-        ("both lengths", "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        (
+            "both lengths",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        ),
         ("two lengths", "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"),
         ("unknown coding", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
         ("folded", "HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 0\r\n\r\n"),

@@ -72,15 +72,20 @@ fn torment(door: SocketAddr, seed: u64, end: Instant, tally: &Tally) {
                 let size = chance.size();
                 let kind = ["bytes", "chunked"][chance.below(2) as usize];
                 let answer = client.get(&format!("/{kind}/{size}"));
-                assert!(answer.status == 200 && answer.body == pattern(size), "{kind} {size}: {}", answer.status);
+                assert!(
+                    answer.status == 200 && answer.body == pattern(size),
+                    "{kind} {size}: {}",
+                    answer.status
+                );
                 tally.bytes.fetch_add(size as u64, Ordering::Relaxed);
             }
             5 | 6 => mirror(&mut client, nonce, &mut chance, tally),
             7 => {
                 // Many at once, on one connection.
                 let count = 1 + chance.below(8);
-                let text: String =
-                    (0..count).map(|n| format!("GET /x?nonce={nonce}&n={n} HTTP/1.1\r\nHost: a\r\n\r\n")).collect();
+                let text: String = (0..count)
+                    .map(|n| format!("GET /x?nonce={nonce}&n={n} HTTP/1.1\r\nHost: a\r\n\r\n"))
+                    .collect();
                 write_in_pieces(&mut client, text.as_bytes(), &mut chance);
                 for n in 0..count {
                     assert_eq!(client.answer("GET").json()["url"], format!("/x?nonce={nonce}&n={n}"));
@@ -121,7 +126,9 @@ fn mirror(client: &mut Client, nonce: u64, chance: &mut Chance, tally: &Tally) {
         }
         wire.extend_from_slice(b"0\r\n\r\n");
     } else {
-        wire.extend_from_slice(format!("POST /mirror HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n").as_bytes());
+        wire.extend_from_slice(
+            format!("POST /mirror HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n").as_bytes(),
+        );
         wire.extend_from_slice(&sent);
     }
     let mut writer = Client { stream: client.stream.try_clone().unwrap(), unread: Vec::new() };
@@ -129,7 +136,11 @@ fn mirror(client: &mut Client, nonce: u64, chance: &mut Chance, tally: &Tally) {
     let sending = std::thread::spawn(move || write_in_pieces(&mut writer, &wire, &mut chance));
     let answer = client.answer("POST");
     sending.join().unwrap();
-    assert!(answer.status == 200 && answer.body == sent, "{size} bytes, chunked: {chunked}, {}", answer.status);
+    assert!(
+        answer.status == 200 && answer.body == sent,
+        "{size} bytes, chunked: {chunked}, {}",
+        answer.status
+    );
     tally.bytes.fetch_add(2 * size as u64, Ordering::Relaxed);
 }
 
@@ -155,7 +166,7 @@ fn nothing_is_mixed_up_lost_or_left_over() {
     until("every connection has ended", || world.agent.counters().open == 0);
     let counters = world.agent.counters();
     let grown = memory(&world).saturating_sub(before);
-    println!(
+    eprintln!(
         "{} requests, {} MB of bodies compared, {} broken off by the client, {grown} kB more memory at the end",
         tally.requests.load(Ordering::Relaxed),
         tally.bytes.load(Ordering::Relaxed) / 1_000_000,

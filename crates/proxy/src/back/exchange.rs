@@ -96,8 +96,12 @@ impl Exchange {
             if let Poll::Ready(Err(broken)) = self.poll_send(cx) {
                 return Poll::Ready(Err(Failure::Client(broken)));
             }
-            let Some(back) = &mut self.back else { return Poll::Ready(Err(Failure::Reset { stale: false, sent: true })) };
-            if let Some(head) = head::response(&mut back.buffer, &self.method, LONGEST_HEAD).map_err(Failure::Response)? {
+            let Some(back) = &mut self.back else {
+                return Poll::Ready(Err(Failure::Reset { stale: false, sent: true }));
+            };
+            if let Some(head) =
+                head::response(&mut back.buffer, &self.method, LONGEST_HEAD).map_err(Failure::Response)?
+            {
                 match self.take_head(head)? {
                     Some(response) => return Poll::Ready(Ok(response)),
                     None => continue,
@@ -115,7 +119,9 @@ impl Exchange {
     /// `None` if it was an informational one.
     fn take_head(&mut self, head: head::ResponseHead) -> Result<Option<Response<()>>, Failure> {
         let status = head.parts.status;
-        if status == StatusCode::SWITCHING_PROTOCOLS || (self.method == Method::CONNECT && status.is_success()) {
+        if status == StatusCode::SWITCHING_PROTOCOLS
+            || (self.method == Method::CONNECT && status.is_success())
+        {
             return Ok(Some(self.become_tunnel(head)));
         }
         if status.is_informational() {
@@ -247,7 +253,9 @@ impl Exchange {
         let sent = match self.sending {
             Sending::Done => true,
             // All bytes are gone, the end was not seen yet.
-            Sending::Going => self.out.is_empty() && self.request.is_end_stream() && self.encoder == Encoder::Empty,
+            Sending::Going => {
+                self.out.is_empty() && self.request.is_end_stream() && self.encoder == Encoder::Empty
+            }
             Sending::Refused => false,
         };
         if self.keep && sent && back.buffer.is_empty() {

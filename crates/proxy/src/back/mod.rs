@@ -269,7 +269,12 @@ pub(crate) struct Terms {
 
 impl PlacePool {
     /// Sends `request` in HTTP/1 and reads the head of the response.
-    pub(crate) async fn http1(self: &Arc<Self>, parts: &request::Parts, body: Body, terms: &Terms) -> Result<Response<Body>, Failure> {
+    pub(crate) async fn http1(
+        self: &Arc<Self>,
+        parts: &request::Parts,
+        body: Body,
+        terms: &Terms,
+    ) -> Result<Response<Body>, Failure> {
         // Most requests find an idle connection; the way to a new one is long.
         let back = match self.take_idle(terms.repeatable) {
             Some(connection) => Back::new(connection),
@@ -281,7 +286,12 @@ impl PlacePool {
     }
 
     /// Sends `request` in HTTP/2 and reads the head of the response.
-    pub(crate) async fn http2(self: &Arc<Self>, parts: &request::Parts, body: Body, terms: &Terms) -> Result<Response<Body>, Failure> {
+    pub(crate) async fn http2(
+        self: &Arc<Self>,
+        parts: &request::Parts,
+        body: Body,
+        terms: &Terms,
+    ) -> Result<Response<Body>, Failure> {
         self.shared.send(self, parts, body, terms).await
     }
 

@@ -141,14 +141,18 @@ pub(super) async fn send(proxy: &Proxy, front: &Arc<Front>, asked: &Asked, respo
     drop(body);
     match written {
         Ok(()) if stay && drain(front).await => {
-            if front.has_unread() { End::More } else { End::Rest }
+            if front.has_unread() {
+                End::More
+            } else {
+                End::Rest
+            }
         }
         Ok(()) => {
             linger(front).await;
             End::Close
         }
         Err(()) => {
-            abort(front);
+            front.socket.reset();
             End::Close
         }
     }
@@ -239,11 +243,6 @@ async fn linger(front: &Front) {
         }
     });
     let _ = timeout(DRAIN_TIME, rest).await;
-}
-
-/// Ends the connection so that the client cannot take what it got for a complete response.
-pub(super) fn abort(front: &Front) {
-    let _ = rustix::net::sockopt::set_socket_linger(front.socket.stream(), Some(Duration::ZERO));
 }
 
 /// Answers a request that is not forwarded, and ends the connection: nobody knows where the next request begins.

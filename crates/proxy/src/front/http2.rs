@@ -113,7 +113,11 @@ fn as_http1(request: Request<Incoming>) -> Result<Request<Body>, Fault> {
 struct Bytes(Arc<Front>);
 
 impl AsyncRead for Bytes {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, space: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        space: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let front = &self.0;
         let mut incoming = lock(&front.incoming);
         if !incoming.buffer.is_empty() {

@@ -33,7 +33,11 @@ enum Spoken {
 }
 
 /// Serves a connection until it ends, or until it is to be handed over: then it is given back, at rest.
-pub(crate) async fn live(proxy: Arc<Proxy>, front: Arc<Front>, mut phase: watch::Receiver<Phase>) -> Option<Arc<Front>> {
+pub(crate) async fn live(
+    proxy: Arc<Proxy>,
+    front: Arc<Front>,
+    mut phase: watch::Receiver<Phase>,
+) -> Option<Arc<Front>> {
     loop {
         match *phase.borrow_and_update() {
             Phase::Serving => {}
@@ -77,9 +81,8 @@ async fn serve(proxy: &Arc<Proxy>, front: &Arc<Front>, phase: watch::Receiver<Ph
             }
             Spoken::Unclear => {}
         }
-        let more = std::future::poll_fn(|cx| {
-            front.socket.poll_read(cx, &mut lock(&front.incoming).buffer, READ)
-        });
+        let more =
+            std::future::poll_fn(|cx| front.socket.poll_read(cx, &mut lock(&front.incoming).buffer, READ));
         match tokio::time::timeout_at(deadline, more).await {
             Ok(Ok(1..)) => {}
             Ok(Ok(0) | Err(_)) => return End::Close,

@@ -26,8 +26,7 @@ pub(crate) async fn relay(proxy: &Proxy, front: &Arc<Front>, back: TcpStream, me
     let lent: Lent = Arc::new(Mutex::new(None));
     let mut exchange = Box::new(Exchange::owed(Back::lent(back, &lent), method.clone()));
     let Ok(response) = std::future::poll_fn(|cx| exchange.poll_head(cx)).await else {
-        http1::abort(front);
-        front.socket.shutdown_read();
+        front.socket.reset();
         return Outcome { complete: false, back: None };
     };
     let response =

@@ -159,7 +159,10 @@ impl Run<'_> {
             Failure::Exhausted | Failure::Response(_) | Failure::Client(_) | Failure::Silent => None,
         };
         let untouched = failure.untouched();
-        if self.is_our_own_doing(failure) && (untouched || idempotent(&self.parts.method)) && self.tape.is_whole() {
+        if self.is_our_own_doing(failure)
+            && (untouched || idempotent(&self.parts.method))
+            && self.tape.is_whole()
+        {
             return true;
         }
         self.policy_allows(untouched, |retry| cause.is_some_and(|cause| retry.causes.contains(&cause)))
@@ -223,7 +226,7 @@ impl Run<'_> {
             return Response::from_parts(parts, body);
         }
         let silence = picked.service.http().pool.response_timeout;
-        Response::from_parts(parts, Tracked::new(body, ending, self.deadline, silence))
+        Response::from_parts(parts, Tracked::watch(body, ending, self.deadline, silence))
     }
 }
 

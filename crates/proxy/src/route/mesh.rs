@@ -13,6 +13,7 @@ use super::limit::{Limits, Tries};
 use super::outlier::Record;
 use super::spec::{EndpointSpec, Plan, Spec};
 use crate::counters::Counters;
+use crate::kernel::InForce;
 
 /// All services. A request sees one mesh from its head to its end.
 #[derive(Debug, Default)]
@@ -80,8 +81,12 @@ impl Mesh {
                 Some(before) if before.spec == spec => Arc::clone(before),
                 before => Arc::new(Service::new(spec, before.map(Arc::as_ref), &mut tables)),
             };
-            if mesh.by_number.insert(number, service).is_some() || mesh.by_name.insert(name.clone(), number).is_some() {
-                return Err(format!("service {name:?}: its name or number {number} is there twice; nothing has changed"));
+            if mesh.by_number.insert(number, service).is_some()
+                || mesh.by_name.insert(name.clone(), number).is_some()
+            {
+                return Err(format!(
+                    "service {name:?}: its name or number {number} is there twice; nothing has changed"
+                ));
             }
         }
         mesh.check_targets()?;
@@ -121,9 +126,22 @@ impl Mesh {
         services.filter_map(|service| service.live.counters.report(service.name())).collect()
     }
 
+    /// The endpoints that take requests.
+    pub(crate) fn in_force(&self) -> Vec<InForce> {
+        let of = |service: &Arc<Service>| {
+            let pool = service.http().pool;
+            let usable = service.spec.endpoints.iter().filter(|endpoint| endpoint.usable);
+            usable
+                .map(|endpoint| InForce { number: endpoint.number, address: endpoint.address, pool })
+                .collect::<Vec<_>>()
+        };
+        self.by_number.values().flat_map(of).collect()
+    }
+
     /// As it was sent.
     pub(crate) fn state(&self) -> ProxyState {
-        let mut services: Vec<ProxyService> = self.by_number.values().map(|service| service.spec.to_sent()).collect();
+        let mut services: Vec<ProxyService> =
+            self.by_number.values().map(|service| service.spec.to_sent()).collect();
         services.sort_by(|a, b| a.service.name.cmp(&b.service.name));
         ProxyState { generation: self.generation, services }
     }
@@ -154,7 +172,11 @@ impl Service {
             before.endpoints.get(place).map(Arc::clone)
         };
         Self {
-            endpoints: spec.endpoints.iter().map(|endpoint| known(endpoint.address).unwrap_or_default()).collect(),
+            endpoints: spec
+                .endpoints
+                .iter()
+                .map(|endpoint| known(endpoint.address).unwrap_or_default())
+                .collect(),
             limits: Limits::new(&spec.http, before.map(|before| &before.limits)),
             tries: tries(&spec.http, before),
             live: before.map(|before| Arc::clone(&before.live)).unwrap_or_default(),

@@ -9,10 +9,10 @@ use http::request;
 use http_body::Body as _;
 use http_body_util::BodyExt;
 
+use super::Call;
 use super::forward::{Try, attempt};
 use super::mesh::{Mesh, Outstanding};
 use super::pick::{Asking, Picked, pick_of};
-use super::Call;
 use crate::body::{Body, Broken};
 use crate::proxy::Proxy;
 

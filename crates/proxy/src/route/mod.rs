@@ -56,7 +56,11 @@ struct Call {
 }
 
 /// The answer to a request: an endpoint's or our own. There always is one.
-pub(crate) async fn answer(proxy: &Arc<Proxy>, origin: &Origin, request: Box<Request<Body>>) -> Response<Body> {
+pub(crate) async fn answer(
+    proxy: &Arc<Proxy>,
+    origin: &Origin,
+    request: Box<Request<Body>>,
+) -> Response<Body> {
     let mesh = proxy.mesh();
     let grpc = reply::is_grpc(request.headers());
     let Some(service) = mesh.service(origin.client.service) else {
@@ -96,12 +100,15 @@ pub(crate) fn refusal(proxy: &Arc<Proxy>, origin: &Origin, reason: Reason) -> Re
 /// An answer of our own, before what is common to all answers.
 struct Own {
     reason: Reason,
-    response: Response<Body>,
+    response: Box<Response<Body>>,
 }
 
 impl Call {
     fn refused(&self, reason: Reason) -> Own {
-        Own { reason, response: reply::refuse(reason, self.grpc, self.service.http().reason_header) }
+        Own {
+            reason,
+            response: Box::new(reply::refuse(reason, self.grpc, self.service.http().reason_header)),
+        }
     }
 
     fn refuse(&self, route: Option<&Arc<str>>, reason: Reason) -> Response<Body> {
@@ -119,7 +126,7 @@ impl Call {
             response_bytes: http_body::Body::size_hint(own.response.body()).lower(),
             took: self.started.elapsed(),
         });
-        own.response
+        *own.response
     }
 }
 
@@ -155,8 +162,12 @@ async fn enter(call: &Call, found: Found, request: &Request<Body>) -> Result<(),
         return Err(own);
     }
     if route.cors.is_some() && cors::is_preflight(request) {
-        let response = Response::builder().status(StatusCode::NO_CONTENT).body(Body::Empty).unwrap_or_default();
-        return Err(Own { reason: Reason::CorsPreflight, response: cors::preflight(route, request, response) });
+        let response =
+            Response::builder().status(StatusCode::NO_CONTENT).body(Body::Empty).unwrap_or_default();
+        return Err(Own {
+            reason: Reason::CorsPreflight,
+            response: Box::new(cors::preflight(route, request, response)),
+        });
     }
     Ok(())
 }
@@ -171,7 +182,8 @@ async fn inject(call: &Call, fault: &Fault) -> Result<(), Own> {
         Some((status, fraction)) if fraction.takes(fastrand::u32(..)) => {
             let mut own = call.refused(Reason::InjectedFault);
             if !call.grpc {
-                *own.response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+                *own.response.status_mut() =
+                    StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
             }
             Err(own)
         }
@@ -189,9 +201,11 @@ async fn act(
     match &call.service.table.route(found).action {
         Action::Redirect(redirect) => {
             let response = edit::redirect(redirect, call.service.table.matched(found), &request);
-            Err(Own { reason: Reason::RouteRedirects, response })
+            Err(Own { reason: Reason::RouteRedirects, response: Box::new(response) })
         }
-        Action::Respond(respond) => Err(Own { reason: Reason::RouteResponds, response: reply::respond(respond) }),
+        Action::Respond(respond) => {
+            Err(Own { reason: Reason::RouteResponds, response: Box::new(reply::respond(respond)) })
+        }
         Action::Forward(forward) => forward::forward(proxy, mesh, call, found, forward, request).await,
     }
 }

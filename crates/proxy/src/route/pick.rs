@@ -168,7 +168,11 @@ fn hash_of(asking: &Asking<'_>, on: &HashOn) -> Option<u64> {
             std::net::IpAddr::V6(ip) => hash(&ip.octets(), 0),
         }),
         HashOn::Cookie(name) => {
-            let cookies = asking.headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|b| *b == b';'));
+            let cookies = asking
+                .headers
+                .get_all(COOKIE)
+                .iter()
+                .flat_map(|value| value.as_bytes().split(|b| *b == b';'));
             let value = |cookie: &[u8]| {
                 let (found, value) = cookie.trim_ascii().split_at_checked(name.len())?;
                 (found == name.as_bytes()).then(|| value.strip_prefix(b"=").map(|value| hash(value, 0)))?
@@ -193,7 +197,8 @@ fn rendezvous(service: &Service, indices: &[usize], hash_of_request: u64) -> Opt
 /// FNV-1a with the finish of SplitMix64.
 fn hash(bytes: &[u8], seed: u64) -> u64 {
     let start = 0xcbf2_9ce4_8422_2325 ^ seed;
-    let mut hash = bytes.iter().fold(start, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    let mut hash =
+        bytes.iter().fold(start, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
     hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     hash ^ (hash >> 31)

@@ -23,6 +23,9 @@ pub(crate) struct Plan {
     pub(super) services: Result<Vec<Spec>, String>,
 }
 
+/// Names and values. A map of one entry takes half a kilobyte.
+type Labels = Arc<[(Arc<str>, Arc<str>)]>;
+
 /// A service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Spec {
@@ -36,16 +39,19 @@ pub(super) struct Spec {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct EndpointSpec {
     pub(super) address: SocketAddr,
+    /// Under which the kernel knows it.
+    pub(super) number: u32,
     pub(super) weight: u16,
     /// Whether it takes requests, if its weight allows.
     pub(super) usable: bool,
-    labels: Arc<[(Arc<str>, Arc<str>)]>,
+    labels: Labels,
 }
 
 impl EndpointSpec {
     /// As [`Target::selects`].
     pub(super) fn is_selected_by(&self, target: &Target) -> bool {
-        let has = |wanted: (&Arc<str>, &Arc<str>)| self.labels.iter().any(|(name, value)| wanted == (name, value));
+        let has =
+            |wanted: (&Arc<str>, &Arc<str>)| self.labels.iter().any(|(name, value)| wanted == (name, value));
         target.labels.iter().all(has)
     }
 }
@@ -62,7 +68,7 @@ impl From<ProxyState> for Plan {
 #[derive(Default)]
 struct Shared {
     rules: HashSet<Arc<Http>>,
-    labels: HashSet<Arc<[(Arc<str>, Arc<str>)]>>,
+    labels: HashSet<Labels>,
 }
 
 impl Shared {
@@ -75,15 +81,26 @@ impl Shared {
         let alike = endpoints.len() == service.endpoints.len()
             && endpoints.iter().zip(&service.endpoints).all(|(now, wanted)| now.address == wanted.address);
         if !alike {
-            return Err(format!("service {name}: its endpoints and their states differ; nothing has changed"));
+            return Err(format!(
+                "service {name}: its endpoints and their states differ; nothing has changed"
+            ));
         }
         let endpoints = endpoints.iter().zip(&service.endpoints).map(|(now, wanted)| EndpointSpec {
             address: now.address,
+            number: now.number,
             weight: wanted.weight,
             usable: now.usable && !wanted.draining,
-            labels: keep(&mut self.labels, wanted.labels.iter().map(|(n, v)| (Arc::clone(n), Arc::clone(v))).collect()),
+            labels: keep(
+                &mut self.labels,
+                wanted.labels.iter().map(|(n, v)| (Arc::clone(n), Arc::clone(v))).collect(),
+            ),
         });
-        Ok(Spec { number, name: name.clone(), endpoints: endpoints.collect(), http: keep(&mut self.rules, http) })
+        Ok(Spec {
+            number,
+            name: name.clone(),
+            endpoints: endpoints.collect(),
+            http: keep(&mut self.rules, http),
+        })
     }
 }
 
@@ -130,9 +147,9 @@ impl Spec {
             labels: endpoint.labels.iter().cloned().collect(),
             draining: false,
         });
-        let states = (0..).zip(&self.endpoints).map(|(number, endpoint)| ProxyEndpoint {
+        let states = self.endpoints.iter().map(|endpoint| ProxyEndpoint {
             address: endpoint.address,
-            number,
+            number: endpoint.number,
             usable: endpoint.usable,
         });
         let service = Service {

@@ -242,8 +242,10 @@ impl Answer {
     /// The values of a field, joined.
     pub fn header(&self, name: &str) -> Option<String> {
         let lines = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
-        let values: Vec<&str> =
-            lines.filter(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).collect();
+        let values: Vec<&str> = lines
+            .filter(|(found, _)| found.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.trim())
+            .collect();
         (!values.is_empty()).then(|| values.join(", "))
     }
 
@@ -309,7 +311,11 @@ impl Client {
     pub fn head(&mut self) -> Answer {
         let head = String::from_utf8(self.until(b"\r\n\r\n")).unwrap();
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-        Answer { status: status.unwrap_or_else(|| panic!("no status in {head:?}")), head, ..Answer::default() }
+        Answer {
+            status: status.unwrap_or_else(|| panic!("no status in {head:?}")),
+            head,
+            ..Answer::default()
+        }
     }
 
     /// Reads a whole response to a request with `method`; its framing is what the head says, to the byte.

@@ -54,7 +54,9 @@ impl Inside {
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let handle = runtime.handle().clone();
-            runtime.block_on(alize_proxy::run(options, |up| ready.send((up.handle, handle)).unwrap())).unwrap();
+            runtime
+                .block_on(alize_proxy::run(options, |up| ready.send((up.handle, handle)).unwrap()))
+                .unwrap();
         });
         let (handle, runtime) = wait.recv_timeout(PATIENCE).unwrap();
         let services = vec![service(1, "web", Http::default(), vec![endpoint(server.address, 1, &[])])];
@@ -109,7 +111,8 @@ fn the_kernel_side_knows_every_byte_and_may_have_responses_relayed() {
 
     // Of known length, in chunks, and without a body.
     for (path, size) in [("bytes", 300_000), ("chunked", 100_000), ("status", 204)] {
-        let relayed = inside.relay(front, server.address, &format!("GET /{path}/{size} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let relayed =
+            inside.relay(front, server.address, &format!("GET /{path}/{size} HTTP/1.1\r\nHost: a\r\n\r\n"));
         let answer = client.answer("GET");
         if path == "status" {
             assert_eq!(answer.status, 204);
