@@ -140,5 +140,13 @@ pub struct RequestCounters {
     pub latency_sum: f64,
     /// Latencies in exponential buckets, four an octave: numbers and counts of those that are not empty. Bucket `i`
     /// ends at 2^((i - 71) / 4) seconds, as in [`crate::api::TrafficSeries`].
+    #[serde(deserialize_with = "buckets")]
     pub buckets: BTreeMap<u32, u64>,
+}
+
+/// JSON has texts for keys, and serde does not turn them into numbers within a tagged enum such as [`FromProxy`].
+fn buckets<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<u32, u64>, D::Error> {
+    let texts = BTreeMap::<String, u64>::deserialize(deserializer)?;
+    let number = |(text, count): (String, u64)| Ok((text.parse().map_err(serde::de::Error::custom)?, count));
+    texts.into_iter().map(number).collect()
 }

@@ -1,15 +1,18 @@
 //! The control socket: one JSON object a line, as `alize_model::control` has them.
 
+use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use alize_model::control::{FromProxy, Hello, ToProxy};
+use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
 use crate::proxy::Proxy;
+use crate::route::Plan;
 
 /// The longest line: a state of 100,000 services.
 const LONGEST: u64 = 256 * 1024 * 1024;
@@ -58,7 +61,7 @@ async fn converse(proxy: &Arc<Proxy>, stream: UnixStream, drain: &mpsc::Sender<D
         }
         match read(&line) {
             Err(error) => say(&mut writer, &FromProxy::Error { error }).await?,
-            Ok(ToProxy::Drain { deadline }) => {
+            Ok(Request::Drain(deadline)) => {
                 let _ = drain.send(deadline).await;
             }
             Ok(request) => {
@@ -69,23 +72,49 @@ async fn converse(proxy: &Arc<Proxy>, stream: UnixStream, drain: &mpsc::Sender<D
     }
 }
 
+/// A [`ToProxy`] as it is read: a state never is in memory as it was sent.
+#[derive(Debug)]
+pub(crate) enum Request {
+    State(Plan),
+    Counters,
+    Handover,
+    Drain(Duration),
+}
+
 /// Reads one line of an agent.
-pub(crate) fn read(line: &[u8]) -> Result<ToProxy, String> {
-    serde_json::from_slice(line).map_err(|error| {
+pub(crate) fn read(line: &[u8]) -> Result<Request, String> {
+    #[derive(Deserialize)]
+    struct Kind<'a> {
+        #[serde(borrow)]
+        kind: Cow<'a, str>,
+    }
+    let read = || {
+        let Kind { kind } = serde_json::from_slice(line)?;
+        if kind == "state" {
+            return serde_json::from_slice(line).map(Request::State);
+        }
+        serde_json::from_slice(line).map(|word| match word {
+            ToProxy::State(state) => Request::State(state.into()),
+            ToProxy::Counters => Request::Counters,
+            ToProxy::Handover => Request::Handover,
+            ToProxy::Drain { deadline } => Request::Drain(deadline),
+        })
+    };
+    read().map_err(|error: serde_json::Error| {
         format!("cannot read a message to the proxy: {error}; check that agent and proxy are of one version")
     })
 }
 
-fn answer(proxy: &Proxy, request: ToProxy) -> FromProxy {
+fn answer(proxy: &Proxy, request: Request) -> FromProxy {
     let state = |proxy: &Proxy| FromProxy::State { generation: proxy.mesh().generation };
     match request {
-        ToProxy::State(wanted) => match proxy.apply(wanted) {
+        Request::State(wanted) => match proxy.apply(wanted) {
             Ok(()) => state(proxy),
             Err(error) => FromProxy::Error { error },
         },
-        ToProxy::Counters => FromProxy::Counters(proxy.counters()),
+        Request::Counters => FromProxy::Counters(proxy.counters()),
         // The successor asks for itself, on a socket that carries descriptors; the agent only has to start it.
-        ToProxy::Handover | ToProxy::Drain { .. } => state(proxy),
+        Request::Handover | Request::Drain(_) => state(proxy),
     }
 }
 

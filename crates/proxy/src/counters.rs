@@ -88,7 +88,11 @@ impl Counters {
             service: service.clone(),
             requests: series.collect(),
             reasons: counted.reasons.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect(),
-            refused: counted.refused.iter().map(|(reason, count)| (reason.name().to_owned(), *count)).collect(),
+            refused: counted
+                .refused
+                .iter()
+                .map(|(reason, count)| (reason.name().to_owned(), *count))
+                .collect(),
             retries: counted.retries,
         })
     }

@@ -19,7 +19,9 @@ pub enum Error {
     #[error("cannot take connections from a listener: {0}; check the limit of open files")]
     Listener(io::Error),
     /// The proxy that runs did not hand over.
-    #[error("the proxy that runs did not hand over: {0}; it goes on serving; end it to start without its connections")]
+    #[error(
+        "the proxy that runs did not hand over: {0}; it goes on serving; end it to start without its connections"
+    )]
     Handover(String),
     /// The event loop lacks something of the system.
     #[error("cannot {what}: {source}; check the limits of open files and processes")]

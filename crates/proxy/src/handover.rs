@@ -27,6 +27,7 @@ use crate::front::{Front, Origin};
 use crate::kernel::Netns;
 use crate::listen::Doors;
 use crate::proxy::{Phase, Proxy};
+use crate::route::Plan;
 use crate::socket::Socket;
 use packet::{Door, Packets, Sockets};
 
@@ -68,7 +69,7 @@ pub(crate) fn path(run_dir: &Path, instance: &str) -> PathBuf {
 
 /// What a successor gets at once; the front connections follow.
 pub(crate) struct Taken {
-    pub(crate) state: ProxyState,
+    pub(crate) state: Plan,
     pub(crate) control: StdUnixListener,
     pub(crate) listeners: Vec<(Netns, StdListener)>,
     packets: Packets,
@@ -87,7 +88,8 @@ async fn take_from(packets: Packets) -> Result<Taken, String> {
         match word {
             Word::Offer { version } => {
                 tracing::info!(%version, "taking the place of the proxy that runs");
-                let [state, control] = <[OwnedFd; 2]>::try_from(sockets).map_err(|_| "descriptors are missing")?;
+                let [state, control] =
+                    <[OwnedFd; 2]>::try_from(sockets).map_err(|_| "descriptors are missing")?;
                 offer = Some((read_state(File::from(state))?, StdUnixListener::from(control)));
             }
             Word::Listeners { netns } if netns.len() == sockets.len() => {
@@ -101,7 +103,7 @@ async fn take_from(packets: Packets) -> Result<Taken, String> {
     Ok(Taken { state, control, listeners, packets })
 }
 
-fn read_state(mut file: File) -> Result<ProxyState, String> {
+fn read_state(mut file: File) -> Result<Plan, String> {
     let mut text = Vec::new();
     file.rewind().and_then(|()| file.read_to_end(&mut text)).map_err(|error| error.to_string())?;
     serde_json::from_slice(&text).map_err(|error| format!("its state cannot be read: {error}"))
@@ -137,7 +139,9 @@ impl Taken {
                         }
                         Err(error) => tracing::warn!(%error, "a connection could not be taken over"),
                     },
-                    None => tracing::warn!("a connection came without its descriptor; check the limit of open files"),
+                    None => tracing::warn!(
+                        "a connection came without its descriptor; check the limit of open files"
+                    ),
                 },
                 Ok(Some((Word::End, _)) | None) => break,
                 Ok(Some((other, _))) => tracing::warn!(?other, "unexpected word of the old proxy"),
@@ -150,7 +154,7 @@ impl Taken {
         tracing::info!(connections = count, "took over from the old proxy");
     }
 
-    pub(crate) fn split(self) -> (ProxyState, StdUnixListener, Vec<(Netns, StdListener)>, Packets) {
+    pub(crate) fn split(self) -> (Plan, StdUnixListener, Vec<(Netns, StdListener)>, Packets) {
         (self.state, self.control, self.listeners, self.packets)
     }
 }
@@ -159,7 +163,8 @@ fn front(record: FrontRecord, socket: OwnedFd) -> io::Result<Arc<Front>> {
     let stream = std::net::TcpStream::from(socket);
     stream.set_nonblocking(true)?;
     let socket = Socket::with_totals(TcpStream::from_std(stream)?, record.read, record.written);
-    let unread = from_hex(&record.unread).ok_or_else(|| io::Error::other("its unread bytes are no hexadecimal digits"))?;
+    let unread = from_hex(&record.unread)
+        .ok_or_else(|| io::Error::other("its unread bytes are no hexadecimal digits"))?;
     Ok(Front::new(socket, record.origin, BytesMut::from(unread.as_slice())))
 }
 
@@ -204,7 +209,12 @@ async fn send(packets: &Packets, word: &Word, sockets: &[rustix::fd::BorrowedFd<
     packets.send(&text, sockets).await.map_err(|error| error.to_string())
 }
 
-async fn offer(packets: &Packets, proxy: &Proxy, doors: &Doors, control: &UnixListener) -> Result<(), String> {
+async fn offer(
+    packets: &Packets,
+    proxy: &Proxy,
+    doors: &Doors,
+    control: &UnixListener,
+) -> Result<(), String> {
     let state = state_file(&proxy.mesh().state()).map_err(|error| error.to_string())?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
     send(packets, &Word::Offer { version }, &[state.as_fd(), control.as_fd()]).await?;
@@ -232,7 +242,12 @@ pub(crate) struct Heir(Packets);
 
 impl Heir {
     /// Gives it the front connections as they come to rest, until there are none, at most until `deadline`.
-    pub(crate) async fn give(self, doors: &Doors, leaving: &mut mpsc::UnboundedReceiver<Arc<Front>>, deadline: Instant) {
+    pub(crate) async fn give(
+        self,
+        doors: &Doors,
+        leaving: &mut mpsc::UnboundedReceiver<Arc<Front>>,
+        deadline: Instant,
+    ) {
         doors.close_all();
         doors.phase(Phase::HandingOver);
         let mut drained = std::pin::pin!(doors.drained(deadline));

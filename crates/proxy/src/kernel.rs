@@ -7,8 +7,9 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use alize_model::control::ProxyState;
+use alize_model::http::Pool;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpSocket;
 
@@ -60,6 +61,17 @@ pub enum Standing {
     Broken,
 }
 
+/// An endpoint that takes requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InForce {
+    /// Under which the kernel knows it.
+    pub number: u32,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Connections that are to be kept open to it.
+    pub pool: Pool,
+}
+
 /// The kernel side.
 pub trait Kernel: Send + Sync + 'static {
     /// Whose connection it is, or nothing if that cannot be said; it is closed then.
@@ -83,14 +95,20 @@ pub trait Kernel: Send + Sync + 'static {
         Standing::Settled
     }
 
+    /// How long a client that sends no more may still be owed a response that does not go through the proxy.
+    fn may_be_owed(&self, client: &Client) -> Duration {
+        let _ = client;
+        Duration::ZERO
+    }
+
     /// A front connection has ended.
     fn gone(&self, client: &Client) {
         let _ = client;
     }
 
-    /// A state is in force.
-    fn applied(&self, state: &ProxyState) {
-        let _ = state;
+    /// A state is in force, with these endpoints.
+    fn applied(&self, endpoints: &[InForce]) {
+        let _ = endpoints;
     }
 }
 

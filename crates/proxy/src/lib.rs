@@ -35,8 +35,8 @@ mod wire;
 
 pub use error::Error;
 pub use front::Outcome;
-pub use kernel::{Accepted, Client, Fixed, Kernel, Netns, Resting, Standing};
+pub use kernel::{Accepted, Client, Fixed, InForce, Kernel, Netns, Resting, Standing};
 pub use proxy::Limits;
 pub use reason::Reason;
 pub use routed::{Meshed, Routed, RoutedError};
-pub use run::{Handle, Options, Ready, run};
+pub use run::{ENVIRONMENT, Handle, Options, Ready, run};

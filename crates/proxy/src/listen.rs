@@ -40,7 +40,12 @@ struct Door {
 
 impl Doors {
     pub(crate) fn new(proxy: &Arc<Proxy>, leaving: mpsc::UnboundedSender<Arc<Front>>) -> Arc<Self> {
-        Arc::new(Self { proxy: Arc::clone(proxy), listeners: Mutex::default(), fronts: Mutex::default(), leaving })
+        Arc::new(Self {
+            proxy: Arc::clone(proxy),
+            listeners: Mutex::default(),
+            fronts: Mutex::default(),
+            leaving,
+        })
     }
 
     /// Takes connections from `listener`, whose clients are in `netns`.

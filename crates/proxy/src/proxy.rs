@@ -1,17 +1,16 @@
 //! What all connections share.
 
-use std::collections::HashMap;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
-use alize_model::control::{ProxyCounters, ProxyState};
+use alize_model::control::ProxyCounters;
 use tokio::sync::watch;
 
 use crate::back::{Backs, lock};
 use crate::kernel::Kernel;
-use crate::route::Mesh;
+use crate::route::{Mesh, Plan};
 
 /// What the process is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,12 +80,12 @@ impl Proxy {
         Arc::clone(&self.mesh.read().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
-    /// Puts `state` in force, whole; an error has changed nothing.
-    pub(crate) fn apply(&self, state: ProxyState) -> Result<(), String> {
+    /// Puts a state in force, whole; an error has changed nothing.
+    pub(crate) fn apply(&self, plan: Plan) -> Result<(), String> {
         let earlier = self.mesh();
-        let mesh = Mesh::new(state.clone(), &earlier)?;
+        let mesh = Mesh::new(plan, &earlier)?;
+        self.kernel.applied(&mesh.in_force());
         *self.mesh.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(mesh);
-        self.kernel.applied(&state);
         Ok(())
     }
 

@@ -147,10 +147,10 @@ impl Reason {
     pub(crate) fn grpc(self) -> u8 {
         match self {
             Self::TryTimeout | Self::EndpointSilent | Self::RequestTimeout | Self::HeadTimeout => 4, // DEADLINE_EXCEEDED
-            Self::RateLimited => 8, // RESOURCE_EXHAUSTED
-            Self::NoRoute => 12,    // UNIMPLEMENTED
+            Self::RateLimited => 8,                     // RESOURCE_EXHAUSTED
+            Self::NoRoute => 12,                        // UNIMPLEMENTED
             _ if self.status().is_client_error() => 13, // INTERNAL
-            _ => 14,                // UNAVAILABLE
+            _ => 14,                                    // UNAVAILABLE
         }
     }
 }

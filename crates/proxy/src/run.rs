@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::control;
 use crate::error::Error;
 use crate::front::Outcome;
 use crate::handover::{self, Heir, Successors, Taken};
@@ -21,10 +22,16 @@ use crate::kernel::{Kernel, Netns};
 use crate::listen::Doors;
 use crate::proxy::{Limits, Phase, Proxy};
 use crate::reason::Reason;
-use crate::control;
 
 /// How often idle connections to endpoints are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// What the environment of the process should hold: the C library then gives freed memory back to the system, which it
+/// stops doing by itself after the first large state.
+pub const ENVIRONMENT: (&str, &str) = (
+    "GLIBC_TUNABLES",
+    "glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=131072:glibc.malloc.trim_threshold=131072",
+);
 
 /// What the proxy is started with.
 pub struct Options {
@@ -90,7 +97,7 @@ impl Handle {
 
     /// Puts a state in force, whole; an error has changed nothing.
     pub fn apply(&self, state: ProxyState) -> Result<(), String> {
-        self.proxy.apply(state)
+        self.proxy.apply(state.into())
     }
 
     /// What was counted.
@@ -128,7 +135,9 @@ pub struct Ready {
 
 /// Serves until it is told to end by SIGTERM, SIGINT or the agent, or until a successor has taken over.
 pub async fn run(options: Options, on_ready: impl FnOnce(Ready)) -> Result<(), Error> {
-    let (mut terminate, mut interrupt) = (signal_of(SignalKind::terminate())?, signal_of(SignalKind::interrupt())?);
+    raise_file_limit();
+    let (mut terminate, mut interrupt) =
+        (signal_of(SignalKind::terminate())?, signal_of(SignalKind::interrupt())?);
     let control_path = options.control();
     let handover_path = handover::path(&options.run_dir, &options.instance);
     let proxy = Proxy::new(Arc::clone(&options.kernel), options.limits);
@@ -141,7 +150,10 @@ pub async fn run(options: Options, on_ready: impl FnOnce(Ready)) -> Result<(), E
             let (state, control, listeners, packets) = taken.split();
             proxy.apply(state).map_err(Error::Handover)?;
             open(&doors, listeners)?;
-            control.set_nonblocking(true).and_then(|()| UnixListener::from_std(control)).map(|c| (c, Some(packets)))
+            control
+                .set_nonblocking(true)
+                .and_then(|()| UnixListener::from_std(control))
+                .map(|c| (c, Some(packets)))
         }
         None => listen(&control_path).map(|control| (control, None)),
     }
@@ -180,6 +192,15 @@ pub async fn run(options: Options, on_ready: impl FnOnce(Ready)) -> Result<(), E
     }
     sweeper.abort();
     Ok(())
+}
+
+/// A sleeping connection is a descriptor: as many as the system allows.
+fn raise_file_limit() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
 }
 
 enum End {

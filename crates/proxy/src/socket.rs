@@ -175,14 +175,20 @@ impl Socket {
         Poll::Ready(Ok(()))
     }
 
+    /// Takes no more bytes: whoever waits for some sees the end.
+    pub(crate) fn shutdown_read(&self) {
+        let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Read);
+    }
+
     /// Tells the peer that nothing follows.
     pub(crate) fn shutdown_write(&self) {
         let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write);
     }
 
-    /// Ends the connection so that the client cannot take what it got for a complete response.
+    /// Ends the connection so that the peer cannot take what it got for complete. Whoever sleeps on it wakes, and drops
+    /// it; it must not be shut down for writing, since an end in order would go before the reset.
     pub(crate) fn reset(&self) {
         let _ = rustix::net::sockopt::set_socket_linger(&self.stream, Some(std::time::Duration::ZERO));
-        let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both);
+        self.shutdown_read();
     }
 }

@@ -10,6 +10,7 @@ use super::{FieldName, FieldValue};
 use crate::{Labels, ServiceName};
 
 /// What becomes of a request.
+#[expect(clippy::large_enum_variant, reason = "nearly all are the large one")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {

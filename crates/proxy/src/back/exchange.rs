@@ -32,6 +32,8 @@ pub(crate) struct Exchange {
     encoder: Encoder,
     out: Out,
     sending: Sending,
+    /// What the client did wrong, until it is told.
+    broken: Option<Broken>,
     decoder: Decoder,
     keep: bool,
     interim: Option<Interim>,
@@ -55,7 +57,7 @@ impl Exchange {
     pub(crate) fn new(back: Back, parts: &request::Parts, body: Body) -> Self {
         let framing = body.framing();
         let mut out = Out::default();
-        head::write_request(parts, framing, out.tail());
+        head::write_request(parts, framing, || back.endpoint(), out.tail());
         Self {
             back: Some(back),
             method: parts.method.clone(),
@@ -63,6 +65,7 @@ impl Exchange {
             request: body,
             out,
             sending: Sending::Going,
+            broken: None,
             decoder: Decoder::Done,
             keep: true,
             interim: parts.extensions.get().cloned(),
@@ -79,6 +82,7 @@ impl Exchange {
             encoder: Encoder::Empty,
             out: Out::default(),
             sending: Sending::Done,
+            broken: None,
             decoder: Decoder::Done,
             keep: true,
             interim: None,
@@ -92,8 +96,12 @@ impl Exchange {
             if let Poll::Ready(Err(broken)) = self.poll_send(cx) {
                 return Poll::Ready(Err(Failure::Client(broken)));
             }
-            let Some(back) = &mut self.back else { return Poll::Ready(Err(Failure::Reset { stale: false, sent: true })) };
-            if let Some(head) = head::response(&mut back.buffer, &self.method, LONGEST_HEAD).map_err(Failure::Response)? {
+            let Some(back) = &mut self.back else {
+                return Poll::Ready(Err(Failure::Reset { stale: false, sent: true }));
+            };
+            if let Some(head) =
+                head::response(&mut back.buffer, &self.method, LONGEST_HEAD).map_err(Failure::Response)?
+            {
                 match self.take_head(head)? {
                     Some(response) => return Poll::Ready(Ok(response)),
                     None => continue,
@@ -111,7 +119,9 @@ impl Exchange {
     /// `None` if it was an informational one.
     fn take_head(&mut self, head: head::ResponseHead) -> Result<Option<Response<()>>, Failure> {
         let status = head.parts.status;
-        if status == StatusCode::SWITCHING_PROTOCOLS || (self.method == Method::CONNECT && status.is_success()) {
+        if status == StatusCode::SWITCHING_PROTOCOLS
+            || (self.method == Method::CONNECT && status.is_success())
+        {
             return Ok(Some(self.become_tunnel(head)));
         }
         if status.is_informational() {
@@ -184,8 +194,9 @@ impl Exchange {
 
     /// As [`Self::poll_send`], for when the response cannot go on.
     pub(crate) fn poll_background(&mut self, cx: &mut Context<'_>) {
-        if let Poll::Ready(Err(_)) = self.poll_send(cx) {
+        if let Poll::Ready(Err(broken)) = self.poll_send(cx) {
             self.sending = Sending::Refused;
+            self.broken = Some(broken);
         }
     }
 
@@ -195,10 +206,15 @@ impl Exchange {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<bytes::Bytes>, Broken>>> {
         self.poll_background(cx);
+        if let Some(broken) = self.broken.take() {
+            // The endpoint would wait for the rest of the request for ever, and the client is gone or not to be trusted.
+            self.back = None;
+            return Poll::Ready(Some(Err(broken)));
+        }
         loop {
             let Some(back) = &mut self.back else { return Poll::Ready(None) };
             match self.decoder.decode(&mut back.buffer) {
-                Err(_) => return Poll::Ready(Some(Err(self.broken()))),
+                Err(_) => return Poll::Ready(Some(Err(self.cut()))),
                 Ok(Decoded::Data(data)) => {
                     if self.decoder.is_done() {
                         self.finish();
@@ -219,13 +235,13 @@ impl Exchange {
                         self.back = None;
                         return Poll::Ready(None);
                     }
-                    Ok(0) | Err(_) => return Poll::Ready(Some(Err(self.broken()))),
+                    Ok(0) | Err(_) => return Poll::Ready(Some(Err(self.cut()))),
                 },
             }
         }
     }
 
-    fn broken(&mut self) -> Broken {
+    fn cut(&mut self) -> Broken {
         self.back = None;
         Broken::Endpoint
     }
@@ -237,7 +253,9 @@ impl Exchange {
         let sent = match self.sending {
             Sending::Done => true,
             // All bytes are gone, the end was not seen yet.
-            Sending::Going => self.out.is_empty() && self.request.is_end_stream() && self.encoder == Encoder::Empty,
+            Sending::Going => {
+                self.out.is_empty() && self.request.is_end_stream() && self.encoder == Encoder::Empty
+            }
             Sending::Refused => false,
         };
         if self.keep && sent && back.buffer.is_empty() {

@@ -53,7 +53,8 @@ impl Shared {
         body: Body,
         terms: &Terms,
     ) -> Result<Response<Body>, Failure> {
-        let request = for_http2(parts, body).map_err(|_| Failure::Client(Broken::Malformed(Fault::Target)))?;
+        let request =
+            for_http2(parts, body).map_err(|_| Failure::Client(Broken::Malformed(Fault::Target)))?;
         let (mut sender, stream) = self.take(pool, terms).await?;
         let response = sender.send_request(request).await.map_err(failure)?;
         let (mut parts, incoming) = response.into_parts();
@@ -61,7 +62,11 @@ impl Shared {
         Ok(Response::from_parts(parts, Body::Http2(incoming)))
     }
 
-    async fn take(&self, pool: &Arc<PlacePool>, terms: &Terms) -> Result<(SendRequest<Body>, Stream), Failure> {
+    async fn take(
+        &self,
+        pool: &Arc<PlacePool>,
+        terms: &Terms,
+    ) -> Result<(SendRequest<Body>, Stream), Failure> {
         if let Some(found) = self.ready() {
             return Ok(found);
         }

@@ -174,6 +174,11 @@ impl Back {
         }
     }
 
+    fn endpoint(&self) -> SocketAddr {
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        self.socket.stream().peer_addr().unwrap_or(unknown)
+    }
+
     fn reused(&self) -> bool {
         self.reused
     }
@@ -264,15 +269,29 @@ pub(crate) struct Terms {
 
 impl PlacePool {
     /// Sends `request` in HTTP/1 and reads the head of the response.
-    pub(crate) async fn http1(self: &Arc<Self>, parts: &request::Parts, body: Body, terms: &Terms) -> Result<Response<Body>, Failure> {
-        let back = self.take(terms).await?;
+    pub(crate) async fn http1(
+        self: &Arc<Self>,
+        parts: &request::Parts,
+        body: Body,
+        terms: &Terms,
+    ) -> Result<Response<Body>, Failure> {
+        // Most requests find an idle connection; the way to a new one is long.
+        let back = match self.take_idle(terms.repeatable) {
+            Some(connection) => Back::new(connection),
+            None => Box::pin(self.take(terms)).await?,
+        };
         let mut exchange = Box::new(Exchange::new(back, parts, body));
         let response = std::future::poll_fn(|cx| exchange.poll_head(cx)).await?;
         Ok(response.map(|()| if exchange.left() == Some(0) { Body::Empty } else { Body::Exchange(exchange) }))
     }
 
     /// Sends `request` in HTTP/2 and reads the head of the response.
-    pub(crate) async fn http2(self: &Arc<Self>, parts: &request::Parts, body: Body, terms: &Terms) -> Result<Response<Body>, Failure> {
+    pub(crate) async fn http2(
+        self: &Arc<Self>,
+        parts: &request::Parts,
+        body: Body,
+        terms: &Terms,
+    ) -> Result<Response<Body>, Failure> {
         self.shared.send(self, parts, body, terms).await
     }
 

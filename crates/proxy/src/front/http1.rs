@@ -64,12 +64,13 @@ pub(super) struct Asked {
 }
 
 /// Reads a head; `None` if the client ended the connection before one began.
-async fn read_head(proxy: &Proxy, front: &Front) -> Result<Option<RequestHead>, Reason> {
+async fn read_head(proxy: &Proxy, front: &Front) -> Result<Option<Box<RequestHead>>, Reason> {
     let mut seen = 0;
     loop {
         let head = head::request(&mut lock(&front.incoming).buffer, &mut seen, proxy.limits.head_bytes)?;
         if head.is_some() {
-            return Ok(head);
+            front.shrink();
+            return Ok(head.map(Box::new));
         }
         let more =
             std::future::poll_fn(|cx| front.socket.poll_read(cx, &mut lock(&front.incoming).buffer, READ));
@@ -81,12 +82,11 @@ async fn read_head(proxy: &Proxy, front: &Front) -> Result<Option<RequestHead>, 
 }
 
 /// Lets the routes answer, and passes on what comes before the answer.
-async fn respond(proxy: &Arc<Proxy>, front: &Arc<Front>, head: RequestHead) -> Response<Body> {
+async fn respond(proxy: &Arc<Proxy>, front: &Arc<Front>, head: Box<RequestHead>) -> Response<Body> {
+    let head = *head;
     let inbound = Inbound::begin(front, head.framing);
-    let mut request = Request::from_parts(
-        head.parts,
-        if head.framing == Framing::Empty { Body::Empty } else { Body::Inbound(inbound) },
-    );
+    let body = if head.framing == Framing::Empty { Body::Empty } else { Body::Inbound(inbound) };
+    let mut request = Box::new(Request::from_parts(head.parts, body));
     let interim = (request.version() == Version::HTTP_11).then(Interim::default);
     if let Some(interim) = &interim {
         request.extensions_mut().insert(interim.clone());
@@ -142,14 +142,18 @@ pub(super) async fn send(proxy: &Proxy, front: &Arc<Front>, asked: &Asked, respo
     drop(body);
     match written {
         Ok(()) if stay && drain(front).await => {
-            if front.has_unread() { End::More } else { End::Rest }
+            if front.has_unread() {
+                End::More
+            } else {
+                End::Rest
+            }
         }
         Ok(()) => {
             linger(front).await;
             End::Close
         }
         Err(()) => {
-            abort(front);
+            front.socket.reset();
             End::Close
         }
     }
@@ -253,11 +257,6 @@ async fn linger(front: &Front) {
         }
     });
     let _ = timeout(DRAIN_TIME, rest).await;
-}
-
-/// Ends the connection so that the client cannot take what it got for a complete response.
-fn abort(front: &Front) {
-    let _ = rustix::net::sockopt::set_socket_linger(front.socket.stream(), Some(Duration::ZERO));
 }
 
 /// Answers a request that is not forwarded, and ends the connection: nobody knows where the next request begins.

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Buf;
-use http::header::{CONNECTION, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http2::Builder;
@@ -70,7 +70,7 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, front: &Arc<Front>, mut phase: wat
 
 async fn respond(proxy: &Arc<Proxy>, front: &Front, request: Request<Incoming>) -> Response<Body> {
     let mut response = match as_http1(request) {
-        Ok(request) => route::answer(proxy, &front.origin, request).await,
+        Ok(request) => route::answer(proxy, &front.origin, Box::new(request)).await,
         Err(fault) => route::refusal(proxy, &front.origin, Reason::from(fault)),
     };
     *response.version_mut() = Version::HTTP_2;
@@ -100,7 +100,12 @@ fn as_http1(request: Request<Incoming>) -> Result<Request<Body>, Fault> {
     }
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     parts.uri = Uri::try_from(path).map_err(|_| Fault::Target)?;
-    let body = if http_body::Body::is_end_stream(&body) { Body::Empty } else { Body::Http2(body) };
+    let body = if http_body::Body::is_end_stream(&body) {
+        parts.headers.remove(CONTENT_LENGTH);
+        Body::Empty
+    } else {
+        Body::Http2(body)
+    };
     Ok(Request::from_parts(parts, body))
 }
 
@@ -108,7 +113,11 @@ fn as_http1(request: Request<Incoming>) -> Result<Request<Body>, Fault> {
 struct Bytes(Arc<Front>);
 
 impl AsyncRead for Bytes {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, space: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        space: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let front = &self.0;
         let mut incoming = lock(&front.incoming);
         if !incoming.buffer.is_empty() {

@@ -38,7 +38,11 @@ enum Spoken {
 }
 
 /// Serves a connection until it ends, or until it is to be handed over: then it is given back, at rest.
-pub(crate) async fn live(proxy: Arc<Proxy>, front: Arc<Front>, mut phase: watch::Receiver<Phase>) -> Option<Arc<Front>> {
+pub(crate) async fn live(
+    proxy: Arc<Proxy>,
+    front: Arc<Front>,
+    mut phase: watch::Receiver<Phase>,
+) -> Option<Arc<Front>> {
     loop {
         match *phase.borrow_and_update() {
             Phase::Serving => {}
@@ -50,6 +54,12 @@ pub(crate) async fn live(proxy: Arc<Proxy>, front: Arc<Front>, mut phase: watch:
                 biased;
                 readable = front.socket.stream().readable() => readable.ok()?,
                 _ = phase.changed() => continue,
+            }
+            // A wake-up need not mean bytes: after an exchange it is often the memory of earlier ones.
+            match front.socket.try_read(&mut lock(&front.incoming).buffer, READ) {
+                Ok(Some(1..)) => {}
+                Ok(None) => continue,
+                Ok(Some(_)) | Err(_) => return None,
             }
         }
         loop {
@@ -64,7 +74,10 @@ pub(crate) async fn live(proxy: Arc<Proxy>, front: Arc<Front>, mut phase: watch:
         }
         // What serving needs is made when there is something to serve, and is gone when the connection sleeps.
         match Box::pin(serve(&proxy, &front, phase.clone())).await {
-            End::Rest => proxy.kernel.resting(&front.resting()),
+            End::Rest => {
+                front.shrink();
+                proxy.kernel.resting(&front.resting());
+            }
             End::More => {}
             End::Close => return None,
         }
@@ -83,13 +96,15 @@ async fn serve(proxy: &Arc<Proxy>, front: &Arc<Front>, phase: watch::Receiver<Ph
             }
             Spoken::Unclear => {}
         }
-        let more = std::future::poll_fn(|cx| {
-            front.socket.poll_read(cx, &mut lock(&front.incoming).buffer, READ)
-        });
+        let more =
+            std::future::poll_fn(|cx| front.socket.poll_read(cx, &mut lock(&front.incoming).buffer, READ));
         match tokio::time::timeout_at(deadline, more).await {
             Ok(Ok(1..)) => {}
-            // A peek by the kernel side, or a wake-up without bytes, is no reason to stay awake for long; the end is.
-            Ok(Ok(0) | Err(_)) => return End::Close,
+            Ok(Ok(0)) => {
+                tokio::time::sleep(proxy.kernel.may_be_owed(&front.origin.client)).await;
+                return End::Close;
+            }
+            Ok(Err(_)) => return End::Close,
             Err(_) => return http1::refuse_slow_head(proxy, front).await,
         }
     }
@@ -117,5 +132,21 @@ mod tests {
         assert_eq!(spoken("PRI * HTTP/2.0\r\nHost: a\r\n"), Spoken::Http1, "which refuses it");
         assert_eq!(spoken("P"), Spoken::Unclear);
         assert_eq!(spoken("PU"), Spoken::Http1);
+    }
+
+    /// A thousand connections at once is what is counted with; each byte here is a kilobyte then.
+    #[tokio::test]
+    async fn what_a_connection_needs_is_bounded() {
+        let proxy = Proxy::new(Arc::new(crate::Fixed::default()), crate::Limits::default());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = listener.local_addr().unwrap();
+        let stream = tokio::net::TcpStream::connect(peer).await.unwrap();
+        let client = crate::Client { service: 1, cookie: 0 };
+        let origin = crate::front::Origin { client, netns: crate::Netns(0), peer, cookie: 0 };
+        let front = Front::new(crate::socket::Socket::new(stream), origin, BytesMut::new());
+        let asleep = size_of_val(&live(Arc::clone(&proxy), Arc::clone(&front), proxy.phase.subscribe()));
+        let awake = size_of_val(&serve(&proxy, &front, proxy.phase.subscribe()));
+        assert!(asleep + size_of::<Front>() <= 640, "asleep: {asleep} and {}", size_of::<Front>());
+        assert!(awake <= 2_560, "awake: {awake}");
     }
 }

@@ -74,6 +74,14 @@ impl Front {
         lock(&self.incoming).buffer.clone()
     }
 
+    /// Gives the memory of an empty buffer back: whoever waits holds none.
+    fn shrink(&self) {
+        let mut incoming = lock(&self.incoming);
+        if incoming.buffer.is_empty() {
+            incoming.buffer = BytesMut::new();
+        }
+    }
+
     fn has_unread(&self) -> bool {
         !lock(&self.incoming).buffer.is_empty()
     }

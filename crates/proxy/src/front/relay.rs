@@ -30,13 +30,17 @@ pub(crate) async fn relay(proxy: &Proxy, front: &Arc<Front>, back: TcpStream, me
     let lent: Lent = Arc::new(Mutex::new(None));
     let mut exchange = Box::new(Exchange::owed(Back::lent(back, &lent), method.clone()));
     let Ok(response) = std::future::poll_fn(|cx| exchange.poll_head(cx)).await else {
-        front.socket.shutdown_write();
+        front.socket.reset();
         return Outcome { complete: false, back: None, resting: front.resting() };
     };
     let response =
         response.map(|()| if exchange.left() == Some(0) { Body::Empty } else { Body::Exchange(exchange) });
     let asked = Asked { method, version: Version::HTTP_11, keep_alive: true, expects: false };
     let end = http1::send(proxy, front, &asked, response).await;
+    if end == End::Close {
+        // Wakes the front where it sleeps, and it ends.
+        front.socket.shutdown_read();
+    }
     let back = lock(&lent).take().map(crate::socket::Socket::into_stream);
     Outcome { complete: end != End::Close, back, resting: front.resting() }
 }

@@ -30,7 +30,11 @@ impl Cors {
         }
         let any = cors.allow_origins.iter().any(|allowed| &**allowed == "*");
         Some(Self {
-            origin: if any && !cors.allow_credentials { HeaderValue::from_static("*") } else { origin.clone() },
+            origin: if any && !cors.allow_credentials {
+                HeaderValue::from_static("*")
+            } else {
+                origin.clone()
+            },
             credentials: cors.allow_credentials,
             expose: list(&cors.expose_headers),
         })
@@ -59,10 +63,18 @@ pub(super) fn is_preflight(request: &Request<Body>) -> bool {
 }
 
 /// Says what the real request may be. Of an origin that is not allowed nothing is said, and the browser refuses.
-pub(super) fn preflight(route: &Route, request: &Request<Body>, mut response: Response<Body>) -> Response<Body> {
+pub(super) fn preflight(
+    route: &Route,
+    request: &Request<Body>,
+    mut response: Response<Body>,
+) -> Response<Body> {
     let (Some(cors), Some(_)) = (&route.cors, Cors::of(route, request.headers())) else { return response };
     let asked = request.headers();
-    let echo = |allowed: &[Arc<str>], asked: &HeaderName, name: HeaderName, headers: &mut HeaderMap, from: &HeaderMap| {
+    let echo = |allowed: &[Arc<str>],
+                asked: &HeaderName,
+                name: HeaderName,
+                headers: &mut HeaderMap,
+                from: &HeaderMap| {
         // `*` is no wildcard where credentials are sent; saying what was asked for always is right.
         let any = allowed.iter().any(|one| &**one == "*");
         let value = if any { from.get(asked).cloned() } else { list(allowed) };
@@ -103,7 +115,10 @@ mod tests {
         assert!(allows("*", "https://a.example"));
         assert!(allows("https://a.example", "https://a.example"));
         assert!(!allows("https://a.example", "https://a.example.evil"));
-        assert!(allows("https://*.example", "https://a.example") && allows("https://*.example", "https://a.b.example"));
+        assert!(
+            allows("https://*.example", "https://a.example")
+                && allows("https://*.example", "https://a.b.example")
+        );
         assert!(!allows("https://*.example", "https://example"));
         assert!(!allows("https://*.example", "http://a.example"));
         assert!(!allows("https://*.example", "https://evil/.example"));

@@ -28,14 +28,18 @@ pub(super) async fn forward(
     call: &Call,
     found: Found,
     rules: &Forward,
-    request: http::Request<Body>,
+    request: Box<http::Request<Body>>,
 ) -> Result<Response<Body>, Own> {
-    let (mut parts, body) = request.into_parts();
+    let (parts, body) = request.into_parts();
+    let mut parts = Box::new(parts);
     edit::headers(&mut parts.headers, &rules.request_headers);
     edit::rewrite(&mut parts, &rules.rewrite, call.service.table.matched(found));
-    let body = mirror::send(proxy, mesh, call, rules, &parts, body)
-        .await
-        .map_err(|broken| call.refused(reason(&Failure::Client(broken))))?;
+    let body = match rules.mirrors.as_slice() {
+        [] => body,
+        _ => Box::pin(mirror::send(proxy, mesh, call, rules, &parts, body))
+            .await
+            .map_err(|broken| call.refused(reason(&Failure::Client(broken))))?,
+    };
     let deadline = rules.timeouts.request.map(|request| Instant::from_std(call.started) + request);
     let most = if rules.retry.is_some() || idempotent(&parts.method) { proxy.limits.replay_bytes } else { 0 };
     let mut run = Run {
@@ -51,12 +55,10 @@ pub(super) async fn forward(
         tried: Vec::new(),
         further: 0,
     };
-    match deadline {
-        None => run.tries().await,
-        Some(deadline) => match timeout_at(deadline, run.tries()).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(call.refused(Reason::RequestTimeout)),
-        },
+    let Some(deadline) = deadline else { return run.tries().await };
+    match Box::pin(timeout_at(deadline, run.tries())).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(call.refused(Reason::RequestTimeout)),
     }
 }
 
@@ -68,7 +70,7 @@ struct Run<'a> {
     found: Found,
     rules: &'a Forward,
     route: &'a Route,
-    parts: request::Parts,
+    parts: Box<request::Parts>,
     tape: Arc<Tape>,
     deadline: Option<Instant>,
     tried: Vec<SocketAddr>,
@@ -82,8 +84,8 @@ impl Run<'_> {
         }
         loop {
             let picked = self.pick()?;
-            let address = picked.endpoint().address;
-            let outstanding = Outstanding::new(picked.endpoint());
+            let address = picked.address();
+            let outstanding = Outstanding::new(picked.live());
             let began = std::time::Instant::now();
             let try_ = Try {
                 parts: &self.parts,
@@ -157,7 +159,10 @@ impl Run<'_> {
             Failure::Exhausted | Failure::Response(_) | Failure::Client(_) | Failure::Silent => None,
         };
         let untouched = failure.untouched();
-        if self.is_our_own_doing(failure) && (untouched || idempotent(&self.parts.method)) && self.tape.is_whole() {
+        if self.is_our_own_doing(failure)
+            && (untouched || idempotent(&self.parts.method))
+            && self.tape.is_whole()
+        {
             return true;
         }
         self.policy_allows(untouched, |retry| cause.is_some_and(|cause| retry.causes.contains(&cause)))
@@ -189,15 +194,16 @@ impl Run<'_> {
             Err(_) => Sign::Broken,
         };
         let now = std::time::Instant::now();
-        if !lock(&picked.endpoint().live.record).note(rules, sign) {
+        if !lock(&picked.live().record).note(rules, sign) {
             return;
         }
-        let endpoints = &picked.service.endpoints;
-        let ejected = endpoints.iter().filter(|other| lock(&other.live.record).is_ejected(now)).count();
-        if outlier::may_eject(rules, endpoints.len(), ejected) {
-            lock(&picked.endpoint().live.record).eject(rules, now);
+        let endpoints = picked.service.endpoints();
+        let number = endpoints.len();
+        let ejected = endpoints.filter(|(_, other)| lock(&other.record).is_ejected(now)).count();
+        if outlier::may_eject(rules, number, ejected) {
+            lock(&picked.live().record).eject(rules, now);
             self.proxy.anomaly("endpoint-ejected");
-            tracing::info!(endpoint = %picked.endpoint().address, ?sign, "ejected an endpoint for its answers");
+            tracing::info!(endpoint = %picked.address(), ?sign, "ejected an endpoint for its answers");
         }
     }
 
@@ -207,7 +213,7 @@ impl Run<'_> {
         let ending = Ending {
             service: Arc::clone(&self.call.service),
             route: Arc::clone(&self.route.name),
-            endpoint: picked.endpoint().address,
+            endpoint: picked.address(),
             status: parts.status,
             request: Arc::clone(&self.tape),
             response_bytes: 0,
@@ -220,7 +226,7 @@ impl Run<'_> {
             return Response::from_parts(parts, body);
         }
         let silence = picked.service.http().pool.response_timeout;
-        Response::from_parts(parts, Tracked::new(body, ending, self.deadline, silence))
+        Response::from_parts(parts, Tracked::watch(body, ending, self.deadline, silence))
     }
 }
 
@@ -242,7 +248,7 @@ pub(super) async fn attempt(
 ) -> Result<Response<Body>, Failure> {
     let Try { parts, body, repeatable, per_try } = try_;
     let http = picked.service.http();
-    let pool = proxy.backs.pool(Place { netns, endpoint: picked.endpoint().address });
+    let pool = proxy.backs.pool(Place { netns, endpoint: picked.address() });
     let circuit = http.circuit.as_ref();
     let max_connections = circuit.and_then(|circuit| circuit.max_connections).map(|max| max.get() as usize);
     let max_pending = circuit.and_then(|circuit| circuit.max_pending).map(|max| max as usize);
@@ -257,17 +263,22 @@ pub(super) async fn attempt(
         Upstream::H2c => parts.extensions.get::<Upgrade>().is_none() && parts.method != Method::CONNECT,
         Upstream::Http1 => parts.version == Version::HTTP_2 && reply::is_grpc(&parts.headers),
     };
+    // Boxed where it is large and rare: each request under way has room for all that it may have to do.
     let run = async {
-        if in_http2 { pool.http2(parts, body, &terms).await } else { pool.http1(parts, body, &terms).await }
+        if in_http2 {
+            Box::pin(pool.http2(parts, body, &terms)).await
+        } else {
+            pool.http1(parts, body, &terms).await
+        }
     };
     let silence = http.pool.response_timeout;
-    match (per_try, silence) {
-        (None, None) => run.await,
-        (Some(per_try), silence) if silence.is_none_or(|silence| per_try <= silence) => {
-            timeout(per_try, run).await.unwrap_or(Err(Failure::TryTimeout))
-        }
-        (_, silence) => timeout(silence.unwrap_or_default(), run).await.unwrap_or(Err(Failure::Silent)),
-    }
+    let bound = match (per_try, silence) {
+        (None, None) => return run.await,
+        (Some(per_try), Some(silence)) if silence < per_try => (silence, Failure::Silent),
+        (Some(per_try), _) => (per_try, Failure::TryTimeout),
+        (None, Some(silence)) => (silence, Failure::Silent),
+    };
+    Box::pin(timeout(bound.0, run)).await.unwrap_or(Err(bound.1))
 }
 
 fn reason(failure: &Failure) -> Reason {

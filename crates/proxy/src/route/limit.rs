@@ -80,7 +80,9 @@ impl Limits {
             _ => Arc::new(Limiter::new(limit)),
         };
         let mut limits = Self {
-            service: http.rate_limit.map(|limit| keep(before.and_then(|before| before.service.as_ref()), limit)),
+            service: http
+                .rate_limit
+                .map(|limit| keep(before.and_then(|before| before.service.as_ref()), limit)),
             ..Self::default()
         };
         for (rule, route) in (0..).zip(&http.routes) {

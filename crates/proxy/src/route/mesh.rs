@@ -11,7 +11,9 @@ use alize_model::http::{Action, Http, RouteTable};
 
 use super::limit::{Limits, Tries};
 use super::outlier::Record;
+use super::spec::{EndpointSpec, Plan, Spec};
 use crate::counters::Counters;
+use crate::kernel::InForce;
 
 /// All services. A request sees one mesh from its head to its end.
 #[derive(Debug, Default)]
@@ -24,13 +26,13 @@ pub(crate) struct Mesh {
 /// One service.
 #[derive(Debug)]
 pub(crate) struct Service {
-    spec: ProxyService,
-    http: Arc<Http>,
-    pub(super) table: RouteTable,
+    spec: Spec,
+    /// Shared by all services with the same rules: most have none.
+    pub(super) table: Arc<RouteTable>,
     pub(super) limits: Limits,
     /// By the route's number, for routes that try again.
     pub(super) tries: HashMap<u16, Arc<Tries>>,
-    pub(super) endpoints: Vec<Endpoint>,
+    endpoints: Box<[Arc<EndpointLive>]>,
     pub(super) live: Arc<Live>,
 }
 
@@ -40,14 +42,6 @@ pub(super) struct Live {
     pub(super) counters: Counters,
     /// Whose turn it is.
     pub(super) turn: AtomicU32,
-}
-
-/// One endpoint.
-#[derive(Debug)]
-pub(super) struct Endpoint {
-    pub(super) address: SocketAddr,
-    pub(super) usable: bool,
-    pub(super) live: Arc<EndpointLive>,
 }
 
 /// What an endpoint keeps over all states.
@@ -62,9 +56,9 @@ pub(crate) struct EndpointLive {
 pub(super) struct Outstanding(Arc<EndpointLive>);
 
 impl Outstanding {
-    pub(super) fn new(endpoint: &Endpoint) -> Self {
-        endpoint.live.outstanding.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(&endpoint.live))
+    pub(super) fn new(endpoint: &Arc<EndpointLive>) -> Self {
+        endpoint.outstanding.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(endpoint))
     }
 }
 
@@ -75,19 +69,24 @@ impl Drop for Outstanding {
 }
 
 impl Mesh {
-    /// Makes `state` ready to be served. What is unchanged is shared with `earlier`, what is counted goes on.
-    pub(crate) fn new(state: ProxyState, earlier: &Self) -> Result<Self, String> {
-        let mut mesh = Self { generation: state.generation, ..Self::default() };
-        for spec in state.services {
-            let name = spec.service.name.clone();
+    /// Makes a state ready to be served. What is unchanged is shared with `earlier`, what is counted goes on.
+    pub(crate) fn new(plan: Plan, earlier: &Self) -> Result<Self, String> {
+        let mut mesh = Self { generation: plan.generation, ..Self::default() };
+        let mut tables = Tables::of(earlier);
+        for spec in plan.services? {
+            let name = spec.name.clone();
             let before = earlier.by_name.get(&name).and_then(|number| earlier.by_number.get(number));
             let number = spec.number;
             let service = match before {
                 Some(before) if before.spec == spec => Arc::clone(before),
-                before => Arc::new(Service::new(spec, before.map(Arc::as_ref))?),
+                before => Arc::new(Service::new(spec, before.map(Arc::as_ref), &mut tables)),
             };
-            if mesh.by_number.insert(number, service).is_some() || mesh.by_name.insert(name.clone(), number).is_some() {
-                return Err(format!("service {name:?}: its name or number {number} is there twice; nothing has changed"));
+            if mesh.by_number.insert(number, service).is_some()
+                || mesh.by_name.insert(name.clone(), number).is_some()
+            {
+                return Err(format!(
+                    "service {name:?}: its name or number {number} is there twice; nothing has changed"
+                ));
             }
         }
         mesh.check_targets()?;
@@ -96,7 +95,7 @@ impl Mesh {
 
     fn check_targets(&self) -> Result<(), String> {
         for service in self.by_number.values() {
-            for route in &service.http.routes {
+            for route in &service.http().routes {
                 let Action::Forward(forward) = &route.action else { continue };
                 let backends = forward.backends.iter().map(|backend| &backend.target);
                 let targets = backends.chain(forward.mirrors.iter().map(|mirror| &mirror.target));
@@ -105,7 +104,7 @@ impl Mesh {
                         return Err(format!(
                             "route {:?} of service {} leads to service {name}, which is not in the state; \
                              nothing has changed",
-                            route.name, service.spec.service.name
+                            route.name, service.spec.name
                         ));
                     }
                 }
@@ -124,57 +123,88 @@ impl Mesh {
 
     pub(crate) fn counters(&self) -> Vec<ServiceCounters> {
         let services = self.by_number.values();
-        services.filter_map(|service| service.live.counters.report(&service.spec.service.name)).collect()
+        services.filter_map(|service| service.live.counters.report(service.name())).collect()
+    }
+
+    /// The endpoints that take requests.
+    pub(crate) fn in_force(&self) -> Vec<InForce> {
+        let of = |service: &Arc<Service>| {
+            let pool = service.http().pool;
+            let usable = service.spec.endpoints.iter().filter(|endpoint| endpoint.usable);
+            usable
+                .map(|endpoint| InForce { number: endpoint.number, address: endpoint.address, pool })
+                .collect::<Vec<_>>()
+        };
+        self.by_number.values().flat_map(of).collect()
     }
 
     /// As it was sent.
     pub(crate) fn state(&self) -> ProxyState {
-        let mut services: Vec<ProxyService> = self.by_number.values().map(|service| service.spec.clone()).collect();
+        let mut services: Vec<ProxyService> =
+            self.by_number.values().map(|service| service.spec.to_sent()).collect();
         services.sort_by(|a, b| a.service.name.cmp(&b.service.name));
         ProxyState { generation: self.generation, services }
     }
 }
 
+/// Compiled routes by what they were compiled from.
+struct Tables(HashMap<Arc<Http>, Arc<RouteTable>>);
+
+impl Tables {
+    fn of(mesh: &Mesh) -> Self {
+        let tables = mesh.by_number.values().map(|service| &service.table);
+        Self(tables.map(|table| (Arc::clone(table.http()), Arc::clone(table))).collect())
+    }
+
+    fn compile(&mut self, http: &Arc<Http>) -> Arc<RouteTable> {
+        let compile = || Arc::new(RouteTable::compile(http));
+        Arc::clone(self.0.entry(Arc::clone(http)).or_insert_with(compile))
+    }
+}
+
 impl Service {
-    fn new(spec: ProxyService, before: Option<&Self>) -> Result<Self, String> {
-        let name = &spec.service.name;
-        let http = spec.service.http.clone().ok_or_else(|| {
-            format!("service {name} has no routes: only services with `protocol: http` belong here; nothing has changed")
-        })?;
-        let alike = spec.endpoints.len() == spec.service.endpoints.len()
-            && spec.endpoints.iter().zip(&spec.service.endpoints).all(|(now, wanted)| now.address == wanted.address);
-        if !alike {
-            return Err(format!("service {name}: its endpoints and their states differ; nothing has changed"));
-        }
-        let known: HashMap<SocketAddr, &Arc<EndpointLive>> =
-            before.iter().flat_map(|before| &before.endpoints).map(|known| (known.address, &known.live)).collect();
-        let endpoints = spec.endpoints.iter().zip(&spec.service.endpoints).map(|(now, wanted)| Endpoint {
-            address: now.address,
-            usable: now.usable && wanted.weight > 0 && !wanted.draining,
-            live: known.get(&now.address).map(|live| Arc::clone(live)).unwrap_or_default(),
-        });
-        Ok(Self {
-            endpoints: endpoints.collect(),
-            table: RouteTable::compile(&http),
-            limits: Limits::new(&http, before.map(|before| &before.limits)),
-            tries: tries(&http, before),
+    fn new(mut spec: Spec, before: Option<&Self>, tables: &mut Tables) -> Self {
+        let table = tables.compile(&spec.http);
+        spec.http = Arc::clone(table.http());
+        let known = |address: SocketAddr| {
+            let before = before?;
+            let place = before.spec.endpoints.iter().position(|known| known.address == address)?;
+            before.endpoints.get(place).map(Arc::clone)
+        };
+        Self {
+            endpoints: spec
+                .endpoints
+                .iter()
+                .map(|endpoint| known(endpoint.address).unwrap_or_default())
+                .collect(),
+            limits: Limits::new(&spec.http, before.map(|before| &before.limits)),
+            tries: tries(&spec.http, before),
             live: before.map(|before| Arc::clone(&before.live)).unwrap_or_default(),
-            http,
+            table,
             spec,
-        })
+        }
     }
 
     pub(super) fn http(&self) -> &Http {
-        &self.http
+        self.table.http()
     }
 
-    /// What the file says about it.
-    pub(super) fn wanted(&self) -> &alize_model::Service {
-        &self.spec.service
+    pub(super) fn name(&self) -> &ServiceName {
+        &self.spec.name
+    }
+
+    /// Its endpoints, and what is known of them, in the same order.
+    pub(super) fn endpoints(&self) -> impl ExactSizeIterator<Item = (&EndpointSpec, &Arc<EndpointLive>)> {
+        self.spec.endpoints.iter().zip(&self.endpoints)
+    }
+
+    /// The endpoint with this place.
+    pub(super) fn endpoint(&self, place: usize) -> (&EndpointSpec, &Arc<EndpointLive>) {
+        (&self.spec.endpoints[place], &self.endpoints[place])
     }
 
     fn tries_of(&self, route: &str) -> Option<&Arc<Tries>> {
-        let (rule, _) = (0..).zip(&self.http.routes).find(|(_, known)| *known.name == *route)?;
+        let (rule, _) = (0..).zip(&self.http().routes).find(|(_, known)| *known.name == *route)?;
         self.tries.get(&rule)
     }
 }

@@ -9,10 +9,10 @@ use http::request;
 use http_body::Body as _;
 use http_body_util::BodyExt;
 
+use super::Call;
 use super::forward::{Try, attempt};
 use super::mesh::{Mesh, Outstanding};
 use super::pick::{Asking, Picked, pick_of};
-use super::Call;
 use crate::body::{Body, Broken};
 use crate::proxy::Proxy;
 
@@ -96,7 +96,7 @@ async fn carry(
     parts: request::Parts,
     body: Option<Bytes>,
 ) {
-    let _outstanding = Outstanding::new(picked.endpoint());
+    let _outstanding = Outstanding::new(picked.live());
     let body = body.map_or(Body::Empty, Body::Full);
     let try_ = Try { parts: &parts, body, repeatable: true, per_try: None };
     match attempt(proxy, netns, &picked, try_).await {

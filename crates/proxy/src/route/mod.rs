@@ -16,6 +16,7 @@ mod outlier;
 mod pick;
 mod replay;
 mod reply;
+mod spec;
 mod tracked;
 
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use mesh::Service;
 
 pub(crate) use mesh::Mesh;
 pub(crate) use replay::Replay;
+pub(crate) use spec::Plan;
 pub(crate) use tracked::Tracked;
 
 /// The fields of a request, as the route table asks for them.
@@ -54,7 +56,11 @@ struct Call {
 }
 
 /// The answer to a request: an endpoint's or our own. There always is one.
-pub(crate) async fn answer(proxy: &Arc<Proxy>, origin: &Origin, request: Request<Body>) -> Response<Body> {
+pub(crate) async fn answer(
+    proxy: &Arc<Proxy>,
+    origin: &Origin,
+    request: Box<Request<Body>>,
+) -> Response<Body> {
     let mesh = proxy.mesh();
     let grpc = reply::is_grpc(request.headers());
     let Some(service) = mesh.service(origin.client.service) else {
@@ -94,12 +100,15 @@ pub(crate) fn refusal(proxy: &Arc<Proxy>, origin: &Origin, reason: Reason) -> Re
 /// An answer of our own, before what is common to all answers.
 struct Own {
     reason: Reason,
-    response: Response<Body>,
+    response: Box<Response<Body>>,
 }
 
 impl Call {
     fn refused(&self, reason: Reason) -> Own {
-        Own { reason, response: reply::refuse(reason, self.grpc, self.service.http().reason_header) }
+        Own {
+            reason,
+            response: Box::new(reply::refuse(reason, self.grpc, self.service.http().reason_header)),
+        }
     }
 
     fn refuse(&self, route: Option<&Arc<str>>, reason: Reason) -> Response<Body> {
@@ -117,7 +126,7 @@ impl Call {
             response_bytes: http_body::Body::size_hint(own.response.body()).lower(),
             took: self.started.elapsed(),
         });
-        own.response
+        *own.response
     }
 }
 
@@ -153,8 +162,12 @@ async fn enter(call: &Call, found: Found, request: &Request<Body>) -> Result<(),
         return Err(own);
     }
     if route.cors.is_some() && cors::is_preflight(request) {
-        let response = Response::builder().status(StatusCode::NO_CONTENT).body(Body::Empty).unwrap_or_default();
-        return Err(Own { reason: Reason::CorsPreflight, response: cors::preflight(route, request, response) });
+        let response =
+            Response::builder().status(StatusCode::NO_CONTENT).body(Body::Empty).unwrap_or_default();
+        return Err(Own {
+            reason: Reason::CorsPreflight,
+            response: Box::new(cors::preflight(route, request, response)),
+        });
     }
     Ok(())
 }
@@ -169,7 +182,8 @@ async fn inject(call: &Call, fault: &Fault) -> Result<(), Own> {
         Some((status, fraction)) if fraction.takes(fastrand::u32(..)) => {
             let mut own = call.refused(Reason::InjectedFault);
             if !call.grpc {
-                *own.response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+                *own.response.status_mut() =
+                    StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
             }
             Err(own)
         }
@@ -182,14 +196,16 @@ async fn act(
     mesh: &Arc<Mesh>,
     call: &Call,
     found: Found,
-    request: Request<Body>,
+    request: Box<Request<Body>>,
 ) -> Result<Response<Body>, Own> {
     match &call.service.table.route(found).action {
         Action::Redirect(redirect) => {
             let response = edit::redirect(redirect, call.service.table.matched(found), &request);
-            Err(Own { reason: Reason::RouteRedirects, response })
+            Err(Own { reason: Reason::RouteRedirects, response: Box::new(response) })
         }
-        Action::Respond(respond) => Err(Own { reason: Reason::RouteResponds, response: reply::respond(respond) }),
+        Action::Respond(respond) => {
+            Err(Own { reason: Reason::RouteResponds, response: Box::new(reply::respond(respond)) })
+        }
         Action::Forward(forward) => forward::forward(proxy, mesh, call, found, forward, request).await,
     }
 }

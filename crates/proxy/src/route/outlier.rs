@@ -41,7 +41,8 @@ impl Record {
         if let (Some((_, bound)), Sign::Status(_, took)) = (rules.consecutive_slow, sign) {
             count(took > bound, &mut self.slow);
         }
-        let reached = |limit: Option<std::num::NonZeroU16>, counted: u16| limit.is_some_and(|n| counted >= n.get());
+        let reached =
+            |limit: Option<std::num::NonZeroU16>, counted: u16| limit.is_some_and(|n| counted >= n.get());
         reached(rules.consecutive_5xx, self.errors)
             || reached(rules.consecutive_gateway_errors, self.gateway_errors)
             || reached(rules.consecutive_slow.map(|(number, _)| number), self.slow)
@@ -49,7 +50,8 @@ impl Record {
 
     /// Ejects, twice as long each time that follows soon.
     pub(super) fn eject(&mut self, rules: &Outlier, now: Instant) {
-        let long_well = self.ejected_until.is_some_and(|until| now.saturating_duration_since(until) > rules.max);
+        let long_well =
+            self.ejected_until.is_some_and(|until| now.saturating_duration_since(until) > rules.max);
         if long_well {
             self.ejections = 0;
         }
@@ -95,8 +97,10 @@ mod tests {
             let mut record = Record::default();
             signs.iter().map(|sign| record.note(&rules, *sign)).collect::<Vec<_>>()
         };
-        assert_eq!(verdicts(&[status(500), status(500), status(200), status(500), status(500), status(500)]),
-            [false, false, false, false, false, true]);
+        assert_eq!(
+            verdicts(&[status(500), status(500), status(200), status(500), status(500), status(500)]),
+            [false, false, false, false, false, true]
+        );
         assert_eq!(verdicts(&[status(503), Sign::Broken]), [false, true]);
         assert_eq!(verdicts(&[status(404), status(404), status(404)]), [false; 3]);
         let slow = Sign::Status(StatusCode::OK, Duration::from_millis(101));

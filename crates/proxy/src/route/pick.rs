@@ -9,7 +9,8 @@ use alize_model::http::{Backend, HashOn, HttpBalance, Target};
 use http::HeaderMap;
 use http::header::COOKIE;
 
-use super::mesh::{Endpoint, Mesh, Service};
+use super::mesh::{EndpointLive, Mesh, Service};
+use super::spec::EndpointSpec;
 use crate::back::lock;
 use crate::front::Origin;
 use crate::reason::Reason;
@@ -22,8 +23,12 @@ pub(super) struct Picked {
 }
 
 impl Picked {
-    pub(super) fn endpoint(&self) -> &Endpoint {
-        &self.service.endpoints[self.index]
+    pub(super) fn address(&self) -> SocketAddr {
+        self.service.endpoint(self.index).0.address
+    }
+
+    pub(super) fn live(&self) -> &Arc<EndpointLive> {
+        self.service.endpoint(self.index).1
     }
 }
 
@@ -77,43 +82,25 @@ fn candidates<'a>(asking: &Asking<'a>, target: &Target) -> Option<Candidates<'a>
     let max_requests = http.circuit.and_then(|circuit| circuit.max_requests).map(|max| max.get());
     let now = http.outlier.map(|_| Instant::now());
     let mut open_circuit = false;
-    let takes = |(index, endpoint): (usize, &Endpoint)| {
-        let labels = &service.wanted().endpoints[index].labels;
-        if !endpoint.usable || !target.selects(labels) {
+    let takes = |(index, (endpoint, live)): (usize, (&EndpointSpec, &Arc<EndpointLive>))| {
+        if !endpoint.usable || endpoint.weight == 0 || !endpoint.is_selected_by(target) {
             return None;
         }
-        if now.is_some_and(|now| lock(&endpoint.live.record).is_ejected(now)) {
+        if now.is_some_and(|now| lock(&live.record).is_ejected(now)) {
             return None;
         }
-        if max_requests.is_some_and(|max| endpoint.live.outstanding.load(Ordering::Relaxed) >= max) {
+        if max_requests.is_some_and(|max| live.outstanding.load(Ordering::Relaxed) >= max) {
             open_circuit = true;
             return None;
         }
         Some(index)
     };
-    let mut indices: Vec<usize> = service.endpoints.iter().enumerate().filter_map(takes).collect();
-    if target.labels.is_empty() {
-        split(service, &mut indices);
-    }
-    let untried = |index: &usize| !asking.avoid.contains(&service.endpoints[*index].address);
+    let mut indices: Vec<usize> = service.endpoints().enumerate().filter_map(takes).collect();
+    let untried = |index: &usize| !asking.avoid.contains(&service.endpoint(*index).0.address);
     if !asking.avoid.is_empty() && indices.iter().any(untried) {
         indices.retain(untried);
     }
     Some(Candidates { service, indices, open_circuit })
-}
-
-/// Keeps the endpoints of one share, where the service has shares by label.
-fn split(service: &Service, indices: &mut Vec<usize>) {
-    let Some(split) = &service.wanted().split else { return };
-    let value = |index: usize| service.wanted().endpoints[index].labels.get(&split.label);
-    let shares: Vec<_> = split
-        .shares
-        .iter()
-        .filter(|(share, weight)| **weight > 0 && indices.iter().any(|index| value(*index) == Some(share)))
-        .collect();
-    let chosen = by_weight(shares.iter().map(|(_, weight)| u64::from(**weight)));
-    let chosen = chosen.and_then(|place| shares.get(place)).map(|(share, _)| *share);
-    indices.retain(|index| chosen.is_some() && value(*index) == chosen);
 }
 
 fn within(asking: &Asking<'_>, candidates: &Candidates<'_>) -> Option<usize> {
@@ -122,7 +109,7 @@ fn within(asking: &Asking<'_>, candidates: &Candidates<'_>) -> Option<usize> {
     if let [] | [_] = indices {
         return indices.first().copied();
     }
-    let weight = |index: usize| u64::from(service.wanted().endpoints[index].weight);
+    let weight = |index: usize| u64::from(service.endpoint(index).0.weight);
     let weights = || indices.iter().map(|index| weight(*index));
     let place = match &service.http().balance {
         HttpBalance::WeightedRandom => by_weight(weights())?,
@@ -145,8 +132,8 @@ fn least(service: &Service, indices: &[usize]) -> Option<usize> {
     let other = (one + fastrand::usize(1..indices.len())) % indices.len();
     let load = |place: usize| {
         let index = indices[place];
-        let outstanding = service.endpoints[index].live.outstanding.load(Ordering::Relaxed);
-        (u64::from(outstanding) + 1, u64::from(service.wanted().endpoints[index].weight))
+        let (endpoint, live) = service.endpoint(index);
+        (u64::from(live.outstanding.load(Ordering::Relaxed)) + 1, u64::from(endpoint.weight))
     };
     let ((one_load, one_weight), (other_load, other_weight)) = (load(one), load(other));
     // Idle endpoints get their share by weight, too: the comparison alone would always take the heavier.
@@ -181,7 +168,11 @@ fn hash_of(asking: &Asking<'_>, on: &HashOn) -> Option<u64> {
             std::net::IpAddr::V6(ip) => hash(&ip.octets(), 0),
         }),
         HashOn::Cookie(name) => {
-            let cookies = asking.headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|b| *b == b';'));
+            let cookies = asking
+                .headers
+                .get_all(COOKIE)
+                .iter()
+                .flat_map(|value| value.as_bytes().split(|b| *b == b';'));
             let value = |cookie: &[u8]| {
                 let (found, value) = cookie.trim_ascii().split_at_checked(name.len())?;
                 (found == name.as_bytes()).then(|| value.strip_prefix(b"=").map(|value| hash(value, 0)))?
@@ -195,10 +186,10 @@ fn hash_of(asking: &Asking<'_>, on: &HashOn) -> Option<u64> {
 /// every host, so it is no hash that a library may change.
 fn rendezvous(service: &Service, indices: &[usize], hash_of_request: u64) -> Option<usize> {
     let score = |index: &usize| {
-        let wanted = &service.wanted().endpoints[*index];
-        let drawn = hash(wanted.address.to_string().as_bytes(), hash_of_request);
+        let (endpoint, _) = service.endpoint(*index);
+        let drawn = hash(endpoint.address.to_string().as_bytes(), hash_of_request);
         let even = (drawn >> 11) as f64 / (1_u64 << 53) as f64;
-        -f64::from(wanted.weight) / even.max(f64::MIN_POSITIVE).ln()
+        -f64::from(endpoint.weight) / even.max(f64::MIN_POSITIVE).ln()
     };
     indices.iter().copied().max_by(|a, b| score(a).total_cmp(&score(b)))
 }
@@ -206,7 +197,8 @@ fn rendezvous(service: &Service, indices: &[usize], hash_of_request: u64) -> Opt
 /// FNV-1a with the finish of SplitMix64.
 fn hash(bytes: &[u8], seed: u64) -> u64 {
     let start = 0xcbf2_9ce4_8422_2325 ^ seed;
-    let mut hash = bytes.iter().fold(start, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    let mut hash =
+        bytes.iter().fold(start, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
     hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     hash ^ (hash >> 31)

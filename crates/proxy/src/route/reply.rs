@@ -47,7 +47,8 @@ fn refuse_grpc(reason: Reason) -> Response<Body> {
 pub(super) fn respond(respond: &Respond) -> Response<Body> {
     let body = respond.body.as_ref().map_or(Body::Empty, |body| Body::full(body.as_bytes().to_vec()));
     let mut response = Response::new(body);
-    *response.status_mut() = StatusCode::from_u16(respond.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() =
+        StatusCode::from_u16(respond.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     if respond.body.is_some() {
         let kind = respond.content_type.as_ref().and_then(|kind| HeaderValue::from_str(kind.as_str()).ok());
         response.headers_mut().insert(CONTENT_TYPE, kind.unwrap_or(PLAIN));

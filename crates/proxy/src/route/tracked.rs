@@ -56,7 +56,7 @@ pub(crate) struct Tracked {
 
 impl Tracked {
     /// Watches `inner`; with a deadline for all of it, and one for each piece.
-    pub(super) fn new(
+    pub(super) fn watch(
         inner: Body,
         ending: Ending,
         deadline: Option<tokio::time::Instant>,

@@ -14,17 +14,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alize_datapath::http::{Event, Rest, Router, RouterOptions, Slot};
-use alize_model::control::ProxyState;
 use alize_model::http::Pool;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpSocket;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::back::lock;
-use crate::kernel::{Accepted, Client, Kernel, Netns, Resting, Standing};
+use crate::kernel::{Accepted, Client, InForce, Kernel, Netns, Resting, Standing};
 use crate::run::Handle;
 
 use namespaces::Namespaces;
@@ -32,6 +31,12 @@ use slots::Slots;
 
 /// How often namespaces are looked for, slots are looked after, and events are heard that nobody was woken for.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// A slot is free again a moment before its response has come to the client: what the program decides is done by the
+/// endpoint's thread after the program has ended (net/ipv4/tcp_bpf.c, tcp_bpf_send_verdict), and that thread may have to
+/// wait for a processor. What else is said to the client must not overtake it, so a client that does not wait for its
+/// response is kept waiting for so long.
+const DELIVERY: Duration = Duration::from_millis(50);
 
 /// What is meshed.
 #[derive(Clone, Debug)]
@@ -78,6 +83,9 @@ pub struct Routed {
     clients: Mutex<HashMap<u64, Netns>>,
     /// Clients whose request cannot be finished.
     broken: Mutex<HashSet<u64>>,
+    /// Clients that did not wait for a response before they sent more, or sent no more: when it was seen to have ended.
+    /// They stay with the proxy.
+    impatient: Mutex<HashMap<u64, Option<Instant>>>,
     handle: OnceLock<Handle>,
 }
 
@@ -93,6 +101,7 @@ impl Routed {
             endpoints: Mutex::default(),
             clients: Mutex::default(),
             broken: Mutex::default(),
+            impatient: Mutex::default(),
             handle: OnceLock::new(),
         }))
     }
@@ -152,6 +161,9 @@ impl Routed {
                     let lent = self.slots.drop_slot(&mut lock(&self.router), slot);
                     lock(&self.broken).extend(lent.filter(|lent| lent.open).map(|lent| lent.cookie));
                 }
+                Event::Passed { cookie, slot: Some(_), .. } => {
+                    lock(&self.impatient).entry(cookie).or_default();
+                }
                 Event::Passed { .. } => {}
                 Event::PoolEmpty { cookie, endpoint } => {
                     let netns = lock(&self.clients).get(&cookie).copied();
@@ -192,6 +204,9 @@ impl Kernel for Routed {
     }
 
     fn resting(&self, front: &Resting) {
+        if lock(&self.impatient).contains_key(&front.client.cookie) {
+            return;
+        }
         let rest = Rest { read: front.read as u32, written: front.written as u32 };
         if let Err(error) = lock(&self.router).rest(front.client.cookie, rest) {
             tracing::debug!(%error, "a client's requests stay with the proxy");
@@ -205,18 +220,29 @@ impl Kernel for Routed {
         if lock(&self.broken).contains(&client.cookie) {
             return Standing::Broken;
         }
-        let Some(slot) = self.lent_to(client.cookie) else { return Standing::Settled };
+        let Some(slot) = self.lent_to(client.cookie) else {
+            let mut impatient = lock(&self.impatient);
+            let Some(ended) = impatient.get_mut(&client.cookie) else { return Standing::Settled };
+            let delivered = ended.get_or_insert_with(Instant::now).elapsed() >= DELIVERY;
+            return if delivered { Standing::Settled } else { Standing::Owed };
+        };
         let mut router = lock(&self.router);
         if router.is_open(client.cookie) {
+            lock(&self.impatient).insert(client.cookie, None);
             return Standing::Owed;
         }
         self.slots.drop_slot(&mut router, slot);
         Standing::Settled
     }
 
+    fn may_be_owed(&self, client: &Client) -> Duration {
+        if lock(&self.router).is_open(client.cookie) { DELIVERY } else { Duration::ZERO }
+    }
+
     fn gone(&self, client: &Client) {
         lock(&self.clients).remove(&client.cookie);
         lock(&self.broken).remove(&client.cookie);
+        lock(&self.impatient).remove(&client.cookie);
         let lent = self.lent_to(client.cookie);
         let mut router = lock(&self.router);
         if let Some(slot) = lent {
@@ -227,14 +253,8 @@ impl Kernel for Routed {
         }
     }
 
-    fn applied(&self, state: &ProxyState) {
-        let mut endpoints = HashMap::new();
-        for service in &state.services {
-            let Some(http) = &service.service.http else { continue };
-            for endpoint in service.endpoints.iter().filter(|endpoint| endpoint.usable) {
-                endpoints.insert(endpoint.number, Known { address: endpoint.address, pool: http.pool });
-            }
-        }
-        *lock(&self.endpoints) = endpoints;
+    fn applied(&self, endpoints: &[InForce]) {
+        let known = |one: &InForce| (one.number, Known { address: one.address, pool: one.pool });
+        *lock(&self.endpoints) = endpoints.iter().map(known).collect();
     }
 }

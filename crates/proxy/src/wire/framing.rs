@@ -274,7 +274,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn all(decoder: &mut Decoder, wire: &[u8], step: usize) -> Result<(Vec<u8>, Option<HeaderMap>, usize), Fault> {
+    fn all(
+        decoder: &mut Decoder,
+        wire: &[u8],
+        step: usize,
+    ) -> Result<(Vec<u8>, Option<HeaderMap>, usize), Fault> {
         let (mut buffer, mut body, mut last) = (BytesMut::new(), Vec::new(), None);
         let mut fed = 0;
         loop {
@@ -294,7 +298,8 @@ mod tests {
 
     #[test]
     fn chunks_are_read_whatever_the_cuts() {
-        let wire = b"4\r\nWiki\r\n0A;x=\"y\"\r\n0123456789\r\n0\r\nX-Sum: abc\r\nContent-Length: 9\r\n\r\nGET / ";
+        let wire =
+            b"4\r\nWiki\r\n0A;x=\"y\"\r\n0123456789\r\n0\r\nX-Sum: abc\r\nContent-Length: 9\r\n\r\nGET / ";
         for step in 1..wire.len() {
             let (body, trailers, rest) = all(&mut Decoder::new(Framing::Chunked), wire, step).unwrap();
             assert_eq!(body, b"Wiki0123456789");
@@ -308,14 +313,31 @@ mod tests {
     #[test]
     fn doubtful_chunks_are_refused() {
         let wires: [&[u8]; 16] = [
-            b"\r\n", b"g\r\n", b"4\nWiki\r\n", b"4\r\nWiki!\r\n", b"4\r\nWiki\n0\r\n\r\n", b"0x4\r\nWiki", b"+4\r\n",
-            b"-1\r\n", b" 4\r\nWiki", b"4 x\r\nWiki", b"11111111111111111\r\n", b"ffffffffffffffff\r\n",
-            b"4;a\rb\r\nWiki", b"4;\0\r\n", b"0\r\nbad name: x\r\n\r\n", b"0\r\nX: a\n\r\n\r\n",
+            b"\r\n",
+            b"g\r\n",
+            b"4\nWiki\r\n",
+            b"4\r\nWiki!\r\n",
+            b"4\r\nWiki\n0\r\n\r\n",
+            b"0x4\r\nWiki",
+            b"+4\r\n",
+            b"-1\r\n",
+            b" 4\r\nWiki",
+            b"4 x\r\nWiki",
+            b"11111111111111111\r\n",
+            b"ffffffffffffffff\r\n",
+            b"4;a\rb\r\nWiki",
+            b"4;\0\r\n",
+            b"0\r\nbad name: x\r\n\r\n",
+            b"0\r\nX: a\n\r\n\r\n",
         ];
         for wire in wires {
             for step in [1, 3, 64] {
                 let outcome = all(&mut Decoder::new(Framing::Chunked), wire, step);
-                assert!(outcome.is_err(), "{:?} in steps of {step}: {outcome:?}", wire.escape_ascii().to_string());
+                assert!(
+                    outcome.is_err(),
+                    "{:?} in steps of {step}: {outcome:?}",
+                    wire.escape_ascii().to_string()
+                );
             }
         }
         let long = [b"1;".as_slice(), &[b'a'; 300]].concat();

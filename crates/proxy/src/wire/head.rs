@@ -1,10 +1,12 @@
 //! The heads of requests and responses.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, request, response};
 
@@ -47,7 +49,15 @@ const EMPTY_LINES: usize = 2;
 
 /// Fields that may not stand behind a body.
 pub(super) const NEVER_TRAILERS: [HeaderName; 10] = [
-    TRANSFER_ENCODING, CONTENT_LENGTH, HOST, CONNECTION, TE, TRAILER, UPGRADE, AUTHORIZATION, COOKIE,
+    TRANSFER_ENCODING,
+    CONTENT_LENGTH,
+    HOST,
+    CONNECTION,
+    TE,
+    TRAILER,
+    UPGRADE,
+    AUTHORIZATION,
+    COOKIE,
     CONTENT_TYPE,
 ];
 
@@ -104,7 +114,11 @@ pub(super) fn end_of(bytes: &[u8], from: usize) -> Result<Option<usize>, Fault> 
 }
 
 /// Reads the head of a request from the front of `buffer`, when it is complete. `seen` is how far it was looked at.
-pub(crate) fn request(buffer: &mut BytesMut, seen: &mut usize, limit: usize) -> Result<Option<RequestHead>, Fault> {
+pub(crate) fn request(
+    buffer: &mut BytesMut,
+    seen: &mut usize,
+    limit: usize,
+) -> Result<Option<RequestHead>, Fault> {
     if *seen == 0 {
         for _ in 0..EMPTY_LINES {
             if buffer.starts_with(b"\r\n") {
@@ -159,7 +173,8 @@ pub(crate) struct Upgrade(pub(crate) HeaderValue);
 
 fn request_line(line: &[u8]) -> Result<(&[u8], &[u8], Version), Fault> {
     let mut words = line.split(|&byte| byte == b' ');
-    let (Some(method), Some(target), Some(version), None) = (words.next(), words.next(), words.next(), words.next())
+    let (Some(method), Some(target), Some(version), None) =
+        (words.next(), words.next(), words.next(), words.next())
     else {
         return Err(Fault::Line);
     };
@@ -197,10 +212,15 @@ fn uri(method: &Method, target: &[u8], headers: &mut HeaderMap, version: Version
 
 fn absolute(target: &[u8], headers: &mut HeaderMap) -> Result<Uri, Fault> {
     let uri = Uri::try_from(target).map_err(|_| Fault::Target)?;
-    let (Some("http"), Some(authority)) = (uri.scheme_str(), uri.authority()) else { return Err(Fault::Target) };
+    let (Some("http"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+        return Err(Fault::Target);
+    };
     check_host(authority.as_str().as_bytes()).map_err(|_| Fault::Target)?;
     // RFC 9112 says to believe the target; servers are known that believe the field. Both must say the same.
-    if headers.get(HOST).is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())) {
+    if headers
+        .get(HOST)
+        .is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()))
+    {
         return Err(Fault::Host);
     }
     headers.insert(HOST, HeaderValue::from_str(authority.as_str()).map_err(|_| Fault::Target)?);
@@ -240,7 +260,9 @@ fn coding(headers: &HeaderMap) -> Result<Option<Coding>, Fault> {
     match (codings.next(), codings.next()) {
         (None, _) => Ok(None),
         (Some(one), None) if one.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(Some(Coding::Chunked)),
-        (Some(one), None) if one.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric()) && !one.is_empty() => {
+        (Some(one), None)
+            if one.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric()) && !one.is_empty() =>
+        {
             Ok(Some(Coding::Other))
         }
         _ => Err(Fault::Length),
@@ -289,7 +311,9 @@ fn take_hop_fields(headers: &mut HeaderMap) -> Hop {
     let mut hop = Hop::default();
     let mut named = Vec::new();
     let mut upgrade = false;
-    for token in headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b',')) {
+    for token in
+        headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
+    {
         let token = token.trim_ascii();
         if token.eq_ignore_ascii_case(b"close") {
             hop.close = true;
@@ -304,7 +328,10 @@ fn take_hop_fields(headers: &mut HeaderMap) -> Hop {
         }
     }
     hop.trailers = headers.get_all(TE).iter().any(|value| {
-        value.as_bytes().split(|&byte| byte == b',').any(|te| te.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+        value
+            .as_bytes()
+            .split(|&byte| byte == b',')
+            .any(|te| te.trim_ascii().eq_ignore_ascii_case(b"trailers"))
     });
     hop.kept_for = headers.get("keep-alive").and_then(kept_for);
     let protocol = headers.get(UPGRADE).cloned();
@@ -329,7 +356,11 @@ fn kept_for(value: &HeaderValue) -> Option<u64> {
 /// Reads the head of a response from the front of `buffer`, when it is complete.
 ///
 /// `to` is the method of the request that it answers.
-pub(crate) fn response(buffer: &mut BytesMut, to: &Method, limit: usize) -> Result<Option<ResponseHead>, Fault> {
+pub(crate) fn response(
+    buffer: &mut BytesMut,
+    to: &Method,
+    limit: usize,
+) -> Result<Option<ResponseHead>, Fault> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS];
     let mut response = httparse::Response::new(&mut fields);
     let seen = &buffer[..buffer.len().min(limit)];
@@ -432,7 +463,12 @@ fn add(
 }
 
 /// Writes one field.
-pub(super) fn write_field(name: &HeaderName, value: &HeaderValue, spelling: Option<&Spelling>, out: &mut BytesMut) {
+pub(super) fn write_field(
+    name: &HeaderName,
+    value: &HeaderValue,
+    spelling: Option<&Spelling>,
+    out: &mut BytesMut,
+) {
     spelling::write(name, spelling, out);
     out.put_slice(b": ");
     out.put_slice(value.as_bytes());
@@ -451,7 +487,8 @@ fn write_framing(framing: Framing, out: &mut BytesMut) {
 
 fn write_fields(headers: &HeaderMap, framing: Framing, spelling: Option<&Spelling>, out: &mut BytesMut) {
     for (name, value) in headers {
-        // The length is written from the framing alone, so that the two cannot differ.
+        // The length is written from the framing alone, so that the two cannot differ. Only a response without a body
+        // may tell the length that another would have.
         if name == CONTENT_LENGTH && framing != Framing::Empty {
             continue;
         }
@@ -463,8 +500,13 @@ fn write_fields(headers: &HeaderMap, framing: Framing, spelling: Option<&Spellin
     write_framing(framing, out);
 }
 
-/// Writes the head of a request to an endpoint.
-pub(crate) fn write_request(parts: &request::Parts, framing: Framing, out: &mut BytesMut) {
+/// Writes the head of a request to an endpoint; `host` is for a client of version 1.0 that named none.
+pub(crate) fn write_request(
+    parts: &request::Parts,
+    framing: Framing,
+    host: impl FnOnce() -> SocketAddr,
+    out: &mut BytesMut,
+) {
     out.reserve(256);
     out.put_slice(parts.method.as_str().as_bytes());
     out.put_u8(b' ');
@@ -473,6 +515,9 @@ pub(crate) fn write_request(parts: &request::Parts, framing: Framing, out: &mut 
         None => out.put_slice(parts.uri.authority().map_or("*", |authority| authority.as_str()).as_bytes()),
     }
     out.put_slice(b" HTTP/1.1\r\n");
+    if !parts.headers.contains_key(HOST) {
+        let _ = write!(out, "Host: {}\r\n", host());
+    }
     write_fields(&parts.headers, framing, parts.extensions.get(), out);
     write_upgrade(parts.extensions.get(), out);
     out.put_slice(b"\r\n");

@@ -163,14 +163,12 @@ fn read_circuit(reader: &mut Reader<'_>, what: What<'_>) -> Result<Option<Circui
         given = true;
         let what = What::of(key);
         match key {
-            CircuitKey::MaxConnections => {
-                circuit.max_connections = above_zero(reader, what, keys::CONNECTIONS)?
-            }
-            CircuitKey::MaxPending => {
+            CircuitKey::Connections => circuit.max_connections = above_zero(reader, what, keys::CONNECTIONS)?,
+            CircuitKey::Pending => {
                 let pending = reader.plain(what, |text| keys::PENDING.read(text))?;
                 circuit.max_pending = pending.map(|pending| pending.value);
             }
-            CircuitKey::MaxRequests => circuit.max_requests = above_zero(reader, what, keys::CONNECTIONS)?,
+            CircuitKey::Requests => circuit.max_requests = above_zero(reader, what, keys::CONNECTIONS)?,
         }
         Ok(())
     })?;

@@ -93,11 +93,11 @@ keys! {
     /// Bounds for each endpoint; at least one is given.
     CircuitKey "circuit" {
         /// Connections.
-        MaxConnections "max-connections": Kind::Whole(CONNECTIONS), Absent::Means("`pool.max` alone counts");
+        Connections "max-connections": Kind::Whole(CONNECTIONS), Absent::Means("`pool.max` alone counts");
         /// Requests that wait for a connection.
-        MaxPending "max-pending": Kind::Whole(PENDING), Absent::Means("no bound");
+        Pending "max-pending": Kind::Whole(PENDING), Absent::Means("no bound");
         /// Requests that are outstanding.
-        MaxRequests "max-requests": Kind::Whole(CONNECTIONS), Absent::Means("no bound");
+        Requests "max-requests": Kind::Whole(CONNECTIONS), Absent::Means("no bound");
     }
 }
 

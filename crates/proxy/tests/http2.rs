@@ -1,0 +1,92 @@
+//! HTTP/2 by prior knowledge, with curl, h2load and Node as clients and Node as server.
+
+mod world;
+
+use std::process::Command;
+
+use alize_model::http::{Http, Upstream};
+use world::{Server, World, endpoint, service};
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{command:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+fn curl(world: &World, path: &str, more: &[&str]) -> String {
+    let url = format!("http://{}{path}", world.door());
+    run(Command::new("curl").args(["-sS", "--http2-prior-knowledge", "--max-time", "20"]).args(more).arg(url))
+}
+
+#[test]
+fn a_client_of_http2_reaches_endpoints_of_either_version() {
+    let one = Server::node("one", "http1");
+    let two = Server::node("two", "http2");
+    let http = |upstream| Http { upstream, ..Http::default() };
+    let world = World::new(vec![
+        service(1, "one", http(Upstream::Http1), vec![endpoint(one.address, 1, &[])]),
+        service(2, "two", http(Upstream::H2c), vec![endpoint(two.address, 1, &[])]),
+    ]);
+    let answer: serde_json::Value =
+        serde_json::from_str(&curl(&world, "/a?b=c", &["-H", "Host: x.test"])).unwrap();
+    assert_eq!((answer["version"].as_str(), answer["url"].as_str()), (Some("1.1"), Some("/a?b=c")));
+    assert_eq!(answer["headers"]["host"], "x.test");
+    let sizes = curl(
+        &world,
+        "/bytes/300000",
+        &["-o", "/dev/null", "-w", "%{http_version} %{http_code} %{size_download}"],
+    );
+    assert_eq!(sizes, "2 200 300000");
+    assert_eq!(curl(&world, "/hash", &["--data-binary", "hello"]).split(' ').next(), Some("5"));
+    // A client of HTTP/1 reaches an endpoint that speaks HTTP/2 only.
+    let answer = world::Client::connect(world.doors[1]).get("/a?b=c").json();
+    assert_eq!((answer["version"].as_str(), answer["authority"].as_str()), (Some("2.0"), Some("web.test")));
+    let mut client = world::Client::connect(world.doors[1]);
+    let answer = client.get("/chunked/50000");
+    assert!(
+        answer.body == world::pattern(50_000) && answer.trailers.contains("X-Sum: "),
+        "{:?}",
+        answer.trailers
+    );
+}
+
+#[test]
+fn grpc_streams_are_balanced_one_by_one_and_end_with_trailers() {
+    let servers: Vec<Server> =
+        ["a", "b", "c"].iter().map(|name| Server::script("grpc-server.js", &[name])).collect();
+    let endpoints = servers.iter().map(|server| endpoint(server.address, 1, &[])).collect();
+    let world = World::new(vec![service(1, "grpc", Http::default(), endpoints)]);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers/grpc-client.js");
+    let port = world.door().port().to_string();
+    let counts: serde_json::Value =
+        serde_json::from_str(&run(Command::new("node").args([script, &port, "90"]))).unwrap();
+    let count = |name: &str| counts[name].as_u64().unwrap_or(0);
+    assert_eq!(count("a") + count("b") + count("c"), 90);
+    assert!(["a", "b", "c"].iter().all(|name| count(name) >= 15), "one connection, all endpoints: {counts}");
+}
+
+#[test]
+fn a_grpc_client_is_told_in_its_own_words_what_went_wrong() {
+    let nobody = std::net::SocketAddr::from(([127, 0, 0, 1], world::free_port()));
+    let mut world = World::new(vec![service(1, "gone", Http::default(), vec![endpoint(nobody, 1, &[])])]);
+    let head = curl(&world, "/a.B/C", &["-i", "-X", "POST", "-H", "content-type: application/grpc"]);
+    for line in
+        ["HTTP/2 200", "grpc-status: 14", "grpc-message: connect-failed", "x-alize-reason: connect-failed"]
+    {
+        assert!(head.contains(line), "{line} in {head}");
+    }
+    assert!(curl(&world, "/", &["-i"]).starts_with("HTTP/2 503"), "and others in theirs");
+    assert_eq!(world.agent.counters().services[0].refused["connect-failed"], 2);
+}
+
+#[test]
+fn many_streams_on_few_connections_lose_nothing() {
+    let servers = [Server::node("a", "http1"), Server::node("b", "http1")];
+    let endpoints = servers.iter().map(|server| endpoint(server.address, 1, &[])).collect();
+    let world = World::new(vec![service(1, "web", Http::default(), endpoints)]);
+    let url = format!("http://{}/bytes/2000", world.door());
+    let report = run(Command::new("h2load").args(["-n", "4000", "-c", "4", "-m", "50", &url]));
+    assert!(report.contains("4000 succeeded, 0 failed, 0 errored, 0 timeout"), "{report}");
+    assert!(report.contains("status codes: 4000 2xx"), "{report}");
+}
