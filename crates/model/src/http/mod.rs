@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use action::*;
 pub use field::{FieldName, FieldValue};
-pub use kernel::{KernelClass, KernelPattern, KernelTable, KernelVerdict};
+pub use kernel::{KernelClass, KernelPattern, KernelTable, KernelVerdict, Way};
 pub use limits::*;
 pub use matching::*;
 pub use pattern::Pattern;
