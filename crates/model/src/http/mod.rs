@@ -12,6 +12,7 @@ mod limits;
 mod matching;
 mod pattern;
 mod reason;
+mod show;
 mod table;
 
 use std::sync::{Arc, LazyLock};
