@@ -75,7 +75,9 @@ impl Api {
 
     /// What was counted of requests on every path.
     async fn counted(&self) -> Vec<Counted> {
-        self.proxy.counters().await.map(Counted::by_proxy).into_iter().collect()
+        let kernel = self.mesh.ask(|mesh| mesh.routed()).await.ok().flatten();
+        let proxy = self.proxy.counters().await.map(Counted::by_proxy);
+        kernel.into_iter().chain(proxy).collect()
     }
 
     /// A scrape, and the right to hold it while it is being sent.

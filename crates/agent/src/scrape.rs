@@ -113,4 +113,4 @@ pub(crate) fn state_name(state: LiveState) -> &'static str {
 pub(crate) const FAILURES: [&str; 6] = ["refused", "timeout", "unreachable", "reset", "aborted", "other"];
 
 /// Names of `alize_datapath::Refusal`, in the order of its numbers.
-pub(crate) const REFUSALS: [&str; 2] = ["no-endpoint", "stale"];
+pub(crate) const REFUSALS: [&str; 3] = ["no-endpoint", "stale", "no-proxy"];

@@ -75,7 +75,12 @@ pub(crate) const FILES: [File; 13] = [
         // Replies would come from an address that the client never heard of.
         needs: Some("recvmsg"),
     },
-    File { name: "http_entry", bytes: object!("http_entry"), feature: Some(http::programs::LOST), needs: None },
+    File {
+        name: "http_entry",
+        bytes: object!("http_entry"),
+        feature: Some(http::programs::LOST),
+        needs: None,
+    },
     File {
         name: "http_far",
         bytes: object!("http_far"),

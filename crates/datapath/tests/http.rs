@@ -84,9 +84,9 @@ fn read_message(reader: &mut BufReader<TcpStream>) -> Option<(String, Vec<u8>)> 
         }
         head.push_str(&line);
     }
-    let length = head
-        .lines()
-        .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+    let length = head.lines().find_map(|line| {
+        line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse::<usize>().ok()
+    });
     let mut body = vec![0; length.unwrap_or(0)];
     let mut read = 0;
     while read < body.len() {
@@ -133,12 +133,9 @@ impl Proxy {
         for _ in 0..count {
             let mut router = self.router.lock().unwrap();
             let slot = router.reserve(self.netns, endpoint).unwrap().expect("slots are left");
-            let socket = rustix::net::socket(
-                rustix::net::AddressFamily::INET,
-                rustix::net::SocketType::STREAM,
-                None,
-            )
-            .unwrap();
+            let socket =
+                rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None)
+                    .unwrap();
             rustix::net::bind(&socket, &"127.0.0.1:0".parse::<SocketAddr>().unwrap()).unwrap();
             let stream = TcpStream::from(socket);
             let local = stream.local_addr().unwrap();
@@ -160,12 +157,7 @@ impl Drop for Proxy {
     }
 }
 
-fn front(
-    stream: TcpStream,
-    netns: u64,
-    router: &Mutex<Router>,
-    passed: &Mutex<Vec<(&'static str, bool)>>,
-) {
+fn front(stream: TcpStream, netns: u64, router: &Mutex<Router>, passed: &Mutex<Vec<(&'static str, bool)>>) {
     let peer = stream.peer_addr().unwrap();
     let client = router.lock().unwrap().front(netns, peer).unwrap().expect("the kernel knows who it is");
     let mut writer = stream.try_clone().unwrap();

@@ -123,6 +123,13 @@ pub struct ServiceCounters {
     pub retries: u64,
 }
 
+impl ServiceCounters {
+    /// Of a service that had no request yet.
+    pub fn new(service: ServiceName) -> Self {
+        Self { service, requests: Vec::new(), reasons: BTreeMap::new(), refused: BTreeMap::new(), retries: 0 }
+    }
+}
+
 /// Requests of one service that are alike.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RequestCounters {

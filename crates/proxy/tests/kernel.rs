@@ -245,7 +245,10 @@ fn nothing_ambiguous_reaches_an_endpoint() {
     for text in corpus {
         let answer = raw(&mesh, text.as_bytes());
         let answer = String::from_utf8_lossy(&answer);
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4") || answer.starts_with("HTTP/1.1 5"), "{text:?}: {answer}");
+        assert!(
+            answer.is_empty() || answer.starts_with("HTTP/1.1 4") || answer.starts_with("HTTP/1.1 5"),
+            "{text:?}: {answer}"
+        );
     }
     assert_eq!(mesh.served(), before, "none of it was served");
 }

@@ -1,15 +1,19 @@
-//! What the proxy has to serve.
+//! What the proxy has to serve, and what the kernel did not leave to it.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use alize_datapath::LiveState;
-use alize_model::control::{ProxyEndpoint, ProxyService, ProxyState};
+use alize_datapath::http::Routed;
+use alize_model::control::{ProxyEndpoint, ProxyService, ProxyState, RequestCounters, ServiceCounters};
 use alize_model::{Mode, Service};
 use tokio::sync::watch;
 
 use super::Mesh;
 use crate::proxy::Wanted;
+use crate::routes::Counted;
 
 /// An endpoint that the kernel has no number for; it never gets a request from there.
 const NO_NUMBER: u32 = u32::MAX;
@@ -63,5 +67,50 @@ impl Mesh {
             service: Arc::clone(service),
             endpoints: service.endpoints.iter().map(endpoint).collect(),
         })
+    }
+
+    /// What the kernel routed itself; nothing where no service is routed.
+    pub(crate) fn routed(&self) -> Option<Counted> {
+        let counters = self.datapath.http_counters().ok()?;
+        let mut services: BTreeMap<u32, ServiceCounters> = BTreeMap::new();
+        for row in counters.requests {
+            let Some(counters) = self.counters_of(&mut services, row.service) else { continue };
+            let http = self.snapshot.get(counters.service.as_str()).and_then(|service| service.http.clone());
+            let route = http.and_then(|http| Some(Arc::clone(&http.routes.get(row.route as usize)?.name)));
+            counters.requests.push(self.routed_row(row, route));
+        }
+        for row in counters.reasons {
+            if let Some(counters) = self.counters_of(&mut services, row.service) {
+                counters.reasons.insert(row.reason.to_owned(), row.count);
+            }
+        }
+        Some(Counted { path: "kernel-l7", services: services.into_values().collect() })
+    }
+
+    fn counters_of<'a>(
+        &self,
+        services: &'a mut BTreeMap<u32, ServiceCounters>,
+        number: u32,
+    ) -> Option<&'a mut ServiceCounters> {
+        match services.entry(number) {
+            Entry::Occupied(known) => Some(known.into_mut()),
+            Entry::Vacant(place) => {
+                let name = self.datapath.service_name(number)?.clone();
+                Some(place.insert(ServiceCounters::new(name)))
+            }
+        }
+    }
+
+    fn routed_row(&self, row: Routed, route: Option<Arc<str>>) -> RequestCounters {
+        let counts = row.latencies.counts.iter().enumerate().filter(|(_, count)| **count > 0);
+        RequestCounters {
+            route,
+            endpoint: self.datapath.endpoint_address(row.endpoint),
+            statuses: row.statuses,
+            request_bytes: row.request_bytes,
+            response_bytes: row.response_bytes,
+            latency_sum: row.latency_ns as f64 / 1e9,
+            buckets: counts.map(|(bucket, count)| (bucket as u32, *count)).collect(),
+        }
     }
 }

@@ -332,6 +332,9 @@ pub(crate) struct ProxyArgs {
     /// How long connections may take to end when the proxy has to
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub(crate) drain: Duration,
+    /// Meshed subtree, a folder of cgroup v2: where its processes have a network namespace, the proxy listens. May be repeated
+    #[arg(long = "cgroup", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) cgroups: Vec<PathBuf>,
     /// Take connections for a service at an address of this network namespace, besides those that the kernel brings
     #[arg(long, value_name = "ADDR=SERVICE", env = "ALIZE_PROXY_LISTEN", value_delimiter = ',', hide = true)]
     pub(crate) listen: Vec<super::proxy::Listen>,

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use alize_agent::ProxyOptions;
 use alize_model::control::{FromProxy, Hello, ToProxy};
-use alize_proxy::{Fixed, Kernel, Netns, Options};
+use alize_proxy::{Fixed, Kernel, Meshed, Netns, Options, Routed};
 use clap::ValueEnum;
-use tracing::info;
+use tracing::{error, info};
 
 use super::args::{Global, LogFormat, PlaceArgs, ProxyArgs};
 use super::{block_on, run};
@@ -25,13 +25,19 @@ const GREETING: Duration = Duration::from_secs(2);
 
 pub(crate) fn proxy(global: &Global, args: ProxyArgs, output: Output) -> Result<(), Failure> {
     run::log(global, args.log_format, output)?;
+    let (kernel, routed) = kernel(global, &args)?;
     let options = Options {
         drain: args.drain,
         listeners: listeners(&args.listen)?,
-        ..Options::new(&global.instance, &args.place.run_dir, kernel(&args.listen))
+        ..Options::new(&global.instance, &args.place.run_dir, kernel)
     };
     block_on(async {
         let ran = alize_proxy::run(options, |ready| {
+            if let Some(routed) = &routed
+                && let Err(error) = routed.start(ready.handle.clone())
+            {
+                error!("no request is routed in the kernel: {error}");
+            }
             let control = ready.control.display();
             info!(pid = std::process::id(), %control, succeeded = ready.succeeded, "the proxy is ready");
         });
@@ -39,11 +45,19 @@ pub(crate) fn proxy(global: &Global, args: ProxyArgs, output: Output) -> Result<
     })
 }
 
-/// The kernel side of the proxy.
-fn kernel(listen: &[Listen]) -> Arc<dyn Kernel> {
-    Arc::new(Fixed(
-        listen.iter().map(|Listen(address, service)| (*address, *service)).collect::<HashMap<_, _>>(),
-    ))
+/// The kernel side of the proxy: the instance's data path, or only the listeners that were named.
+fn kernel(global: &Global, args: &ProxyArgs) -> Result<(Arc<dyn Kernel>, Option<Arc<Routed>>), Failure> {
+    if !args.listen.is_empty() {
+        let fixed = args.listen.iter().map(|Listen(address, service)| (*address, *service));
+        return Ok((Arc::new(Fixed(fixed.collect::<HashMap<_, _>>())), None));
+    }
+    let cgroups = match args.cgroups.is_empty() {
+        false => args.cgroups.clone(),
+        true => vec![alize_datapath::cgroup2_root().ok_or(alize_datapath::Error::NoCgroup2)?],
+    };
+    let meshed = Meshed { instance: global.instance.clone(), bpffs: args.place.bpffs.clone(), cgroups };
+    let routed = Routed::open(meshed).map_err(|error| Failure::Other(anyhow::Error::new(error)))?;
+    Ok((routed.clone(), Some(routed)))
 }
 
 /// A listener for one service: what `--listen` says.
@@ -83,6 +97,7 @@ fn listeners(listen: &[Listen]) -> Result<Vec<(Netns, TcpListener)>, Failure> {
 pub(super) fn for_agent(
     global: &Global,
     place: &PlaceArgs,
+    cgroups: &[PathBuf],
     log_format: LogFormat,
 ) -> Result<ProxyOptions, Failure> {
     let program = std::env::current_exe().map_err(|error| {
@@ -99,6 +114,7 @@ pub(super) fn for_agent(
         "--bpffs".into(),
         place.bpffs.clone().into(),
     ]);
+    arguments.extend(cgroups.iter().flat_map(|cgroup| ["--cgroup".into(), cgroup.into()]));
     arguments.extend((0..global.verbose).map(|_| "-v".into()));
     arguments.extend((0..global.quiet).map(|_| "-q".into()));
     Ok(ProxyOptions { program, arguments, socket: socket(&place.run_dir, &global.instance) })

@@ -34,7 +34,7 @@ fn options(global: &Global, args: AgentArgs, file: PathBuf) -> Result<Options, F
         false => args.cgroups,
         true => vec![alize_datapath::cgroup2_root().ok_or(alize_datapath::Error::NoCgroup2)?],
     };
-    let proxy = super::proxy::for_agent(global, &args.place, args.log_format)?;
+    let proxy = super::proxy::for_agent(global, &args.place, &cgroups, args.log_format)?;
     let instance = global.instance.clone();
     let socket = global.socket.clone().unwrap_or_else(|| socket_in(&args.place.run_dir, &instance));
     let datapath = alize_datapath::Options {

@@ -16,13 +16,13 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/http_abi.rs"));
 }
 
-use generated::types::{
-    http_limits, http_pool_head, http_program, http_service_word as word, http_slot_word as flag,
-};
 pub(crate) use generated::types::{
     http_balance, http_class, http_class_key, http_dial_key, http_event, http_front, http_front_key,
     http_group, http_listener, http_method, http_pool, http_pool_key, http_reason, http_reasons, http_rest,
     http_rule, http_slot, http_traffic, http_traffic_key,
+};
+use generated::types::{
+    http_limits, http_pool_head, http_program, http_service_word as word, http_slot_word as flag,
 };
 
 plain!(

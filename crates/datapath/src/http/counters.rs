@@ -75,7 +75,8 @@ impl CounterMaps {
     pub(crate) fn outstanding(&self) -> Result<(u64, u64), Error> {
         let (mut lent, mut load) = (0, 0);
         self.slots.for_each(|_, slot| {
-            lent += slot.iter().filter(|slot| slot.state & BUSY != 0 && slot.state & DEAD == 0).count() as u64;
+            lent +=
+                slot.iter().filter(|slot| slot.state & BUSY != 0 && slot.state & DEAD == 0).count() as u64;
         })?;
         self.load.for_each(|_, count| load += count.iter().map(|&count| u64::from(count)).sum::<u64>())?;
         Ok((lent, load))

@@ -14,7 +14,8 @@ use crate::Error;
 use crate::error::io_error;
 
 /// What is lost without the programs.
-pub(crate) const LOST: &str = "requests of `protocol: http` are not routed in the kernel: its connections are balanced";
+pub(crate) const LOST: &str =
+    "requests of `protocol: http` are not routed in the kernel: its connections are balanced";
 
 /// Connections of clients at once whose requests the kernel may route; the rest go through the proxy.
 const CLIENTS: u32 = 65_536;
@@ -73,10 +74,9 @@ pub(crate) fn install(objects: &HashMap<&str, Object>) -> Result<(), Error> {
             .update(&place.to_ne_bytes(), &fd.to_ne_bytes(), MapFlags::ANY)
             .map_err(|e| Error::kernel("cannot put in force", name, io_error(e)))?;
     }
-    for (map, name) in [
-        ("http_far_sockets", "alize_http_far_entry"),
-        ("http_client_sockets", "alize_http_client_entry"),
-    ] {
+    for (map, name) in
+        [("http_far_sockets", "alize_http_far_entry"), ("http_client_sockets", "alize_http_client_entry")]
+    {
         let map = map_of(client, map)?;
         if !has_program(&map) {
             attach(&map, &program_of(entry, name)?)?;
@@ -117,8 +117,7 @@ fn has_program(map: &MapHandle) -> bool {
 fn attach(map: &MapHandle, program: &libbpf_rs::Program<'_>) -> Result<(), Error> {
     let (program_fd, map_fd) = (program.as_fd().as_raw_fd(), map.as_fd().as_raw_fd());
     // SAFETY: two numbers of open files and a constant.
-    let done =
-        unsafe { libbpf_sys::bpf_prog_attach(program_fd, map_fd, libbpf_sys::BPF_SK_MSG_VERDICT, 0) };
+    let done = unsafe { libbpf_sys::bpf_prog_attach(program_fd, map_fd, libbpf_sys::BPF_SK_MSG_VERDICT, 0) };
     match done {
         0 => Ok(()),
         _ => {

@@ -19,8 +19,9 @@ use alize_model::http::Method;
 use libbpf_rs::{MapHandle, RingBuffer, RingBufferBuilder};
 
 use super::abi::{
-    BUSY, COOKIE_SHIFT, COPY, DEAD, FLAGS, GENERATION_BITS, GENERATION_SHIFT, HEAD_SLOT_BITS, LOST, OPEN, OUT,
-    http_dial_key, http_event, http_front, http_reason, http_front_key, http_listener, http_pool_key, http_rest,
+    BUSY, COOKIE_SHIFT, COPY, DEAD, FLAGS, GENERATION_BITS, GENERATION_SHIFT, HEAD_SLOT_BITS, LOST, OPEN,
+    OUT, http_dial_key, http_event, http_front, http_front_key, http_listener, http_pool_key, http_reason,
+    http_rest,
 };
 use super::shared::{PoolCell, Shared, SlotCell};
 use crate::abi::{NONE, Plain, address_words};
@@ -215,8 +216,7 @@ impl Router {
         })?;
         let handle = |name: &str| {
             let path = pins.map(name);
-            MapHandle::from_pinned_path(&path)
-                .map_err(|e| Error::path("cannot open map", &path, io_error(e)))
+            MapHandle::from_pinned_path(&path).map_err(|e| Error::path("cannot open map", &path, io_error(e)))
         };
         let slots = Shared::whole(&Map::new(handle("http_slots")?)?)?;
         let heads = Shared::whole(&Map::new(handle("http_pool_heads")?)?)?;
@@ -549,7 +549,12 @@ impl Router {
         loop {
             let top = (head & ((1 << HEAD_SLOT_BITS) - 1)).checked_sub(1)? as u32;
             let next = self.slots.get(top)?.next.load(Ordering::Acquire);
-            match pool.head.compare_exchange_weak(head, tagged(head, next), Ordering::AcqRel, Ordering::Acquire) {
+            match pool.head.compare_exchange_weak(
+                head,
+                tagged(head, next),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
                 Ok(_) => return Some(top),
                 Err(now) => head = now,
             }
@@ -624,10 +629,8 @@ fn decode(event: &http_event) -> Event {
     match http_reason(reason) {
         http_reason::HTTP_REASON_NO_PROXY => Event::NoListener { netns: cookie, pid: slot },
         http_reason::HTTP_REASON_POOL_EMPTY => Event::PoolEmpty { cookie, endpoint: slot },
-        _ => Event::Passed {
-            cookie,
-            reason: reason_name(reason),
-            slot: (slot != NONE).then_some(Slot(slot)),
-        },
+        _ => {
+            Event::Passed { cookie, reason: reason_name(reason), slot: (slot != NONE).then_some(Slot(slot)) }
+        }
     }
 }

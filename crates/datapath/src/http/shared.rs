@@ -5,7 +5,7 @@
 
 use std::marker::PhantomData;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, AtomicU8};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
@@ -130,7 +130,13 @@ impl<T: Atomic> Shared<T> {
         Self::map(map, offset, page, first, per_page.min(map.max_entries() - first))
     }
 
-    fn map(map: &Map<u32, T::Value>, offset: usize, bytes: usize, first: u32, count: u32) -> Result<Self, Error>
+    fn map(
+        map: &Map<u32, T::Value>,
+        offset: usize,
+        bytes: usize,
+        first: u32,
+        count: u32,
+    ) -> Result<Self, Error>
     where
         T::Value: crate::abi::Plain,
     {

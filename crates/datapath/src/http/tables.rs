@@ -137,7 +137,8 @@ impl Tables {
             let lowered = lower(definition, picture);
             changed += u32::from(self.put(service, definition, lowered)?);
         }
-        let unwanted: Vec<u32> = self.live.keys().copied().filter(|number| !wanted.contains_key(number)).collect();
+        let unwanted: Vec<u32> =
+            self.live.keys().copied().filter(|number| !wanted.contains_key(number)).collect();
         for number in unwanted {
             self.maps.store(number, ServiceWord::default())?;
             self.maps.counters.reasons.delete_all([number].into_iter())?;

@@ -93,7 +93,12 @@ impl Front {
     /// As it will be when `more` bytes are written.
     fn resting_after(&self, more: usize) -> Resting {
         let (read, written) = self.socket.totals();
-        Resting { front: self.origin.cookie, client: self.origin.client, read, written: written + more as u64 }
+        Resting {
+            front: self.origin.cookie,
+            client: self.origin.client,
+            read,
+            written: written + more as u64,
+        }
     }
 }
 

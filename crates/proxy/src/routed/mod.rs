@@ -113,7 +113,10 @@ impl Routed {
             let router = lock(&self.router);
             rustix::io::dup(&*router).map_err(|errno| system(errno.into()))?
         };
-        #[expect(deprecated, reason = "what replaces it is unsafe; the descriptor is owned, and closed with this")]
+        #[expect(
+            deprecated,
+            reason = "what replaces it is unsafe; the descriptor is owned, and closed with this"
+        )]
         let ring = AsyncFd::new(ring).map_err(system)?;
         let _ = self.handle.set(handle);
         self.look();
@@ -188,7 +191,6 @@ impl Routed {
     fn lent_to(&self, cookie: u64) -> Option<Slot> {
         self.slots.find(&lock(&self.router), cookie)
     }
-
 }
 
 impl Kernel for Routed {

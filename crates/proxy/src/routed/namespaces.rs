@@ -127,7 +127,8 @@ impl Namespaces {
             return make();
         }
         let door = lock(&self.known).get(&netns).map(|namespace| Arc::clone(&namespace.door));
-        let door = door.ok_or_else(|| io::Error::other("the client's network namespace has no process any more"))?;
+        let door =
+            door.ok_or_else(|| io::Error::other("the client's network namespace has no process any more"))?;
         self.within(netns, &door, make)?
     }
 
@@ -205,7 +206,9 @@ fn processes(cgroup: &Path) -> Vec<u32> {
         let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
         found.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
         let Ok(entries) = fs::read_dir(&folder) else { continue };
-        waiting.extend(entries.flatten().filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
+        waiting.extend(
+            entries.flatten().filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()),
+        );
     }
     found
 }

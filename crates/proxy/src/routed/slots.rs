@@ -55,7 +55,8 @@ impl Slots {
 
     /// The slot that is lent to a client.
     pub(super) fn find(&self, router: &Router, cookie: u64) -> Option<Slot> {
-        let lent = |slot: &&Slot| router.state(**slot).lent.is_some_and(|lent| lent.cookie == cookie && lent.busy);
+        let lent =
+            |slot: &&Slot| router.state(**slot).lent.is_some_and(|lent| lent.cookie == cookie && lent.busy);
         lock(&self.open).keys().find(lent).copied()
     }
 
@@ -174,12 +175,7 @@ fn tell(routed: &Arc<Routed>, lent: Lent, begun: bool) {
 }
 
 /// Makes a connection and gives it to the kernel.
-async fn open(
-    routed: &Arc<Routed>,
-    netns: Netns,
-    endpoint: u32,
-    address: SocketAddr,
-) -> io::Result<Armed> {
+async fn open(routed: &Arc<Routed>, netns: Netns, endpoint: u32, address: SocketAddr) -> io::Result<Armed> {
     let cookie = routed.namespaces.cookie(netns).ok_or_else(|| io::Error::other("the namespace was left"))?;
     let socket = routed.socket(netns, address)?;
     // The endpoint's kernel has to know the connection by its addresses before it comes.
@@ -246,7 +242,8 @@ async fn attend(routed: Weak<Routed>, slot: Slot, mut stream: TcpStream) {
         let Some(routed) = routed.upgrade() else { return };
         let state = lock(&routed.router).state(slot);
         match state.lent {
-            Some(lent) if lent.copy && state.delivered == 0 => match carry(&routed, slot, lent, stream).await {
+            Some(lent) if lent.copy && state.delivered == 0 => match carry(&routed, slot, lent, stream).await
+            {
                 Some(back) => stream = back,
                 None => break,
             },

@@ -52,7 +52,8 @@ impl Mesh {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let name = format!("proxy-{test}-{}", std::process::id());
         let cgroup = alize_datapath::cgroup2_root().expect("cgroup v2 is mounted").join(&name);
-        fs::create_dir(&cgroup).expect("tests of the kernel need root and a cgroup v2 that can be written to");
+        fs::create_dir(&cgroup)
+            .expect("tests of the kernel need root and a cgroup v2 that can be written to");
         join(&cgroup);
         // Sockets belong to the cgroup in which they, or the listener they came from, were made.
         let server = Server::start("one");
@@ -124,7 +125,10 @@ impl Mesh {
             if lent == 0 && load == 0 && open <= 1 {
                 return;
             }
-            assert!(start.elapsed() < Duration::from_secs(10), "{lent} slots are lent, load {load}, {open} fronts");
+            assert!(
+                start.elapsed() < Duration::from_secs(10),
+                "{lent} slots are lent, load {load}, {open} fronts"
+            );
             thread::sleep(Duration::from_millis(20));
         }
     }
