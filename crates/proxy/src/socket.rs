@@ -73,7 +73,7 @@ impl Out {
         }
     }
 
-    #[cfg(test)]
+    /// All of it, for tests and fuzzing.
     pub(crate) fn collect(mut self) -> Vec<u8> {
         self.seal();
         self.queue.iter().flat_map(|piece| piece.iter().copied()).collect()
