@@ -30,9 +30,10 @@ use crate::mesh::Rejected;
 use crate::metrics::{Dialect, Rendering};
 use crate::observer::{self, Refused, Wanted};
 use crate::owner::{Handle, Stopping};
+use crate::routes::Counted;
 use crate::scrape::Scrape;
 use crate::source::LARGEST;
-use crate::status;
+use crate::{proxy, status};
 
 /// Answers at once that hold a whole scrape; the next wait.
 const SCRAPES: usize = 4;
@@ -54,20 +55,27 @@ const OPENAPI: &str = include_str!("../../../docs/reference/openapi.json");
 pub(crate) struct Api {
     mesh: Handle,
     observer: observer::Handle,
+    proxy: proxy::Handle,
     scrapes: Arc<Semaphore>,
     watchers: Arc<Semaphore>,
     applying: Arc<Semaphore>,
 }
 
 impl Api {
-    pub(crate) fn new(mesh: Handle, observer: observer::Handle) -> Self {
+    pub(crate) fn new(mesh: Handle, observer: observer::Handle, proxy: proxy::Handle) -> Self {
         Self {
             mesh,
             observer,
+            proxy,
             scrapes: Arc::new(Semaphore::new(SCRAPES)),
             watchers: Arc::new(Semaphore::new(WATCHERS)),
             applying: Arc::new(Semaphore::new(1)),
         }
+    }
+
+    /// What was counted of requests on every path.
+    async fn counted(&self) -> Vec<Counted> {
+        self.proxy.counters().await.map(Counted::by_proxy).into_iter().collect()
     }
 
     /// A scrape, and the right to hold it while it is being sent.
@@ -114,7 +122,8 @@ pub(crate) fn metrics_router(api: Api) -> Router {
 }
 
 async fn status_now(State(api): State<Api>) -> Result<Response, Response> {
-    let status = api.mesh.ask(|mesh| mesh.status()).await?;
+    let mut status = api.mesh.ask(|mesh| mesh.status()).await?;
+    status.proxy = api.proxy.status();
     Ok(Json(status).into_response())
 }
 
@@ -130,15 +139,17 @@ async fn services(
     filter: Result<Query<Filter>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Response> {
     let Query(filter) = filter.map_err(|error| refuse(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let counted = api.counted().await;
     let (scrape, place) = api.scrape().await?;
-    let mut array = ServiceArray { scrape, prefix: filter.name, next: 0, state: ArrayState::Begin };
+    let mut array = ServiceArray { scrape, counted, prefix: filter.name, next: 0, state: ArrayState::Begin };
     let body = Chunks::new(place, move || array.next_chunk());
     Ok(([(CONTENT_TYPE, "application/json")], Body::new(body)).into_response())
 }
 
 async fn service(State(api): State<Api>, Path(name): Path<String>) -> Result<Response, Response> {
+    let counted = api.counted().await;
     let (scrape, _place) = api.scrape().await?;
-    let found = scrape.service(&name).and_then(|scraped| status::service(&scrape, scraped));
+    let found = scrape.service(&name).and_then(|scraped| status::service(&scrape, scraped, &counted));
     let missing =
         || refuse(StatusCode::NOT_FOUND, format!("there is no service {name:?}; see GET /v1/services"));
     Ok(Json(found.ok_or_else(missing)?).into_response())
@@ -370,9 +381,10 @@ async fn openapi() -> Response {
 async fn metrics(State(api): State<Api>, headers: HeaderMap) -> Result<Response, Response> {
     let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let dialect = Dialect::accepted(accept);
+    let counted = api.counted().await;
     let (scrape, place) = api.scrape().await?;
     let http = if api.observer.feeds_metrics() { Some(api.observer.metrics().await?) } else { None };
-    let mut rendering = Rendering::new(scrape, http, dialect);
+    let mut rendering = Rendering::new(scrape, http, counted, dialect);
     let body = Chunks::new(place, move || rendering.next_chunk());
     Ok(([(CONTENT_TYPE, dialect.content_type())], Body::new(body)).into_response())
 }
@@ -436,6 +448,7 @@ impl From<Stopping> for Response {
 /// Services as a JSON array, written piece by piece.
 struct ServiceArray {
     scrape: Arc<Scrape>,
+    counted: Vec<Counted>,
     prefix: String,
     next: usize,
     state: ArrayState,
@@ -464,7 +477,7 @@ impl ServiceArray {
             if !scraped.name.as_str().starts_with(&self.prefix) {
                 continue;
             }
-            let Some(service) = status::service(&self.scrape, scraped) else { continue };
+            let Some(service) = status::service(&self.scrape, scraped, &self.counted) else { continue };
             if self.state == ArrayState::Further {
                 text.push(',');
             }

@@ -24,6 +24,8 @@ mod observer;
 mod owner;
 mod probe;
 mod process;
+mod proxy;
+mod routes;
 mod scrape;
 mod serve;
 mod source;
@@ -38,6 +40,7 @@ use alize_model::Diagnostic;
 pub use error::Error;
 pub use observer::Observe;
 pub use owner::run;
+pub use proxy::ProxyOptions;
 pub use source::{LARGEST, host_facts, refusal, text_of};
 
 /// Where the agent reads, writes and listens.
@@ -55,6 +58,8 @@ pub struct Options {
     pub metrics: Option<SocketAddr>,
     /// When HTTP is observed.
     pub observe: Observe,
+    /// How the proxy is started when a service needs it; never when absent.
+    pub proxy: Option<ProxyOptions>,
 }
 
 impl Options {
@@ -73,6 +78,7 @@ impl Options {
             socket_mode: Self::SOCKET_MODE,
             metrics: Some(Self::METRICS),
             observe: Observe::default(),
+            proxy: None,
         }
     }
 }

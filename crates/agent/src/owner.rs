@@ -20,7 +20,7 @@ use crate::observer::Running;
 use crate::probe::probe;
 use crate::serve::serve;
 use crate::source::{Identity, Watch, readiness};
-use crate::{Error, Options, Ready, listen, notify};
+use crate::{Error, Options, Ready, listen, notify, proxy};
 
 /// Connections to the API at once.
 const API_CONNECTIONS: usize = 64;
@@ -94,8 +94,12 @@ pub async fn run(options: Options, on_ready: impl FnOnce(&Ready)) -> Result<(), 
         Ok(observer) => observer,
         Err(error) => return Err(give_up(owner.mesh, &options, error)),
     };
-    let service = Api::new(mesh, observer.handle());
+    let (proxy, keeper) = proxy::keep(options.proxy.clone(), owner.mesh.proxied(), mesh.clone());
+    let service = Api::new(mesh, observer.handle(), proxy);
     let mut servers = JoinSet::new();
+    if let Some(keeper) = keeper {
+        servers.spawn(keeper.run());
+    }
     servers.spawn(serve(api, api::router(service.clone()), API_CONNECTIONS));
     let mut metrics_address = None;
     if let Some((listener, address)) = metrics {

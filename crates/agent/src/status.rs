@@ -5,10 +5,15 @@ use std::collections::BTreeMap;
 use alize_datapath::{LiveEndpoint, Traffic};
 use alize_model::{Balance, api};
 
+use crate::routes::{Counted, routes};
 use crate::scrape::{FAILURES, REFUSALS, Scrape, ScrapedService, state_name};
 
 /// A service in the form of the API; none while its definition is unknown.
-pub(crate) fn service(scrape: &Scrape, scraped: &ScrapedService) -> Option<api::ServiceStatus> {
+pub(crate) fn service(
+    scrape: &Scrape,
+    scraped: &ScrapedService,
+    counted: &[Counted],
+) -> Option<api::ServiceStatus> {
     let definition = scraped.service.as_deref()?;
     let (counters, decisions) = scrape.traffic_of(scraped);
     let mut shadow = named(&REFUSALS, &decisions.would_refuse);
@@ -27,6 +32,7 @@ pub(crate) fn service(scrape: &Scrape, scraped: &ScrapedService) -> Option<api::
         traffic: traffic(&counters),
         refused: named(&REFUSALS, &decisions.refused),
         shadow,
+        routes: routes(scrape, definition, counted),
         endpoints: scraped.endpoints.iter().map(|live| endpoint(scrape, scraped, live)).collect(),
     })
 }

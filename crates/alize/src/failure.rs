@@ -26,6 +26,8 @@ pub(crate) enum Failure {
     Client(client::Error),
     /// The agent in this process did not start, or had to end.
     Agent(alize_agent::Error),
+    /// The proxy in this process did not start, or had to end.
+    Proxy(alize_proxy::Error),
     /// The kernel's tables cannot be removed while an agent keeps them.
     InUse { pid: u32, instance: String },
     /// This machine lacks something.
@@ -42,7 +44,7 @@ impl Failure {
             Failure::Client(error) => error.exit(),
             Failure::Agent(error) => agent_exit(error),
             Failure::InUse { .. } | Failure::Missing { .. } => Exit::Environment,
-            Failure::Other(_) => Exit::Failed,
+            Failure::Proxy(_) | Failure::Other(_) => Exit::Failed,
         }
     }
 
@@ -52,6 +54,7 @@ impl Failure {
             Failure::BadFile | Failure::OutputClosed => None,
             Failure::Client(error) => Some((error.to_string(), error.mend())),
             Failure::Agent(error) => Some((error.to_string(), None)),
+            Failure::Proxy(error) => Some((error.to_string(), None)),
             Failure::InUse { pid, instance } => Some((
                 format!("process {pid} is the agent of instance {instance:?}, and runs; nothing was removed"),
                 Some(format!("stop it first: `systemctl stop alize`, Ctrl-C where it runs, or `kill {pid}`")),

@@ -40,6 +40,22 @@ pub struct Status {
     pub kernel_memory: u64,
     /// Events of the data path that should be zero, by reason.
     pub anomalies: BTreeMap<String, u64>,
+    /// The proxy; absent while no service needs it, or with `--proxy off`.
+    #[serde(default)]
+    pub proxy: Option<ProxyStatus>,
+}
+
+/// The proxy beside the agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ProxyStatus {
+    /// Its process; absent while it does not run.
+    pub pid: Option<u32>,
+    /// Its version.
+    pub version: String,
+    /// The state that it serves; grows with each change.
+    pub generation: u64,
+    /// What is wrong with it.
+    pub problem: Option<String>,
 }
 
 /// The state of the configuration.
@@ -131,8 +147,53 @@ pub struct ServiceStatus {
     pub refused: BTreeMap<String, u64>,
     /// In mode `shadow`: what would have been done, by verdict (`balanced`, or a reason for refusal).
     pub shadow: BTreeMap<String, u64>,
+    /// Its routes, in the order of the file; empty for a service that speaks no HTTP.
+    #[serde(default)]
+    pub routes: Vec<RouteStatus>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointStatus>,
+}
+
+/// One route of a service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RouteStatus {
+    /// Its name.
+    pub name: String,
+    /// Which requests it is for, one of them has to fit: `GET /api/* x-beta=1 ?q~[0-9]+`; `/old` is that path alone, `/api/*`
+    /// it and what is below, `~` precedes a regular expression.
+    pub matches: Vec<String>,
+    /// Where it sends them; empty when it answers them itself.
+    pub backends: Vec<BackendStatus>,
+    /// What else it does, a few words each.
+    pub does: Vec<String>,
+    /// `kernel`, `proxy`, `both`, or `none`: other routes take all that it is for.
+    pub path: String,
+    /// Why requests go through the proxy.
+    pub proxied: Vec<ProxiedStatus>,
+    /// Requests by status class, `none` for those that ended without a response; those that were counted on either path.
+    pub requests: BTreeMap<String, u64>,
+}
+
+/// Endpoints of a route, and their share.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BackendStatus {
+    /// `all` endpoints, those with labels such as `version=v2`, or those of another service.
+    pub target: String,
+    /// Its weight in the file.
+    pub weight: u16,
+    /// Its share of the route's requests, 0 to 1, if every backend has a usable endpoint.
+    pub share: f64,
+}
+
+/// Why some requests go through the proxy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ProxiedStatus {
+    /// The reason's name.
+    pub reason: String,
+    /// The same for people.
+    pub because: String,
+    /// Which of its requests, as far as their paths tell; empty: all of them.
+    pub paths: Vec<String>,
 }
 
 /// One endpoint of a service.

@@ -140,13 +140,58 @@ pub struct RequestCounters {
     pub latency_sum: f64,
     /// Latencies in exponential buckets, four an octave: numbers and counts of those that are not empty. Bucket `i`
     /// ends at 2^((i - 71) / 4) seconds, as in [`crate::api::TrafficSeries`].
-    #[serde(deserialize_with = "buckets")]
+    #[serde(with = "pairs")]
     pub buckets: BTreeMap<u32, u64>,
 }
 
-/// JSON has texts for keys, and serde does not turn them into numbers within a tagged enum such as [`FromProxy`].
-fn buckets<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<u32, u64>, D::Error> {
-    let texts = BTreeMap::<String, u64>::deserialize(deserializer)?;
-    let number = |(text, count): (String, u64)| Ok((text.parse().map_err(serde::de::Error::custom)?, count));
-    texts.into_iter().map(number).collect()
+/// A map as a list of pairs: keys of JSON are texts, and below an enum's tag serde does not read numbers from them.
+mod pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(map: &BTreeMap<u32, u64>, out: S) -> Result<S::Ok, S::Error> {
+        out.collect_seq(map)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<BTreeMap<u32, u64>, D::Error> {
+        Ok(Vec::<(u32, u64)>::deserialize(input)?.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn goes_through<T: Serialize + for<'de> Deserialize<'de> + PartialEq + std::fmt::Debug>(word: T) {
+        let line = serde_json::to_string(&word).unwrap();
+        assert!(!line.contains('\n'));
+        assert_eq!(serde_json::from_str::<T>(&line).unwrap_or_else(|error| panic!("{error}: {line}")), word);
+    }
+
+    #[test]
+    fn every_word_goes_through_a_line_of_json() {
+        let text = "services: [{name: web, protocol: http, address: '10.96.0.1:80', endpoints: [{address: '10.0.0.1:80', labels: {a: b}}]}]";
+        let source = crate::Source { name: "-", text };
+        let (snapshot, _) = crate::parse(source, &Default::default(), &Default::default()).unwrap();
+        let service = Arc::clone(&snapshot.services()[0]);
+        let address = service.endpoints[0].address;
+        let endpoints = vec![ProxyEndpoint { address, number: 3, usable: true }];
+        let services = vec![ProxyService { number: 7, service, endpoints }];
+        goes_through(ToProxy::State(ProxyState { generation: 1, services }));
+        goes_through(ToProxy::Counters);
+        goes_through(ToProxy::Drain { deadline: Duration::from_millis(1500) });
+        goes_through(FromProxy::Hello(Hello { version: "1".into(), pid: 2, generation: 3 }));
+        let requests = vec![RequestCounters {
+            route: Some("a".into()),
+            endpoint: Some(address),
+            statuses: [0, 1, 2, 3, 4, 5],
+            buckets: BTreeMap::from([(71, 1), (72, u64::MAX)]),
+            ..RequestCounters::default()
+        }];
+        let service = ServiceName::new("web").unwrap();
+        let (reasons, refused) = (BTreeMap::from([("route".into(), 1)]), BTreeMap::new());
+        let services = vec![ServiceCounters { service, requests, reasons, refused, retries: 1 }];
+        goes_through(FromProxy::Counters(ProxyCounters { services, ..ProxyCounters::default() }));
+    }
 }

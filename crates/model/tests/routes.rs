@@ -291,6 +291,23 @@ fn a_service_that_routes_lead_to_may_keep_them_from_the_kernel() {
 }
 
 #[test]
+fn it_is_told_which_way_a_route_takes_and_why() {
+    let table = lowered(
+        "[{match: {path: /api, headers: {x-beta: '1'}}, to: {v: '2'}}, {match: /}, {match: /slow, timeout: 1s}]",
+    );
+    let ways = table.ways(|_| None);
+    let patterns = |way: &alize_model::http::Way, reason| -> Vec<String> {
+        way.proxy.get(&reason).into_iter().flatten().map(|pattern| pattern.path().to_owned()).collect()
+    };
+    assert!(!ways[0].kernel);
+    assert_eq!(patterns(&ways[0], Reason::HeaderMatch), ["/api"]);
+    assert!(ways[1].kernel, "all other paths");
+    assert_eq!(patterns(&ways[1], Reason::HeaderMatch), ["/api"]);
+    assert_eq!((ways[2].kernel, patterns(&ways[2], Reason::Timeout)), (false, vec!["/slow".to_owned()]));
+    assert_eq!(ways[2].proxy.len(), 1);
+}
+
+#[test]
 fn reasons_have_names_of_their_own() {
     let mut names: Vec<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
     for reason in Reason::ALL {

@@ -33,6 +33,7 @@ impl Mesh {
             programs: self.programs(),
             kernel_memory: self.datapath.kernel_memory(),
             anomalies: anomalies.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
+            proxy: None,
         }
     }
 

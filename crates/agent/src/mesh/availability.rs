@@ -120,6 +120,7 @@ impl Mesh {
         self.untrimmed = true;
         self.write_at =
             Some(Instant::now() + if result.is_err() { RETRY } else { now.elapsed() * WRITE_PAUSE });
+        self.tell_proxy();
         let failed_before = std::mem::replace(&mut self.write_failed, result.is_err());
         if let Err(error) = result
             && !failed_before

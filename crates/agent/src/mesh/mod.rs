@@ -5,6 +5,7 @@
 mod answers;
 mod availability;
 mod kernel;
+mod proxied;
 
 use std::collections::HashMap;
 use std::io;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use alize_datapath::{Availability, DataPath, Desired, Opened};
 use alize_model::api::{self, ConfigStatus};
 use alize_model::{Diagnostic, Diagnostics, ServiceName, Severity, Snapshot, Source};
+use tokio::sync::watch;
 use tracing::warn;
 
 use crate::difference::endpoint_changes;
@@ -24,6 +26,7 @@ use crate::events::{Events, Kind, unix_time};
 use crate::flood::Flood;
 use crate::health::Checks;
 use crate::kept::{Keep, Kept, Origin};
+use crate::proxy::Wanted;
 use crate::scrape::Scrape;
 use crate::source::{self, Identity, Text, Unreadable, host_facts, refusal, text_of};
 use crate::{Error, Options, notify};
@@ -56,6 +59,8 @@ pub(crate) struct Mesh {
     write_at: Option<Instant>,
     /// The last write failed, and that has been told.
     write_failed: bool,
+    /// What the proxy has to serve.
+    proxy: watch::Sender<Wanted>,
     pub(crate) events: Events,
     flood: Flood<(Kind, u32, Option<u32>)>,
     last_scrape: Weak<Scrape>,
@@ -102,6 +107,7 @@ impl Mesh {
             unwritten: false,
             write_at: None,
             write_failed: false,
+            proxy: watch::Sender::new(Wanted::Unknown),
             events: Events::new(),
             flood: Flood::new(Instant::now()),
             last_scrape: Weak::new(),
@@ -243,6 +249,7 @@ impl Mesh {
         self.ejections.reload(&self.snapshot);
         self.resume(resumed);
         self.review_availability();
+        self.tell_proxy();
         self.config.generation += 1;
         self.config.source = source.to_owned();
         self.config.applied = Some(unix_time());

@@ -1,11 +1,13 @@
 //! Every name there is: kind, meaning, and how its samples are made.
 
 use alize_datapath::Traffic;
+use alize_model::control::RequestCounters;
 use alize_model::{Mode, Protocol};
 
-use super::{EndpointView, Family, Kind, Label, Of, Samples, ServiceView};
+use super::{EndpointView, Family, Kind, Label, Of, RequestsView, Samples, ServiceView};
 use crate::observer::HttpTraffic;
 use crate::process::Process;
+use crate::routes::{CLASSES, cumulative, latencies};
 use crate::scrape::{FAILURES, REFUSALS, Scrape, state_name};
 use crate::status::balance;
 
@@ -266,28 +268,40 @@ pub(super) const FAMILIES: &[Family] = &[
             });
         },
     ),
-    http(
-        "alize_http_requests",
-        Kind::Counter,
-        "HTTP requests seen in the kernel, by status class; `none`: the connection ended before the response did. Only \
-         with `--observe always`, as all names that begin with `alize_http` or `alize_observe`.",
-        |http, out| {
-            for (labels, count) in &http.requests {
-                let [source, service, destination] = labels.ends.labels();
-                let method: Label<'_> = ("method", &labels.method);
-                out.add(
-                    &[source, service, destination, method, ("status_class", &labels.status_class)],
-                    count,
-                );
-            }
-        },
+    Family {
+        name: "alize_http_requests",
+        kind: Kind::Counter,
+        help: "HTTP requests by status class; `none`: there was no response. `path` says who routed them: `proxy` and \
+               `kernel-l7`, with the labels `service`, `route`, `endpoint`; `observed`, with the labels `source`, \
+               `service`, `destination`, `method`, are all that were seen in the kernel, with `--observe always`.",
+        samples: Of::Requests { routed: requests, observed: Some(observed_requests) },
+    },
+    Family {
+        name: "alize_http_request_duration_seconds",
+        kind: Kind::Histogram,
+        help: "From the first byte of a request to the last of its response, labelled as `alize_http_requests_total`, \
+               without `endpoint`.",
+        samples: Of::Requests { routed: durations, observed: Some(observed_durations) },
+    },
+    requests_only("alize_http_request_bytes", "Bodies of requests that were routed.", |view, out| {
+        view.series(|labels, series| out.add(labels, series.request_bytes))
+    }),
+    requests_only("alize_http_response_bytes", "Bodies of their responses.", |view, out| {
+        view.series(|labels, series| out.add(labels, series.response_bytes))
+    }),
+    requests_only(
+        "alize_http_left_kernel",
+        "Requests that the proxy served, by the reason why the kernel did not.",
+        |view, out| view.reasons(&view.counters.reasons, out),
     ),
-    http(
-        "alize_http_request_duration_seconds",
-        Kind::Histogram,
-        "From the first byte of a request to the last of its response.",
-        |http, out| http.durations.iter().for_each(|(ends, durations)| out.histogram(ends, durations)),
+    requests_only(
+        "alize_http_refused",
+        "Requests that were answered without an endpoint, by reason.",
+        |view, out| view.reasons(&view.counters.refused, out),
     ),
+    requests_only("alize_http_retries", "Tries after the first.", |view, out| {
+        out.add(&[("service", &view.counters.service), ("path", &view.path)], view.counters.retries);
+    }),
     http(
         "alize_observe_unfollowed_connections",
         Kind::Counter,
@@ -336,6 +350,61 @@ pub(super) const FAMILIES: &[Family] = &[
     ),
 ];
 
+fn requests(view: &RequestsView<'_>, out: &mut Samples<'_>) {
+    view.series(|labels, series| {
+        for (class, count) in CLASSES.iter().zip(series.statuses).filter(|(_, count)| *count > 0) {
+            let [service, route, endpoint, path] = *labels;
+            out.add(&[service, route, endpoint, ("status_class", class), path], count);
+        }
+    });
+}
+
+fn durations(view: &RequestsView<'_>, out: &mut Samples<'_>) {
+    for (route, series) in latencies(view.counters) {
+        let labels: [Label<'_>; 3] =
+            [("service", &view.counters.service), ("route", &route), ("path", &view.path)];
+        out.histogram(&labels, cumulative(&series.buckets), series.latency_sum);
+    }
+}
+
+fn observed_requests(http: &HttpTraffic, out: &mut Samples<'_>) {
+    for (labels, count) in &http.requests {
+        let [source, service, destination, path] = labels.ends.labels();
+        let method: Label<'_> = ("method", &labels.method);
+        let class: Label<'_> = ("status_class", &labels.status_class);
+        out.add(&[source, service, destination, method, class, path], count);
+    }
+}
+
+fn observed_durations(http: &HttpTraffic, out: &mut Samples<'_>) {
+    for (ends, durations) in &http.durations {
+        out.histogram(&ends.labels(), durations.cumulative().into_iter(), durations.sum);
+    }
+}
+
+impl RequestsView<'_> {
+    /// Calls `write` for every series of requests.
+    fn series(&self, mut write: impl FnMut(&[Label<'_>; 4], &RequestCounters)) {
+        for series in &self.counters.requests {
+            let route = series.route.as_deref().unwrap_or_default();
+            let endpoint = series.endpoint.map(|endpoint| endpoint.to_string()).unwrap_or_default();
+            let labels: [Label<'_>; 4] = [
+                ("service", &self.counters.service),
+                ("route", &route),
+                ("endpoint", &endpoint),
+                ("path", &self.path),
+            ];
+            write(&labels, series);
+        }
+    }
+
+    fn reasons(&self, reasons: &std::collections::BTreeMap<String, u64>, out: &mut Samples<'_>) {
+        for (reason, count) in reasons {
+            out.add(&[("service", &self.counters.service), ("reason", reason), ("path", &self.path)], count);
+        }
+    }
+}
+
 impl EndpointView<'_> {
     fn labels(&self) -> [Label<'_>; 2] {
         [("service", &self.service.name), ("endpoint", &self.live.address)]
@@ -365,6 +434,14 @@ const fn http(
     samples: fn(&HttpTraffic, &mut Samples<'_>),
 ) -> Family {
     Family { name, kind, help, samples: Of::Http(samples) }
+}
+
+const fn requests_only(
+    name: &'static str,
+    help: &'static str,
+    routed: fn(&RequestsView<'_>, &mut Samples<'_>),
+) -> Family {
+    Family { name, kind: Kind::Counter, help, samples: Of::Requests { routed, observed: None } }
 }
 
 const fn service(

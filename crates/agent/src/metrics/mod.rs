@@ -11,10 +11,12 @@ mod tests;
 use std::fmt::{Display, Write};
 use std::sync::Arc;
 
-use crate::observer::{DurationLabels, Durations, HttpTraffic};
+use crate::observer::{DurationLabels, HttpTraffic};
 use crate::process::Process;
+use crate::routes::Counted;
 use crate::scrape::{Scrape, ScrapedService};
 use alize_datapath::{Decisions, LiveEndpoint, Traffic};
+use alize_model::control::ServiceCounters;
 
 use families::FAMILIES;
 
@@ -49,17 +51,24 @@ pub(crate) struct Rendering {
     scrape: Arc<Scrape>,
     /// Absent unless HTTP is always observed.
     http: Option<HttpTraffic>,
+    /// Of requests that were routed.
+    counted: Vec<Counted>,
     process: Process,
     dialect: Dialect,
     family: usize,
-    /// The next service of that family.
+    /// The next service of that family; for families of requests, of all paths one after the other.
     service: usize,
     ended: bool,
 }
 
 impl Rendering {
-    pub(crate) fn new(scrape: Arc<Scrape>, http: Option<HttpTraffic>, dialect: Dialect) -> Self {
-        Self { scrape, http, process: Process::read(), dialect, family: 0, service: 0, ended: false }
+    pub(crate) fn new(
+        scrape: Arc<Scrape>,
+        http: Option<HttpTraffic>,
+        counted: Vec<Counted>,
+        dialect: Dialect,
+    ) -> Self {
+        Self { scrape, http, counted, process: Process::read(), dialect, family: 0, service: 0, ended: false }
     }
 
     /// The next piece of text; none when all is written.
@@ -72,7 +81,7 @@ impl Rendering {
                 }
                 break;
             };
-            if self.http.is_none() && matches!(family.samples, Of::Http(_)) {
+            if self.is_empty(family) {
                 self.family += 1;
                 continue;
             }
@@ -84,6 +93,18 @@ impl Rendering {
         (!text.is_empty()).then_some(text)
     }
 
+    /// Nobody observes or routes HTTP, and the family is about that.
+    fn is_empty(&self, family: &Family) -> bool {
+        match family.samples {
+            Of::Http(_) => self.http.is_none(),
+            Of::Requests { observed, .. } => {
+                self.counted.iter().all(|counted| counted.services.is_empty())
+                    && (observed.is_none() || self.http.is_none())
+            }
+            Of::Agent(_) | Of::Service(_) | Of::Endpoint(_) => false,
+        }
+    }
+
     /// Writes samples until the chunk is full or the family ends.
     fn write_samples(&mut self, family: &Family, text: &mut String) {
         let scrape = &*self.scrape;
@@ -92,6 +113,21 @@ impl Rendering {
         match family.samples {
             Of::Agent(samples) => samples(scrape, &self.process, &mut out),
             Of::Http(samples) => self.http.iter().for_each(|http| samples(http, &mut out)),
+            Of::Requests { routed, observed } => {
+                let all = self.counted.iter().flat_map(|counted| {
+                    counted.services.iter().map(|counters| RequestsView { path: counted.path, counters })
+                });
+                for view in all.skip(self.service) {
+                    self.service += 1;
+                    routed(&view, &mut out);
+                    if out.text.len() >= CHUNK {
+                        return;
+                    }
+                }
+                if let (Some(observed), Some(http)) = (observed, &self.http) {
+                    observed(http, &mut out);
+                }
+            }
             Of::Service(samples) => {
                 for service in services {
                     self.service += 1;
@@ -146,6 +182,11 @@ enum Of {
     Agent(fn(&Scrape, &Process, &mut Samples<'_>)),
     /// HTTP, if it is always observed.
     Http(fn(&HttpTraffic, &mut Samples<'_>)),
+    /// Requests that were routed, on whatever path; and, of the same name, requests that were only seen.
+    Requests {
+        routed: fn(&RequestsView<'_>, &mut Samples<'_>),
+        observed: Option<fn(&HttpTraffic, &mut Samples<'_>)>,
+    },
     Service(fn(&ServiceView<'_>, &mut Samples<'_>)),
     Endpoint(fn(&EndpointView<'_>, &mut Samples<'_>)),
 }
@@ -161,6 +202,12 @@ impl<'a> ServiceView<'a> {
         let (traffic, decisions) = scrape.traffic_of(service);
         Self { service, traffic, decisions }
     }
+}
+
+/// What was counted of one service's requests on one path.
+struct RequestsView<'a> {
+    path: &'static str,
+    counters: &'a ServiceCounters,
 }
 
 struct EndpointView<'a> {
@@ -204,16 +251,17 @@ impl Samples<'_> {
         self.write("_count", labels, count);
     }
 
-    fn histogram(&mut self, ends: &DurationLabels, durations: &Durations) {
-        let labels = ends.labels();
+    /// Cumulative `buckets`; the last one's bound is infinity.
+    fn histogram(&mut self, labels: &[Label<'_>], buckets: impl Iterator<Item = (f64, u64)>, sum: f64) {
         let mut count = 0;
-        for (bound, below) in durations.cumulative() {
+        for (bound, below) in buckets {
             count = below;
             let bound = if bound.is_finite() { bound.to_string() } else { "+Inf".to_owned() };
-            let [source, service, destination] = labels;
-            self.write("_bucket", &[source, service, destination, ("le", &bound)], below);
+            let mut labels = labels.to_vec();
+            labels.push(("le", &bound));
+            self.write("_bucket", &labels, below);
         }
-        self.summary(&labels, durations.sum, count);
+        self.summary(labels, sum, count);
     }
 
     fn write(&mut self, suffix: &str, labels: &[Label<'_>], value: impl Display) {
@@ -233,8 +281,13 @@ impl Samples<'_> {
 }
 
 impl DurationLabels {
-    fn labels(&self) -> [Label<'_>; 3] {
-        [("source", &self.source), ("service", &self.service), ("destination", &self.destination)]
+    fn labels(&self) -> [Label<'_>; 4] {
+        [
+            ("source", &self.source),
+            ("service", &self.service),
+            ("destination", &self.destination),
+            ("path", &"observed"),
+        ]
     }
 }
 

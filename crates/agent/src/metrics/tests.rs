@@ -10,7 +10,8 @@ use alize_model::api::{ConfigStatus, Program, Status};
 use alize_model::{Budgets, HostFacts, Source};
 
 use super::*;
-use crate::observer::RequestLabels;
+use crate::observer::{Durations, RequestLabels};
+use alize_model::control::{RequestCounters, ServiceCounters};
 
 fn scrape(services: usize) -> Arc<Scrape> {
     let mut text = "services:\n".to_owned();
@@ -79,6 +80,7 @@ fn status() -> Status {
         programs: vec![Program { name: "connect4".into(), id: 1, state: "off: no".into() }],
         kernel_memory: 4096,
         anomalies: BTreeMap::from([("event-lost".to_owned(), 0)]),
+        proxy: None,
     }
 }
 
@@ -101,13 +103,62 @@ fn http() -> HttpTraffic {
     }
 }
 
+/// What a proxy has counted of one service.
+fn counted() -> Vec<Counted> {
+    let series = RequestCounters {
+        route: Some("api".into()),
+        endpoint: Some("192.0.2.1:80".parse().unwrap()),
+        statuses: [1, 0, 5, 0, 0, 2],
+        request_bytes: 10,
+        response_bytes: 20,
+        latency_sum: 1.5,
+        buckets: BTreeMap::from([(71, 8)]),
+    };
+    let none =
+        RequestCounters { route: None, endpoint: None, statuses: [0, 0, 0, 0, 3, 0], ..series.clone() };
+    let counters = ServiceCounters {
+        service: alize_model::ServiceName::new("team/svc-0").unwrap(),
+        requests: vec![series, none],
+        reasons: BTreeMap::from([("header-match".into(), 4)]),
+        refused: BTreeMap::from([("no-route".into(), 3)]),
+        retries: 6,
+    };
+    vec![Counted { path: "proxy", services: vec![counters] }]
+}
+
+#[test]
+fn routed_requests_are_told_by_route_and_endpoint() {
+    let mut rendering = Rendering::new(scrape(1), None, counted(), Dialect::Text);
+    let text: String = std::iter::from_fn(|| rendering.next_chunk()).collect();
+    let labels = "service=\"team/svc-0\",route=\"api\"";
+    let endpoint = "endpoint=\"192.0.2.1:80\"";
+    for line in [
+        format!("alize_http_requests_total{{{labels},{endpoint},status_class=\"2xx\",path=\"proxy\"}} 5"),
+        format!("alize_http_requests_total{{{labels},{endpoint},status_class=\"none\",path=\"proxy\"}} 1"),
+        "alize_http_requests_total{service=\"team/svc-0\",route=\"\",endpoint=\"\",status_class=\"4xx\",path=\"proxy\"} 3"
+            .into(),
+        format!("alize_http_request_duration_seconds_bucket{{{labels},path=\"proxy\",le=\"0.5\"}} 0"),
+        format!("alize_http_request_duration_seconds_bucket{{{labels},path=\"proxy\",le=\"1\"}} 8"),
+        format!("alize_http_request_duration_seconds_count{{{labels},path=\"proxy\"}} 8"),
+        format!("alize_http_request_bytes_total{{{labels},{endpoint},path=\"proxy\"}} 10"),
+        "alize_http_left_kernel_total{service=\"team/svc-0\",reason=\"header-match\",path=\"proxy\"} 4".into(),
+        "alize_http_refused_total{service=\"team/svc-0\",reason=\"no-route\",path=\"proxy\"} 3".into(),
+        "alize_http_retries_total{service=\"team/svc-0\",path=\"proxy\"} 6".into(),
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+    }
+    assert!(!text.contains("alize_observe"), "nothing is observed");
+}
+
 #[test]
 fn http_is_there_only_if_it_is_observed() {
     let scrape = scrape(1);
     let text = render(&scrape, Dialect::Text);
     let ends = "source=\"web.service\",service=\"team/svc-0\",destination=\"docker:0123456789ab\"";
+    let requests = format!("{ends},method=\"GET\",status_class=\"2xx\",path=\"observed\"");
+    let ends = format!("{ends},path=\"observed\"");
     for line in [
-        format!("alize_http_requests_total{{{ends},method=\"GET\",status_class=\"2xx\"}} 2"),
+        format!("alize_http_requests_total{{{requests}}} 2"),
         format!("alize_http_request_duration_seconds_bucket{{{ends},le=\"0.00000762939453125\"}} 2"),
         format!("alize_http_request_duration_seconds_bucket{{{ends},le=\"+Inf\"}} 2"),
         format!("alize_http_request_duration_seconds_sum{{{ends}}} 0.25"),
@@ -117,13 +168,13 @@ fn http_is_there_only_if_it_is_observed() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
     }
-    let mut rendering = Rendering::new(scrape, None, Dialect::Text);
+    let mut rendering = Rendering::new(scrape, None, Vec::new(), Dialect::Text);
     let text: String = std::iter::from_fn(|| rendering.next_chunk()).collect();
     assert!(!text.contains("alize_http") && !text.contains("alize_observe"), "{text}");
 }
 
 fn render(scrape: &Arc<Scrape>, dialect: Dialect) -> String {
-    let mut rendering = Rendering::new(Arc::clone(scrape), Some(http()), dialect);
+    let mut rendering = Rendering::new(Arc::clone(scrape), Some(http()), counted(), dialect);
     std::iter::from_fn(|| rendering.next_chunk()).collect()
 }
 
@@ -159,7 +210,7 @@ fn samples_say_what_was_counted() {
 #[test]
 fn large_scrapes_come_in_small_pieces() {
     let scrape = scrape(1000);
-    let mut rendering = Rendering::new(Arc::clone(&scrape), None, Dialect::Text);
+    let mut rendering = Rendering::new(Arc::clone(&scrape), None, Vec::new(), Dialect::Text);
     let (mut text, mut largest) = (String::new(), 0);
     while let Some(chunk) = rendering.next_chunk() {
         largest = largest.max(chunk.len());

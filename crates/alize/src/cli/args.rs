@@ -123,6 +123,16 @@ pub(crate) enum Command {
         "alize agent --config /etc/mesh.yaml --log-format json    log lines for a collector"
     ))]
     Agent(ServiceArgs),
+    /// The proxy: serves the HTTP requests that the kernel does not take
+    ///
+    /// `alize run` and `alize agent` start it when a service needs it, and find it again: it goes on when they end, for it
+    /// holds the connections of clients. Started by hand, it takes the place of the one that runs, without a connection
+    /// lost. It ends on SIGTERM, when its connections have ended or the time of --drain is over.
+    #[command(after_help = examples!(
+        "sudo alize proxy                     in the place of the one that runs"
+        "sudo alize proxy --instance blue"
+    ))]
+    Proxy(ProxyArgs),
     /// Check files without touching anything
     ///
     /// Needs no root, no agent and no kernel support. Each FILE is a whole desired state of its own. Remarks go to
@@ -305,6 +315,9 @@ pub(crate) struct AgentArgs {
     /// When to watch HTTP in the kernel: for `alize trace`, `map` and `top`, and with `always` for the metrics
     #[arg(long, value_name = "WHEN", default_value = "on-demand")]
     pub(crate) observe: Observe,
+    /// Whether `alize proxy` is started when a service with `protocol: http` is enforced
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub(crate) proxy: StartProxy,
     /// Form of the log on standard error
     #[arg(long, value_name = "FORM", default_value = "text")]
     pub(crate) log_format: LogFormat,
@@ -312,6 +325,30 @@ pub(crate) struct AgentArgs {
     pub(crate) place: PlaceArgs,
     #[command(flatten)]
     pub(crate) budgets: BudgetArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProxyArgs {
+    /// How long connections may take to end when the proxy has to
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub(crate) drain: Duration,
+    /// Take connections for a service at an address of this network namespace, besides those that the kernel brings
+    #[arg(long, value_name = "ADDR=SERVICE", env = "ALIZE_PROXY_LISTEN", value_delimiter = ',', hide = true)]
+    pub(crate) listen: Vec<super::proxy::Listen>,
+    /// Form of the log on standard error
+    #[arg(long, value_name = "FORM", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+}
+
+/// Whether the agent starts a proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StartProxy {
+    /// When a service needs it
+    Auto,
+    /// Never: HTTP is balanced for each connection
+    Off,
 }
 
 /// Where things are kept.

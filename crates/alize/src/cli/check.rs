@@ -6,6 +6,7 @@ use alize_model::{Budgets, Diagnostic, HostFacts, Severity, Source};
 use serde::Serialize;
 
 use super::args::{CheckArgs, Form};
+use super::notes::notes;
 use crate::failure::Failure;
 use crate::output::{Output, print, say};
 use crate::source::{self, excerpt, line};
@@ -19,6 +20,8 @@ struct Verdict {
     services: usize,
     endpoints: usize,
     diagnostics: Vec<Diagnostic>,
+    /// What may surprise, although nothing is wrong with it.
+    notes: Vec<String>,
     #[serde(skip)]
     text: String,
 }
@@ -46,6 +49,7 @@ fn judge(path: &Path, budgets: &Budgets, host: &HostFacts) -> Verdict {
         services: 0,
         endpoints: 0,
         diagnostics,
+        notes: Vec::new(),
         text,
     };
     let read = match source::read(path) {
@@ -58,6 +62,7 @@ fn judge(path: &Path, budgets: &Budgets, host: &HostFacts) -> Verdict {
             services: snapshot.services().len(),
             endpoints: snapshot.services().iter().map(|service| service.endpoints.len()).sum(),
             diagnostics: warnings,
+            notes: notes(&snapshot),
             text: read.text,
             file,
         },
@@ -68,6 +73,7 @@ fn judge(path: &Path, budgets: &Budgets, host: &HostFacts) -> Verdict {
 fn show(verdicts: &[Verdict], output: Output) -> Result<(), Failure> {
     for verdict in verdicts {
         remarks(&verdict.diagnostics, &verdict.text, output);
+        verdict.notes.iter().for_each(|note| say(&format!("{}: note: {note}", verdict.file)));
         print(&format!("{}: {}\n", verdict.file, summary(verdict, output)))?;
     }
     Ok(())

@@ -8,9 +8,12 @@ mod doctor;
 mod endpoints;
 mod live;
 mod map;
+mod notes;
 mod programs;
+mod proxy;
 #[cfg(test)]
 mod reference;
+mod routes;
 mod run;
 mod services;
 mod shell;
@@ -36,6 +39,7 @@ pub(crate) fn dispatch(cli: Cli, output: Output) -> Result<(), Failure> {
     match command {
         Command::Run(args) => run::run(&global, args.agent, args.file, output),
         Command::Agent(args) => run::run(&global, args.agent, args.config, output),
+        Command::Proxy(args) => proxy::proxy(&global, args, output),
         Command::Check(args) => check::check(args, output),
         Command::Apply(args) => block_on(apply::apply(&client(&global), args, output)),
         Command::Status => block_on(status::status(&client(&global), output)),

@@ -9,7 +9,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::{fmt, registry};
 
-use super::args::{AgentArgs, Global, LogFormat};
+use super::args::{AgentArgs, Global, LogFormat, StartProxy};
 use super::check::{plural, remarks};
 use super::{block_on, socket_in};
 use crate::failure::Failure;
@@ -34,6 +34,7 @@ fn options(global: &Global, args: AgentArgs, file: PathBuf) -> Result<Options, F
         false => args.cgroups,
         true => vec![alize_datapath::cgroup2_root().ok_or(alize_datapath::Error::NoCgroup2)?],
     };
+    let proxy = super::proxy::for_agent(global, &args.place, args.log_format)?;
     let instance = global.instance.clone();
     let socket = global.socket.clone().unwrap_or_else(|| socket_in(&args.place.run_dir, &instance));
     let datapath = alize_datapath::Options {
@@ -45,12 +46,17 @@ fn options(global: &Global, args: AgentArgs, file: PathBuf) -> Result<Options, F
     };
     // Others ask for the file by the name that the agent tells, wherever they are.
     let file = std::path::absolute(&file).unwrap_or(file);
+    let proxy = match args.proxy {
+        StartProxy::Auto => Some(proxy),
+        StartProxy::Off => None,
+    };
     let options = Options::new(datapath);
     Ok(Options {
         config: Some(file),
         socket,
         metrics: args.metrics.0,
         observe: args.observe.into(),
+        proxy,
         ..options
     })
 }
@@ -111,7 +117,7 @@ fn refused(error: alize_agent::Error, output: Output) -> Failure {
 }
 
 /// Logs to standard error. A closed standard error is no reason to end: what is lost is the log.
-fn log(global: &Global, form: LogFormat, output: Output) -> Result<(), Failure> {
+pub(super) fn log(global: &Global, form: LogFormat, output: Output) -> Result<(), Failure> {
     let level = match (global.verbose, global.quiet) {
         (0, 0) => LevelFilter::INFO,
         (1, _) => LevelFilter::DEBUG,
@@ -120,9 +126,9 @@ fn log(global: &Global, form: LogFormat, output: Output) -> Result<(), Failure> 
         (0, _) => LevelFilter::ERROR,
     };
     // Libraries speak of their own inner life below warnings.
-    let levels = Targets::new()
-        .with_default(level.min(LevelFilter::WARN))
-        .with_targets(["alize", "alize_agent", "alize_datapath"].map(|target| (target, level)));
+    let levels = Targets::new().with_default(level.min(LevelFilter::WARN)).with_targets(
+        ["alize", "alize_agent", "alize_datapath", "alize_proxy"].map(|target| (target, level)),
+    );
     let layer = fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
     let installed = match form {
         LogFormat::Text => {

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::args::LookArgs;
 use super::check::plural;
-use super::endpoints;
 use super::live::{self, View, failed};
+use super::{endpoints, routes};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::Output;
@@ -149,6 +149,10 @@ fn detail(service: &ServiceStatus, view: &View<'_>, paint: Paint, width: Option<
     fact("received", bytes(traffic.bytes_received));
     fact("retransmits", if traffic.retransmits == 0 { String::new() } else { count(traffic.retransmits) });
     fact("round trip", round_trip(traffic));
+    if !service.routes.is_empty() {
+        text.push('\n');
+        text.push_str(&routes::of_one(service, paint, width));
+    }
     if !service.endpoints.is_empty() {
         text.push('\n');
         text.push_str(&endpoints::of_one(service, view, paint, width));
@@ -208,7 +212,7 @@ fn bad_if_any(number: u64, text: String) -> Cell {
 }
 
 /// `12 refused, 3 timeout`, without those that never happened.
-fn reasons(by_reason: &BTreeMap<String, u64>) -> String {
+pub(super) fn reasons(by_reason: &BTreeMap<String, u64>) -> String {
     let some = by_reason.iter().filter(|(_, number)| **number > 0);
     let all: Vec<String> = some.map(|(reason, number)| format!("{} {reason}", count(*number))).collect();
     all.join(", ")

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use alize_model::api::{ConfigStatus, Program, Status};
+use alize_model::api::{ConfigStatus, Program, ProxyStatus, Status};
 
 use crate::client::Client;
 use crate::failure::Failure;
@@ -34,6 +34,9 @@ fn report(status: &Status, now: f64, paint: Paint) -> String {
     fact("slots", used(usage.slots, budgets.slots, paint));
     fact("kernel memory", units::bytes(status.kernel_memory));
     fact("programs", programs(&status.programs, paint));
+    if let Some(found) = &status.proxy {
+        fact("proxy", proxy(found, paint));
+    }
     fact("anomalies", anomalies(status, paint));
     if let Some(refused) = refused(&status.config, now, paint) {
         text.push_str(&refused);
@@ -88,6 +91,17 @@ fn programs(programs: &[Program], paint: Paint) -> String {
         text.push_str(&format!("\n{:17}{}", "", paint.tone(Tone::Bad, &visible(&line))));
     }
     text
+}
+
+fn proxy(proxy: &ProxyStatus, paint: Paint) -> String {
+    let problem = |problem: &str| paint.tone(Tone::Bad, &visible(problem));
+    match (proxy.pid, proxy.problem.as_deref()) {
+        (Some(pid), None) => format!("pid {pid}, state {} in force", proxy.generation),
+        (Some(pid), Some(error)) => {
+            format!("pid {pid}, state {} in force: {}", proxy.generation, problem(error))
+        }
+        (None, error) => format!("off: {}", problem(error.unwrap_or("it is being started"))),
+    }
 }
 
 fn anomalies(status: &Status, paint: Paint) -> String {

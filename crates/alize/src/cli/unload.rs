@@ -6,8 +6,8 @@ use alize_model::Budgets;
 use serde::Serialize;
 
 use super::args::{Global, PlaceArgs};
-use super::block_on;
 use super::check::plural;
+use super::{block_on, proxy};
 use crate::failure::Failure;
 use crate::output::Output;
 
@@ -20,13 +20,18 @@ struct Answer {
     instance: String,
     links: u32,
     maps: u32,
+    /// Process of the proxy that was asked to end.
+    proxy: Option<u32>,
 }
+
+/// How long the connections of the proxy may take to end.
+const DRAIN: Duration = Duration::from_secs(30);
 
 pub(crate) fn unload(global: &Global, place: PlaceArgs, output: Output) -> Result<(), Failure> {
     let options = alize_datapath::Options {
         instance: global.instance.clone(),
         bpffs: place.bpffs,
-        run_dir: place.run_dir,
+        run_dir: place.run_dir.clone(),
         // What is pinned says itself where it is attached and how large it is.
         cgroups: Vec::new(),
         budgets: Budgets::default(),
@@ -44,7 +49,9 @@ pub(crate) fn unload(global: &Global, place: PlaceArgs, output: Output) -> Resul
         unloaded.map_err(in_use)
     })?;
     let instance = global.instance.clone();
-    let answer = Answer { instance, links: unloaded.links, maps: unloaded.maps };
+    // Not before: until now the kernel sent it new connections.
+    let proxy = proxy::drain(&place.run_dir, &instance, DRAIN);
+    let answer = Answer { instance, links: unloaded.links, maps: unloaded.maps, proxy };
     output.answer(&answer, || summary(&answer))
 }
 
@@ -57,13 +64,21 @@ fn in_use(error: alize_datapath::Error) -> Failure {
 }
 
 fn summary(answer: &Answer) -> String {
-    let Answer { instance, links, maps } = answer;
+    let Answer { instance, links, maps, proxy } = answer;
+    let proxy = match proxy {
+        Some(pid) => {
+            format!("the proxy (pid {pid}) ends when its connections have, within {} s\n", DRAIN.as_secs())
+        }
+        None => String::new(),
+    };
     if *links == 0 && *maps == 0 {
-        return format!("nothing to remove: no kernel program of instance {instance} is loaded\n");
+        return format!("nothing to remove: no kernel program of instance {instance} is loaded\n{proxy}");
     }
     let links = plural(*links as usize, "link");
     let maps = plural(*maps as usize, "map");
-    format!("removed instance {instance}: {links} with their programs, {maps}; running connections go on\n")
+    format!(
+        "removed instance {instance}: {links} with their programs, {maps}; running connections go on\n{proxy}"
+    )
 }
 
 #[cfg(test)]
@@ -72,10 +87,15 @@ mod tests {
 
     #[test]
     fn it_says_what_was_removed() {
-        let answer = |links, maps| Answer { instance: "blue".into(), links, maps };
+        let answer = |links, maps| Answer { instance: "blue".into(), links, maps, proxy: None };
         assert_eq!(
             summary(&answer(9, 1)),
             "removed instance blue: 9 links with their programs, 1 map; running connections go on\n"
+        );
+        let with_proxy = Answer { proxy: Some(7), ..answer(9, 1) };
+        assert!(
+            summary(&with_proxy)
+                .ends_with("\nthe proxy (pid 7) ends when its connections have, within 30 s\n")
         );
         assert!(summary(&answer(0, 0)).starts_with("nothing to remove"));
     }

@@ -4,5 +4,6 @@ mod answers;
 mod check;
 mod observe;
 mod program;
+mod proxy;
 mod real;
 mod usage;

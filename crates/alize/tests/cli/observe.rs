@@ -219,9 +219,13 @@ fn top_and_map_show_rates_and_always_feeds_the_metrics() {
     let metrics = String::from_utf8(curl.expect("curl").stdout).expect("UTF-8");
     let ends = "source=\"shop.service\",service=\"web\",destination=\"nginx.service\"";
     for line in [
-        format!("alize_http_requests_total{{{ends},method=\"GET\",status_class=\"2xx\"}} 2"),
-        format!("alize_http_requests_total{{{ends},method=\"GET\",status_class=\"5xx\"}} 1"),
-        format!("alize_http_request_duration_seconds_count{{{ends}}} 3"),
+        format!(
+            "alize_http_requests_total{{{ends},method=\"GET\",status_class=\"2xx\",path=\"observed\"}} 2"
+        ),
+        format!(
+            "alize_http_requests_total{{{ends},method=\"GET\",status_class=\"5xx\",path=\"observed\"}} 1"
+        ),
+        format!("alize_http_request_duration_seconds_count{{{ends},path=\"observed\"}} 3"),
     ] {
         assert!(metrics.lines().any(|found| found == line), "{line} is missing in {metrics}");
     }

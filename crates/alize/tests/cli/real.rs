@@ -16,6 +16,8 @@ pub(crate) struct Host {
     pub(crate) folder: Folder,
     pub(crate) instance: String,
     pub(crate) cgroup: String,
+    /// What every command finds besides.
+    pub(crate) environment: Vec<(&'static str, String)>,
     agents: Vec<Child>,
 }
 
@@ -27,7 +29,8 @@ impl Host {
         let instance = format!("cli-{test}-{}", std::process::id());
         let cgroup = format!("{root}/{instance}");
         std::fs::create_dir(&cgroup).expect("root may make a cgroup");
-        let host = Self { folder: Folder::new(test), instance, cgroup, agents: Vec::new() };
+        let host =
+            Self { folder: Folder::new(test), instance, cgroup, environment: Vec::new(), agents: Vec::new() };
         std::fs::create_dir(host.bpffs()).expect("a folder");
         run("mount", &["-t", "bpf", "bpf", &host.bpffs()]);
         host
@@ -46,6 +49,7 @@ impl Host {
         let mut command = alize(args);
         command.env("ALIZE_INSTANCE", &self.instance);
         command.env("ALIZE_SOCKET", format!("{}/{}.sock", self.run_dir(), self.instance));
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 

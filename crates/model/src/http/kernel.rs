@@ -4,7 +4,7 @@
 //! there is one verdict, and it names a rule only if [`RouteTable::find`] gives that rule for *every* request of the
 //! class with that method, whatever its headers and query.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::ServiceName;
@@ -135,6 +135,15 @@ impl Route {
     }
 }
 
+/// Which way requests of one route take.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Way {
+    /// Some are routed in the kernel.
+    pub kernel: bool,
+    /// Some are routed by the proxy: why, and which, as far as their paths tell; no pattern is every request.
+    pub proxy: BTreeMap<Reason, Vec<KernelPattern>>,
+}
+
 /// How a match stands to the requests of a class.
 enum Stand {
     /// It takes none of them.
@@ -150,15 +159,13 @@ impl RouteTable {
     /// so: its [`Http::proxy_reason`].
     pub fn kernel(&self, elsewhere: impl Fn(&ServiceName) -> Option<Reason>) -> KernelTable {
         let http = self.http();
-        let root = KernelPattern::Prefix("/".into());
         if let Some(reason) = http.proxy_reason() {
+            let pattern = KernelPattern::Prefix("/".into());
             let verdicts = Method::ALL.map(|method| KernelVerdict::Proxy(method_reason(method, reason)));
-            return KernelTable { any: None, classes: vec![KernelClass { pattern: root, verdicts }] };
+            return KernelTable { any: None, classes: vec![KernelClass { pattern, verdicts }] };
         }
-        let reason = |route: &Route| route.proxy_reason().or_else(|| route.others().find_map(&elsewhere));
-        let reasons: Vec<Option<Reason>> = http.routes.iter().map(reason).collect();
-        let mut patterns: BTreeSet<KernelPattern> = self.entries.iter().filter_map(pattern).collect();
-        patterns.insert(root);
+        let reasons = self.reasons(elsewhere);
+        let patterns = self.patterns();
         let lower = |pattern: &KernelPattern| KernelClass {
             pattern: pattern.clone(),
             verdicts: Method::ALL.map(|method| self.lower(pattern, method, &patterns, &reasons)),
@@ -168,6 +175,73 @@ impl RouteTable {
             Some(rule) => KernelTable { any: Some(rule), classes: Vec::new() },
             None => KernelTable { any: None, classes: without_repetition(classes) },
         }
+    }
+
+    /// Which way the requests of each route take, in the order of [`Http::routes`], and why they take it; `elsewhere` as in
+    /// [`RouteTable::kernel`].
+    pub fn ways(&self, elsewhere: impl Fn(&ServiceName) -> Option<Reason>) -> Vec<Way> {
+        let http = self.http();
+        let mut ways = vec![Way::default(); http.routes.len()];
+        if let Some(reason) = http.proxy_reason() {
+            ways.iter_mut().for_each(|way| drop(way.proxy.insert(reason, Vec::new())));
+            return ways;
+        }
+        let reasons = self.reasons(elsewhere);
+        let patterns = self.patterns();
+        for class in &patterns {
+            for method in Method::ALL.into_iter().filter(|m| !matches!(m, Method::Connect | Method::Trace)) {
+                let verdict = self.lower(class, method, &patterns, &reasons);
+                for entry in self.candidates(class, method, &patterns) {
+                    let Some(way) = ways.get_mut(usize::from(entry.found.rule)) else { continue };
+                    match verdict {
+                        KernelVerdict::Rule(rule) => way.kernel |= rule == entry.found.rule,
+                        KernelVerdict::Proxy(reason) => {
+                            let patterns = way.proxy.entry(reason).or_default();
+                            if !patterns.contains(class) {
+                                patterns.push(class.clone());
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        ways
+    }
+
+    /// Why the kernel cannot do what a route does, by its number.
+    fn reasons(&self, elsewhere: impl Fn(&ServiceName) -> Option<Reason>) -> Vec<Option<Reason>> {
+        let reason = |route: &Route| route.proxy_reason().or_else(|| route.others().find_map(&elsewhere));
+        self.http().routes.iter().map(reason).collect()
+    }
+
+    /// The patterns by which requests are told apart.
+    fn patterns(&self) -> BTreeSet<KernelPattern> {
+        let mut patterns: BTreeSet<KernelPattern> = self.entries.iter().filter_map(pattern).collect();
+        patterns.insert(KernelPattern::Prefix("/".into()));
+        patterns
+    }
+
+    /// The matches that a request of a class may have, the first first; behind one that takes all there is no other.
+    fn candidates<'a>(
+        &'a self,
+        class: &'a KernelPattern,
+        method: Method,
+        classes: &'a BTreeSet<KernelPattern>,
+    ) -> impl Iterator<Item = &'a Entry> {
+        let mut ended = false;
+        self.entries.iter().filter(move |entry| {
+            if ended {
+                return false;
+            }
+            match stand(entry, class, method, classes) {
+                Stand::None => false,
+                Stand::Some(_) => true,
+                Stand::All => {
+                    ended = true;
+                    true
+                }
+            }
+        })
     }
 
     /// The verdict for the requests of a class with one method.
@@ -181,31 +255,23 @@ impl RouteTable {
         if matches!(method, Method::Connect | Method::Trace) {
             return KernelVerdict::Proxy(Reason::Method);
         }
-        // The first match that may take some, and what it is about: it does no harm if all of them have the same route.
-        let mut unsure: Option<(u16, Reason)> = None;
-        for entry in &self.entries {
-            let rule = entry.found.rule;
-            match stand(entry, class, method, classes) {
-                Stand::None => {}
-                Stand::Some(reason) => match unsure {
-                    Some((earlier, reason)) if earlier != rule => return KernelVerdict::Proxy(reason),
-                    Some(_) => {}
-                    None => unsure = Some((rule, reason)),
-                },
-                Stand::All => {
-                    if let Some((earlier, reason)) = unsure
-                        && earlier != rule
-                    {
-                        return KernelVerdict::Proxy(reason);
-                    }
-                    return match reasons.get(usize::from(rule)).copied().flatten() {
-                        Some(reason) => KernelVerdict::Proxy(reason),
-                        None => KernelVerdict::Rule(rule),
-                    };
-                }
-            }
+        let mut candidates = self.candidates(class, method, classes);
+        let Some(first) = candidates.next() else { return KernelVerdict::Proxy(Reason::NoRoute) };
+        let rule = first.found.rule;
+        let mut last = first;
+        for next in candidates {
+            last = next;
         }
-        KernelVerdict::Proxy(unsure.map_or(Reason::NoRoute, |(_, reason)| reason))
+        let alike = self.candidates(class, method, classes).all(|entry| entry.found.rule == rule);
+        // Several matches do no harm if all of them have the same route, and the last of them takes the rest.
+        match (stand(first, class, method, classes), stand(last, class, method, classes)) {
+            (_, Stand::All) if alike => match reasons.get(usize::from(rule)).copied().flatten() {
+                Some(reason) => KernelVerdict::Proxy(reason),
+                None => KernelVerdict::Rule(rule),
+            },
+            (Stand::Some(reason), _) => KernelVerdict::Proxy(reason),
+            (Stand::All | Stand::None, _) => KernelVerdict::Proxy(Reason::NoRoute),
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod limits;
 mod matching;
 mod pattern;
 mod reason;
+mod show;
 mod table;
 
 use std::sync::{Arc, LazyLock};
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use action::*;
 pub use field::{FieldName, FieldValue};
-pub use kernel::{KernelClass, KernelPattern, KernelTable, KernelVerdict};
+pub use kernel::{KernelClass, KernelPattern, KernelTable, KernelVerdict, Way};
 pub use limits::*;
 pub use matching::*;
 pub use pattern::Pattern;

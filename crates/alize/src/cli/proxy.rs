@@ -1,0 +1,151 @@
+//! `alize proxy`: the user-space half of the mesh's HTTP path, in this process.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use alize_agent::ProxyOptions;
+use alize_model::control::{FromProxy, Hello, ToProxy};
+use alize_proxy::{Fixed, Kernel, Netns, Options};
+use clap::ValueEnum;
+use tracing::info;
+
+use super::args::{Global, LogFormat, PlaceArgs, ProxyArgs};
+use super::{block_on, run};
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// How long a proxy may take to say who it is.
+const GREETING: Duration = Duration::from_secs(2);
+
+pub(crate) fn proxy(global: &Global, args: ProxyArgs, output: Output) -> Result<(), Failure> {
+    run::log(global, args.log_format, output)?;
+    let options = Options {
+        drain: args.drain,
+        listeners: listeners(&args.listen)?,
+        ..Options::new(&global.instance, &args.place.run_dir, kernel(&args.listen))
+    };
+    block_on(async {
+        let ran = alize_proxy::run(options, |ready| {
+            let control = ready.control.display();
+            info!(pid = std::process::id(), %control, succeeded = ready.succeeded, "the proxy is ready");
+        });
+        ran.await.map_err(Failure::Proxy)
+    })
+}
+
+/// The kernel side of the proxy.
+fn kernel(listen: &[Listen]) -> Arc<dyn Kernel> {
+    Arc::new(Fixed(
+        listen.iter().map(|Listen(address, service)| (*address, *service)).collect::<HashMap<_, _>>(),
+    ))
+}
+
+/// A listener for one service: what `--listen` says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Listen(SocketAddr, u32);
+
+impl std::str::FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || {
+            "write ADDRESS:PORT=NUMBER, the number of a service as `alize services -o json` has it".to_owned()
+        };
+        let (address, number) = text.split_once('=').ok_or_else(wrong)?;
+        Ok(Self(address.parse().map_err(|_| wrong())?, number.parse().map_err(|_| wrong())?))
+    }
+}
+
+/// Those that a proxy of the same instance has already come from it.
+fn listeners(listen: &[Listen]) -> Result<Vec<(Netns, TcpListener)>, Failure> {
+    let mut all = Vec::new();
+    for Listen(address, _) in listen {
+        match TcpListener::bind(address) {
+            Ok(listener) => all.push((Netns::default(), listener)),
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {}
+            Err(error) => {
+                return Err(Failure::Other(
+                    anyhow::Error::new(error).context(format!("cannot listen on {address}")),
+                ));
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// How the agent starts a proxy of this program for itself.
+pub(super) fn for_agent(
+    global: &Global,
+    place: &PlaceArgs,
+    log_format: LogFormat,
+) -> Result<ProxyOptions, Failure> {
+    let program = std::env::current_exe().map_err(|error| {
+        Failure::Other(anyhow::Error::new(error).context("cannot tell where this program is"))
+    })?;
+    let format = log_format.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+    let mut arguments: Vec<OsString> = ["proxy", "--instance", &global.instance, "--log-format", &format]
+        .into_iter()
+        .map(OsString::from)
+        .collect();
+    arguments.extend([
+        "--run-dir".into(),
+        place.run_dir.clone().into(),
+        "--bpffs".into(),
+        place.bpffs.clone().into(),
+    ]);
+    arguments.extend((0..global.verbose).map(|_| "-v".into()));
+    arguments.extend((0..global.quiet).map(|_| "-q".into()));
+    Ok(ProxyOptions { program, arguments, socket: socket(&place.run_dir, &global.instance) })
+}
+
+fn socket(run_dir: &Path, instance: &str) -> PathBuf {
+    run_dir.join(format!("{instance}.proxy.sock"))
+}
+
+/// Asks the proxy of `instance`, if one runs, to end when its connections have, after `deadline` at the latest; its pid.
+pub(super) fn drain(run_dir: &Path, instance: &str, deadline: Duration) -> Option<u32> {
+    let mut stream = UnixStream::connect(socket(run_dir, instance)).ok()?;
+    stream.set_read_timeout(Some(GREETING)).ok()?;
+    let hello = first_line(&mut stream)?;
+    let FromProxy::Hello(Hello { pid, .. }) = serde_json::from_slice(&hello).ok()? else { return None };
+    let mut line = serde_json::to_vec(&ToProxy::Drain { deadline }).ok()?;
+    line.push(b'\n');
+    stream.write_all(&line).ok()?;
+    // It closes its control socket when it has understood.
+    let _ = stream.read(&mut [0]);
+    Some(pid)
+}
+
+fn first_line(stream: &mut UnixStream) -> Option<Vec<u8>> {
+    const LONGEST: usize = 4096;
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while line.len() < LONGEST {
+        stream.read_exact(&mut byte).ok()?;
+        if byte == *b"\n" {
+            return Some(line);
+        }
+        line.extend(byte);
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_is_an_address_and_a_number() {
+        let Listen(address, service) = "127.0.0.1:80=7".parse().unwrap();
+        assert_eq!((address.to_string().as_str(), service), ("127.0.0.1:80", 7));
+        for wrong in ["", "127.0.0.1:80", "127.0.0.1=7", "127.0.0.1:80=web"] {
+            assert!(wrong.parse::<Listen>().is_err(), "{wrong}");
+        }
+    }
+}
