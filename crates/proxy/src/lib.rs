@@ -22,6 +22,8 @@ mod control;
 mod counters;
 mod error;
 mod front;
+#[doc(hidden)]
+pub mod fuzz;
 mod handover;
 mod kernel;
 mod listen;

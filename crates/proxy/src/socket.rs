@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
+use rustix::net::RecvFlags;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 /// Smaller pieces are copied together rather than handed to the kernel one by one.
@@ -73,7 +75,7 @@ impl Out {
         }
     }
 
-    #[cfg(test)]
+    /// All of it, for tests and fuzzing.
     pub(crate) fn collect(mut self) -> Vec<u8> {
         self.seal();
         self.queue.iter().flat_map(|piece| piece.iter().copied()).collect()
@@ -151,6 +153,21 @@ impl Socket {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Ready when the peer has reset the connection. An end in order is none: the peer may wait for its response. What it
+    /// sends is left unread.
+    pub(crate) fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let peek = || Ok(rustix::net::recv(&self.stream, &mut [0; 1], flags)?);
+        while self.stream.poll_read_ready(cx).is_ready() {
+            match self.stream.try_io(Interest::READABLE, peek) {
+                Ok(_) => return Poll::Pending,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return Poll::Ready(()),
+            }
+        }
+        Poll::Pending
     }
 
     /// Writes all of `out`.

@@ -167,6 +167,29 @@ fn large_bodies_stream_both_ways_at_once() {
 }
 
 #[test]
+fn a_client_that_goes_away_is_not_waited_for() {
+    let (mut world, _server) = plain();
+    let mut gone = world.connect();
+    gone.send("GET /delay/600000 HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut streaming = world.connect();
+    streaming.send("GET /slow-body/600000 HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(streaming.head().status, 200);
+    let mut half = world.connect();
+    half.send("GET /delay/1000?half HTTP/1.1\r\nHost: a\r\n\r\n");
+    half.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    world::until("all are under way", || world.agent.counters().open == 3);
+    for client in [&gone, &streaming] {
+        rustix::net::sockopt::set_socket_linger(&client.stream, Some(std::time::Duration::ZERO)).unwrap();
+    }
+    drop((gone, streaming));
+    assert_eq!(half.answer("GET").json()["url"], "/delay/1000?half", "one that only said its last word is");
+    world::until("both are forgotten", || world.agent.counters().open == 0);
+    let counters = &world.agent.counters().services[0];
+    assert_eq!(counters.refused["client-gone"], 1);
+    assert_eq!(counters.requests.iter().map(|series| series.statuses[0]).sum::<u64>(), 1);
+}
+
+#[test]
 fn a_reader_that_stops_holds_nobody_up_and_little_memory() {
     let (world, _server) = plain();
     let before = memory(&world);

@@ -238,6 +238,10 @@ fn doubtful_responses_reach_no_client() {
         ("two lengths", "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"),
         ("unknown coding", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
         ("folded", "HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 0\r\n\r\n"),
+        (
+            "a protocol that nobody asked for",
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n",
+        ),
         ("no status", "HTTP/1.1 OK\r\n\r\n"),
         ("no HTTP", "hello\r\n\r\n"),
         ("bad name", "HTTP/1.1 200 OK\r\nX Y: a\r\n\r\n"),

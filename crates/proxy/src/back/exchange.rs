@@ -11,6 +11,7 @@ use super::{Back, Failure};
 use crate::body::{Body, Broken};
 use crate::front::Interim;
 use crate::socket::Out;
+use crate::wire::head::Upgrade;
 use crate::wire::{Decoded, Decoder, Encoder, Fault, head};
 
 /// The longest head of a response.
@@ -28,6 +29,8 @@ pub(crate) struct Exchange {
     /// `None` once it is back in the pool, or was given away as a tunnel.
     back: Option<Back>,
     method: Method,
+    /// Whether the client has asked for another protocol.
+    upgrade: bool,
     request: Body,
     encoder: Encoder,
     out: Out,
@@ -61,6 +64,7 @@ impl Exchange {
         Self {
             back: Some(back),
             method: parts.method.clone(),
+            upgrade: parts.extensions.get::<Upgrade>().is_some(),
             encoder: Encoder::new(framing),
             request: body,
             out,
@@ -78,6 +82,7 @@ impl Exchange {
         Self {
             back: Some(back),
             method,
+            upgrade: false,
             request: Body::Empty,
             encoder: Encoder::Empty,
             out: Out::default(),
@@ -119,9 +124,12 @@ impl Exchange {
     /// `None` if it was an informational one.
     fn take_head(&mut self, head: head::ResponseHead) -> Result<Option<Response<()>>, Failure> {
         let status = head.parts.status;
-        if status == StatusCode::SWITCHING_PROTOCOLS
-            || (self.method == Method::CONNECT && status.is_success())
-        {
+        let switched = status == StatusCode::SWITCHING_PROTOCOLS;
+        if switched && !self.upgrade {
+            // To what, nobody has asked for: what follows could be anything.
+            return Err(Failure::Response(Fault::Line));
+        }
+        if switched || (self.method == Method::CONNECT && status.is_success()) {
             return Ok(Some(self.become_tunnel(head)));
         }
         if status.is_informational() {

@@ -44,7 +44,7 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, front: &Arc<Front>, deadline: Inst
         keep_alive: head.keep_alive,
         expects: head.parts.headers.contains_key(http::header::EXPECT),
     };
-    let mut response = respond(proxy, front, head).await;
+    let Some(mut response) = respond(proxy, front, head).await else { return End::Close };
     if let Some(Tunnel(back)) = response.extensions_mut().remove() {
         let back = lock(&back).take();
         return match back {
@@ -81,8 +81,8 @@ async fn read_head(proxy: &Proxy, front: &Front) -> Result<Option<Box<RequestHea
     }
 }
 
-/// Lets the routes answer, and passes on what comes before the answer.
-async fn respond(proxy: &Arc<Proxy>, front: &Arc<Front>, head: Box<RequestHead>) -> Response<Body> {
+/// Lets the routes answer, and passes on what comes before the answer; `None` if the client is gone before.
+async fn respond(proxy: &Arc<Proxy>, front: &Arc<Front>, head: Box<RequestHead>) -> Option<Response<Body>> {
     let head = *head;
     let inbound = Inbound::begin(front, head.framing);
     let body = if head.framing == Framing::Empty { Body::Empty } else { Body::Inbound(inbound) };
@@ -101,7 +101,11 @@ async fn respond(proxy: &Arc<Proxy>, front: &Arc<Front>, head: Box<RequestHead>)
                 out = Out::default();
             }
         }
-        answered
+        match answered {
+            Poll::Ready(response) => Poll::Ready(Some(response)),
+            Poll::Pending if front.poll_gone(cx) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
     })
     .await
 }
@@ -190,7 +194,11 @@ impl Writing {
                 }
             }
             if self.out.is_empty() {
-                return if self.ended { Poll::Ready(Ok(())) } else { Poll::Pending };
+                return match self.ended {
+                    true => Poll::Ready(Ok(())),
+                    false if front.poll_gone(cx) => Poll::Ready(Err(())),
+                    false => Poll::Pending,
+                };
             }
             if self.ended && self.rests {
                 // Told before the last byte goes: the client may be quick. It holds only when all of it has come.
@@ -198,7 +206,8 @@ impl Writing {
                 proxy.kernel.resting(&front.resting_after(self.out.len()));
             }
             match front.socket.poll_write(cx, &mut self.out) {
-                Poll::Ready(Ok(())) if pending => return Poll::Pending,
+                Poll::Ready(Ok(())) if pending && !front.poll_gone(cx) => return Poll::Pending,
+                Poll::Ready(Ok(())) if pending => return Poll::Ready(Err(())),
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(())),
                 Poll::Pending => {
@@ -271,6 +280,14 @@ pub(super) async fn refuse(proxy: &Arc<Proxy>, front: &Arc<Front>, reason: Reaso
 pub(super) async fn refuse_slow_head(proxy: &Arc<Proxy>, front: &Arc<Front>) -> End {
     let _turn = front.turn.lock().await;
     refuse(proxy, front, Reason::HeadTimeout).await
+}
+
+impl Front {
+    /// Whether the client has reset the connection while it is owed a response. While its request is still being read, the
+    /// reader finds out.
+    fn poll_gone(&self, cx: &mut Context<'_>) -> bool {
+        lock(&self.incoming).decoder.is_done() && self.socket.poll_reset(cx).is_ready()
+    }
 }
 
 impl super::Incoming {

@@ -74,10 +74,12 @@ pub(crate) async fn answer(
     let route = call.service.table.route(found);
     call.service.live.counters.came_because(came_because(&call.service, route, &request));
     let cors = cors::Cors::of(route, request.headers());
+    let unanswered = Unanswered { call: &call, route: &route.name };
     let outcome = match enter(&call, found, &request).await {
         Ok(()) => act(proxy, &mesh, &call, found, request).await,
         Err(response) => Err(response),
     };
+    std::mem::forget(unanswered);
     let mut response = outcome.unwrap_or_else(|refused| call.own(Some(&route.name), refused));
     edit::headers(response.headers_mut(), &route.response_headers);
     if let Some(cors) = cors {
@@ -95,6 +97,19 @@ pub(crate) fn refusal(proxy: &Arc<Proxy>, origin: &Origin, reason: Reason) -> Re
     };
     let call = Call { service: Arc::clone(service), origin: *origin, started: Instant::now(), grpc: false };
     call.refuse(None, reason)
+}
+
+/// Counts a request whose client went away before there was an answer: dropped only then.
+struct Unanswered<'a> {
+    call: &'a Call,
+    route: &'a Arc<str>,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        self.call.service.live.counters.refused(Reason::ClientGone);
+        self.call.count(Some(self.route), None, 0);
+    }
 }
 
 /// An answer of our own, before what is common to all answers.
@@ -118,15 +133,20 @@ impl Call {
     /// Counts it.
     fn own(&self, route: Option<&Arc<str>>, own: Own) -> Response<Body> {
         self.service.live.counters.refused(own.reason);
+        let status = (own.reason != Reason::ClientGone).then(|| own.response.status());
+        self.count(route, status, http_body::Body::size_hint(own.response.body()).lower());
+        *own.response
+    }
+
+    fn count(&self, route: Option<&Arc<str>>, status: Option<StatusCode>, response_bytes: u64) {
         self.service.live.counters.request(counters::Request {
             route: route.cloned(),
             endpoint: None,
-            status: (own.reason != Reason::ClientGone).then(|| own.response.status()),
+            status,
             request_bytes: 0,
-            response_bytes: http_body::Body::size_hint(own.response.body()).lower(),
+            response_bytes,
             took: self.started.elapsed(),
         });
-        *own.response
     }
 }
 

@@ -44,8 +44,6 @@ pub(crate) enum Fault {
 
 /// Most fields of a head.
 const FIELDS: usize = 128;
-/// Empty lines that are forgiven before a request line, RFC 9112 section 2.2.
-const EMPTY_LINES: usize = 2;
 
 /// Fields that may not stand behind a body.
 pub(super) const NEVER_TRAILERS: [HeaderName; 10] = [
@@ -120,10 +118,9 @@ pub(crate) fn request(
     limit: usize,
 ) -> Result<Option<RequestHead>, Fault> {
     if *seen == 0 {
-        for _ in 0..EMPTY_LINES {
-            if buffer.starts_with(b"\r\n") {
-                buffer.advance(2);
-            }
+        // Empty lines before a request line are forgiven, RFC 9112 section 2.2; the time for a head bounds them.
+        while buffer.starts_with(b"\r\n") {
+            buffer.advance(2);
         }
         if buffer.is_empty() || buffer.as_ref() == b"\r" {
             return Ok(None);

@@ -150,7 +150,10 @@ impl Drop for World {
 
 /// Starts a proxy and waits until it is ready.
 pub fn start(folder: &Path, doors: &[SocketAddr], drain: u32) -> Process {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_alize-proxy-alone"));
+    // Another build may be tried, such as one that is optimised.
+    let built =
+        std::env::var_os("ALIZE_PROXY_ALONE").unwrap_or(env!("CARGO_BIN_EXE_alize-proxy-alone").into());
+    let mut command = Command::new(built);
     command.env(alize_proxy::ENVIRONMENT.0, alize_proxy::ENVIRONMENT.1);
     command.arg(folder).arg("test").arg(drain.to_string()).stdout(Stdio::piped());
     for (service, door) in (1..).zip(doors) {
