@@ -1,5 +1,5 @@
-//! Compiles every `bpf/NAME.bpf.c` to `$OUT_DIR/NAME.bpf.o`, and the border types of `abi.bpf.c` and
-//! `observe_abi.bpf.c` to Rust.
+//! Compiles every `bpf/NAME.bpf.c` to `$OUT_DIR/NAME.bpf.o`, and the border types of the `*abi.bpf.c` to
+//! Rust.
 
 use std::env;
 use std::ffi::OsString;
@@ -35,6 +35,7 @@ fn compile(source: &Path, out: &Path) {
     let done = match name.as_str() {
         "abi.bpf" => builder.build_and_generate(out.join("abi.rs")),
         "observe_abi.bpf" => builder.build_and_generate(out.join("observe_abi.rs")),
+        "conformance_abi.bpf" => builder.build_and_generate(out.join("conformance_abi.rs")),
         _ => builder.build(),
     };
     done.unwrap_or_else(|error| panic!("cannot compile {}: {error:?}", source.display()));

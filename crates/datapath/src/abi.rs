@@ -56,7 +56,6 @@ macro_rules! plain {
         )*
     };
 }
-#[cfg(test)]
 pub(crate) use plain;
 
 plain!(u32, u64, frontend_key, service, service_name, endpoint, endpoint_load, traffic, decisions, event);

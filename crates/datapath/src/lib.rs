@@ -14,6 +14,7 @@ mod adopt;
 mod allocate;
 mod apply;
 mod attach;
+pub mod conformance;
 mod counters;
 pub mod doctor;
 mod environment;
