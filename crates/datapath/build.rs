@@ -12,9 +12,16 @@ fn main() {
     println!("cargo:rerun-if-env-changed=CLANG");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     for source in sources(Path::new("bpf")) {
-        compile(&source, &out);
+        let name = source.file_stem().expect("the name ends with .bpf.c").to_string_lossy().into_owned();
+        compile(&source, &out, &name, &[]);
+        if WITHOUT_FETCH.contains(&name.as_str()) {
+            compile(&source, &out, &format!("without_fetch_{name}"), &["-DALIZE_WITHOUT_FETCH"]);
+        }
     }
 }
+
+/// Objects of which there is a second build for kernels before 5.12; see `bpf/alize/atomics.h`.
+const WITHOUT_FETCH: [&str; 4] = ["connect.bpf", "sendmsg.bpf", "sockops.bpf", "sweep.bpf"];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let entries = folder.read_dir().expect("bpf/ lies beside build.rs");
@@ -24,15 +31,14 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     sources
 }
 
-fn compile(source: &Path, out: &Path) {
-    let name = source.file_stem().expect("the name ends with .bpf.c").to_string_lossy().into_owned();
+fn compile(source: &Path, out: &Path, name: &str, more: &[&str]) {
     let mut builder = SkeletonBuilder::new();
     builder
         .source(source)
         .obj(out.join(format!("{name}.o")))
         .clang(env::var_os("CLANG").unwrap_or_else(|| "clang".into()))
-        .clang_args(arguments());
-    let done = match name.as_str() {
+        .clang_args(arguments().into_iter().chain(more.iter().map(OsString::from)));
+    let done = match name {
         "abi.bpf" => builder.build_and_generate(out.join("abi.rs")),
         "observe_abi.bpf" => builder.build_and_generate(out.join("observe_abi.rs")),
         "conformance_abi.bpf" => builder.build_and_generate(out.join("conformance_abi.rs")),
@@ -41,7 +47,7 @@ fn compile(source: &Path, out: &Path) {
     done.unwrap_or_else(|error| panic!("cannot compile {}: {error:?}", source.display()));
 }
 
-/// CPU version 3 (Linux 5.12): atomics that return the old value, which the programs rely on. Debian keeps `asm/` in a
+/// CPU version 3: atomics that return the old value (Linux 5.12), 32-bit registers and jumps (5.1). Debian keeps `asm/` in a
 /// folder of the architecture, which clang does not search when it compiles for BPF.
 fn arguments() -> Vec<OsString> {
     let target = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets the target");

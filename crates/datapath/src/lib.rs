@@ -14,6 +14,7 @@ mod adopt;
 mod allocate;
 mod apply;
 mod attach;
+pub mod capability;
 pub mod conformance;
 mod counters;
 pub mod doctor;
@@ -36,6 +37,7 @@ mod refused;
 mod tables;
 mod terminate;
 mod unload;
+mod variant;
 mod words;
 
 use std::collections::HashMap;

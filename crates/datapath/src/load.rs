@@ -12,7 +12,7 @@ use crate::log::Log;
 use crate::maps::{Map, Maps};
 use crate::pin::Pins;
 use crate::refused::Refused;
-use crate::{Error, ProgramStatus};
+use crate::{Error, ProgramStatus, variant};
 
 /// One object file of `bpf/`: what the verifier refuses of it costs one feature only.
 pub(crate) struct File {
@@ -209,8 +209,9 @@ pub(crate) fn load_object(
     let say = |error: libbpf_rs::Error| log.take_with(&error);
     let mut object = ObjectBuilder::default()
         .name(file.name)
-        .and_then(|builder| builder.open_memory(file.bytes))
+        .and_then(|builder| builder.open_memory(variant::bytes(file)))
         .map_err(say)?;
+    variant::choose(&mut object);
     prepare_maps(&mut object, pins, budgets).map_err(say)?;
     object.load().map_err(say)
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use alize_model::api::{ConfigStatus, Program, Status};
+use alize_model::api::{ConfigStatus, Conformance, Program, Status};
 
 use crate::client::Client;
 use crate::failure::Failure;
@@ -34,6 +34,7 @@ fn report(status: &Status, now: f64, paint: Paint) -> String {
     fact("slots", used(usage.slots, budgets.slots, paint));
     fact("kernel memory", units::bytes(status.kernel_memory));
     fact("programs", programs(&status.programs, paint));
+    fact("HTTP in kernel", conformance(status.conformance.as_ref(), paint));
     fact("anomalies", anomalies(status, paint));
     if let Some(refused) = refused(&status.config, now, paint) {
         text.push_str(&refused);
@@ -88,6 +89,20 @@ fn programs(programs: &[Program], paint: Paint) -> String {
         text.push_str(&format!("\n{:17}{}", "", paint.tone(Tone::Bad, &visible(&line))));
     }
     text
+}
+
+/// Whether the kernel could; that it does is another matter.
+fn conformance(found: Option<&Conformance>, paint: Paint) -> String {
+    let Some(found) = found else { return "not known yet".into() };
+    match &found.obstacle {
+        Some(why) => paint.tone(Tone::Caution, &visible(&format!("not possible: {why}"))),
+        None => {
+            let passed = found.checks.iter().filter(|check| check.essential).count();
+            let limits =
+                found.checks.iter().filter(|check| !check.essential && check.result != "passed").count();
+            format!("possible: {passed} checks passed, {limits} known limits (`alize doctor` names them)")
+        }
+    }
 }
 
 fn anomalies(status: &Status, paint: Paint) -> String {

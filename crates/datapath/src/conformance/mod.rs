@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Options, environment};
 use checks::{Bench, TRIALS, Trial};
 use nursery::{Nursery, PrivateCgroup};
+pub(crate) use programs::OBJECT;
 use programs::Programs;
 
 /// What one check came to.

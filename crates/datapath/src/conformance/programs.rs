@@ -39,7 +39,7 @@ pub(super) const ERRNO: u32 = conformance_seen::SEEN_ERRNO.0;
 pub(super) const CLOSED: u32 = conformance_seen::SEEN_CLOSED.0;
 const LEFT_ALONE: u32 = conformance_seen::SEEN_LEFT_ALONE.0;
 
-const OBJECT: &[u8] = object!("conformance");
+pub(crate) const OBJECT: &[u8] = object!("conformance");
 
 /// Loaded, and attached to one cgroup as long as this lives.
 pub(super) struct Programs {

@@ -7,8 +7,8 @@ use super::{Area, Finding, State};
 use crate::Options;
 use crate::environment::{self, OLDEST_KERNEL};
 
-/// The oldest kernel that the tests run on.
-const OLDEST_TESTED: (u32, u32) = (6, 1);
+/// The oldest kernel that the tests run on and that has all that balancing needs.
+const WHOLE_KERNEL: (u32, u32) = (6, 1);
 
 /// The default budgets take 25 MiB on 4 CPUs, and more when counters of many endpoints fill up.
 const ENOUGH_MEMORY: u64 = 64 << 20;
@@ -62,10 +62,11 @@ fn kernel(release: &str) -> Finding {
     let check = |state| finding("kernel", state, format!("Linux {release}")).essential();
     match environment::kernel_version(release) {
         None => check(State::Unknown),
-        Some(version) if version < OLDEST_KERNEL => check(State::Off)
-            .mend("5.18 or newer is needed, for bpf_set_retval(); 6.1 is the oldest that is tested"),
-        Some(version) if version < OLDEST_TESTED => {
-            check(State::Degraded).mend("6.1 is the oldest that is tested")
+        Some(version) if version < OLDEST_KERNEL => {
+            check(State::Off).mend("run 5.10 or newer, which is the oldest that is tested")
+        }
+        Some(version) if version < WHOLE_KERNEL => {
+            check(State::Degraded).mend("run 6.1 or newer; what is lost on this one is told by feature below")
         }
         Some(_) => check(State::On),
     }
@@ -233,7 +234,8 @@ mod tests {
     #[test]
     fn old_kernels_are_told_apart() {
         let state = |release| judged(&kernel(release));
-        assert_eq!(state("5.10.0-30-amd64"), (State::Off, true));
+        assert_eq!(state("5.4.0-30-amd64"), (State::Off, true));
+        assert_eq!(state("5.10.0-30-amd64"), (State::Degraded, false));
         assert_eq!(state("5.18.1"), (State::Degraded, false));
         assert_eq!(state("6.1.0-18-amd64"), (State::On, false));
         assert_eq!(state(""), (State::Unknown, false));

@@ -1,10 +1,11 @@
-//! What this machine can and cannot do for the mesh. Nothing is pinned, attached or changed: programs are loaded on trial
-//! and let go, because only the kernel itself knows what it takes; version numbers lie where distributions port back.
+//! What this machine can and cannot do for the mesh. Nothing is pinned, attached to what is there or changed: programs are
+//! loaded on trial and let go, because only the kernel itself knows what it takes; version numbers lie where distributions port back.
 
 mod machine;
 mod neighbours;
 mod trial;
 
+use crate::conformance::Check;
 use crate::{Options, Refused, environment};
 
 /// Whether something works.
@@ -57,6 +58,9 @@ pub struct Finding {
     /// The programs that the kernel took.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub programs: Vec<Accepted>,
+    /// What was tried beyond loading.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<Check>,
 }
 
 /// A program that the kernel took on trial.
@@ -80,6 +84,7 @@ impl Finding {
             mend: None,
             refused: None,
             programs: Vec::new(),
+            checks: Vec::new(),
         }
     }
 

@@ -28,6 +28,7 @@ use crate::{Error, Options, ProgramStatus, attach};
 pub use event::{Identity, Malformed, Method, Request, Side};
 pub use filter::{Filter, FilterError, Rate};
 pub use latency::Latencies;
+pub(crate) use load::OBJECT;
 pub use series::{Destination, Series, SeriesKey};
 
 use abi::{path, record};
