@@ -274,8 +274,7 @@ fn observed(world: &World, _: &mut DataPath) -> Tried {
         let mut seen = 0;
         observer
             .series(&mut |series| {
-                let ours = series.key.path.as_deref() == Some("/seen")
-                    && series.key.status.map(u16::from) == Some(204);
+                let ours = series.key.path.as_deref() == Some("/seen") && series.key.status == Some(204);
                 seen += if ours { series.count } else { 0 };
             })
             .unwrap();
