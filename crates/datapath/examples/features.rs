@@ -82,7 +82,10 @@ fn main() {
         tell(name, "capability", if tried.is_ok() { "on" } else { "off" }, tried.err());
     }
     for program in findings.iter().flat_map(|finding| &finding.programs) {
-        println!("{}", json!({"program": program.name, "verified": program.verified}));
+        println!(
+            "{}",
+            json!({"program": program.name, "verified": program.verified.or(program.effort.as_ref().map(|effort| effort.walked))})
+        );
     }
 }
 

@@ -18,6 +18,7 @@ pub mod capability;
 pub mod conformance;
 mod counters;
 pub mod doctor;
+mod effort;
 mod environment;
 mod error;
 mod events;
@@ -49,6 +50,7 @@ use std::time::Duration;
 use alize_model::{Budgets, ServiceName, Snapshot};
 use libbpf_rs::{Link, MapHandle};
 
+pub use effort::Effort;
 pub use environment::cgroup2_root;
 pub use error::Error;
 pub use memory::trim as trim_memory;

@@ -25,6 +25,7 @@ pub(super) fn examine(options: &Options) -> Vec<Finding> {
     findings.push(cgroup2(environment::cgroup2_root(), &read("/proc/self/mounts")));
     findings.extend(options.cgroups.iter().map(|path| meshed_cgroup(path)));
     findings.push(bpffs(&options.bpffs));
+    findings.push(boot(&read("/proc/cmdline")));
     findings.push(memory(memory_limit()));
     findings.push(clock(&read("/sys/devices/system/clocksource/clocksource0/current_clocksource")));
     findings
@@ -162,6 +163,36 @@ fn bpffs(path: &Path) -> Finding {
     }
 }
 
+/// Boot parameters that take something away from the mesh, and what: security/lockdown,
+/// arch/x86/kernel/tsc.c and systemd's kernel-command-line(7).
+const BOOT: [(&str, &str); 5] = [
+    (
+        "systemd.unified_cgroup_hierarchy=0",
+        "cgroup v2 as systemd's own: services are not in cgroups of version 2",
+    ),
+    ("lockdown=confidentiality", "reading of kernel memory, which programs may be refused for"),
+    ("clocksource=hpet", "a clock that is cheap to read"),
+    ("clocksource=acpi_pm", "a clock that is cheap to read"),
+    ("notsc", "a clock that is cheap to read"),
+];
+
+fn boot(line: &str) -> Finding {
+    if line.is_empty() {
+        return finding("boot parameters", State::Unknown, "/proc/cmdline does not show here");
+    }
+    let taking: Vec<String> = BOOT
+        .iter()
+        .filter(|(parameter, _)| line.split_ascii_whitespace().any(|word| word == *parameter))
+        .map(|(parameter, what)| format!("`{parameter}` takes away {what}"))
+        .collect();
+    match taking.is_empty() {
+        true => finding("boot parameters", State::On, "none is in the way"),
+        false => finding("boot parameters", State::Degraded, taking.join("; ")).mend(
+            "take them off the kernel's command line (in /etc/default/grub, then update-grub) and boot",
+        ),
+    }
+}
+
 /// Since Linux 5.11 programs and maps are charged to the cgroup of whoever makes them; RLIMIT_MEMLOCK no longer counts.
 fn memory(limit: Option<(u64, PathBuf)>) -> Finding {
     match limit {
@@ -259,6 +290,16 @@ mod tests {
             ["tsc", "kvm-clock", "hpet", ""].map(|text| clock(text).state),
             [State::On, State::On, State::Degraded, State::Unknown]
         );
+    }
+
+    #[test]
+    fn boot_parameters_are_judged_as_whole_words() {
+        assert_eq!(boot("").state, State::Unknown);
+        assert_eq!(boot("root=/dev/vda ro quiet notscx clocksource=tsc").state, State::On);
+        let found = boot("ro notsc lockdown=confidentiality");
+        assert_eq!(found.state, State::Degraded);
+        assert!(found.detail.contains("`notsc`") && found.detail.contains("`lockdown=confidentiality`"));
+        assert!(!found.prevents() && found.mend.is_some());
     }
 
     #[test]

@@ -5,8 +5,10 @@ mod machine;
 mod neighbours;
 mod trial;
 
+pub(crate) use trial::efforts;
+
 use crate::conformance::Check;
-use crate::{Options, Refused, environment};
+use crate::{Effort, Options, Refused, environment};
 
 /// Whether something works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -70,6 +72,8 @@ pub struct Accepted {
     pub name: String,
     /// Instructions that the verifier walked, where the kernel tells (since Linux 5.16).
     pub verified: Option<u64>,
+    /// What the verifier spent on it.
+    pub effort: Option<Effort>,
 }
 
 impl Finding {

@@ -7,12 +7,13 @@ use alize_model::Budgets;
 use libbpf_rs::Object;
 
 use super::{Accepted, Area, Finding, State};
-use crate::Refused;
 use crate::conformance::{self, Outcome};
-use crate::inspect::fdinfo;
-use crate::load::{FILES, File, load_object};
+use crate::effort::Statistics;
+use crate::inspect::{fdinfo, fdinfo_text};
+use crate::load::{FILES, File, load_and_ask};
 use crate::log::Log;
 use crate::variant;
+use crate::{Effort, Refused};
 
 /// The verifier's verdict does not depend on the size of maps.
 const BUDGETS: Budgets = Budgets { services: 16, endpoints: 16, slots: 16, affinity: 16 };
@@ -57,6 +58,24 @@ pub(super) fn load_all(root: bool) -> Vec<Finding> {
         });
     }
     findings
+}
+
+/// What the verifier spends on each program, by its name and its tag; of those that this kernel takes.
+pub(crate) fn efforts() -> Vec<(String, String, Effort)> {
+    let log = Log::begin(0);
+    let mut efforts = Vec::new();
+    for file in files() {
+        let Ok((object, statistics)) = load_and_ask(file, &BUDGETS, &log) else { continue };
+        for program in object.progs() {
+            let name = program.name().to_string_lossy().into_owned();
+            if let (Some(tag), Some(effort)) =
+                (fdinfo_text(program.as_fd(), "prog_tag"), statistics.of(&name))
+            {
+                efforts.push((name, tag, effort));
+            }
+        }
+    }
+    efforts
 }
 
 /// That the programs load says little: what they rely on is tried.
@@ -123,8 +142,8 @@ fn off(file: &File, why: String) -> Finding {
 
 fn load(file: &File, log: &Log) -> Finding {
     let begun = Instant::now();
-    match load_object(file, None, &BUDGETS, log) {
-        Ok(object) => on(file, &object, begun.elapsed()),
+    match load_and_ask(file, &BUDGETS, log) {
+        Ok((object, statistics)) => on(file, &object, &statistics, begun.elapsed()),
         Err(lines) => {
             let refused = Refused::from_log(lines);
             let mend = refused.mend.clone();
@@ -133,12 +152,13 @@ fn load(file: &File, log: &Log) -> Finding {
     }
 }
 
-fn on(file: &File, object: &Object, elapsed: Duration) -> Finding {
+fn on(file: &File, object: &Object, statistics: &Statistics, elapsed: Duration) -> Finding {
     let programs: Vec<Accepted> = object
         .progs()
         .map(|program| Accepted {
             name: program.name().to_string_lossy().into_owned(),
             verified: fdinfo(program.as_fd(), "verified_insns"),
+            effort: statistics.of(&program.name().to_string_lossy()),
         })
         .collect();
     let walked: u64 = programs.iter().filter_map(|program| program.verified).sum();

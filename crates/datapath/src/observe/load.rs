@@ -74,7 +74,7 @@ fn prepare_maps(object: &mut OpenObject, pins: &Pins, limits: &Limits) -> Result
 }
 
 /// The version is in the name: maps of another one are neither used nor in the way.
-fn pin_name(map: &str) -> String {
+pub(super) fn pin_name(map: &str) -> String {
     format!("observe{}_{map}", abi::VERSION)
 }
 
