@@ -73,7 +73,8 @@ fn main() {
     let (state, why) = adopted(&world);
     tell("taken over by the next agent", "mesh", state, why);
     let http = find(&findings, "HTTP in the kernel");
-    let why = (http.state != State::On).then(|| http.detail.clone());
+    let told = || http.refused.as_ref().map_or_else(|| http.detail.clone(), |refused| refused.rule.clone());
+    let why = (http.state != State::On).then(told);
     tell("HTTP in the kernel: what it relies on", "mesh", if why.is_none() { "on" } else { "off" }, why);
     for (name, tried) in [
         ("programs on kernel functions (fentry)", capability::fentry()),

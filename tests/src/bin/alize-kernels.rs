@@ -1,4 +1,4 @@
-//! What of the mesh works on which kernel: `alize-kernels [--check] [KERNEL...]`.
+//! What of the mesh works on which kernel: `alize-kernels [--check | --features-only] [KERNEL...]`.
 //!
 //! Boots the kernels of `alize_tests::kernels::KERNELS` in virtual machines and takes this machine's own without one, tries
 //! every feature with real sockets, runs the data path's kernel tests, and writes what it found into `docs/kernels.md`.
@@ -26,6 +26,9 @@ struct Arguments {
     /// Try the features only, and fail where they or their cost differ from what is kept.
     #[arg(long)]
     check: bool,
+    /// Leave out the data path's kernel tests, which take many minutes under emulation.
+    #[arg(long)]
+    features_only: bool,
     /// Only these; `host` is this machine's own.
     kernels: Vec<String>,
 }
@@ -51,7 +54,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     if let Some(name) = arguments.kernels.iter().find(|name| !known(name)) {
         anyhow::bail!("no kernel is called {name}; --list shows them");
     }
-    let guest = Guest::build(!arguments.check)?;
+    let guest = Guest::build(!arguments.check && !arguments.features_only)?;
     let runs = run_all(&guest, &arguments.kernels);
     let mut verdict = Verdict::default();
     let mut found = Vec::new();

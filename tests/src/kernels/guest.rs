@@ -14,7 +14,7 @@ use super::outcome::Outcome;
 use super::{Kernel, image};
 
 /// Boot and everything that is run on one kernel; boot alone takes about 4 s.
-const TIME_LIMIT: Duration = Duration::from_secs(900);
+const TIME_LIMIT: Duration = Duration::from_secs(1800);
 
 /// An emulated machine whose kernel does not come up says nothing of our programs, and is started anew.
 const BOOTS: usize = 3;

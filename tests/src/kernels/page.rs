@@ -81,6 +81,26 @@ mod tests {
     }
 
     #[test]
+    fn the_page_is_what_ran() {
+        let read = |name: &str| crate::kernels::repository().join(name);
+        let results = Results::read(&read("tests/kernels/results.json")).unwrap();
+        let text = std::fs::read_to_string(read("docs/kernels.md")).unwrap();
+        assert_eq!(
+            page(&text, &results).unwrap(),
+            text,
+            "docs/kernels.md is out of date: run make test-kernels"
+        );
+        for kernel in KERNELS {
+            assert!(
+                results.0.contains_key(kernel.name),
+                "{} was never tried: run make test-kernels",
+                kernel.name
+            );
+        }
+        assert!(results.0.values().all(|outcome| outcome.failed().count() == 0));
+    }
+
+    #[test]
     fn reasons_are_notes_and_each_is_told_once() {
         let old = vec![row("a", "mesh", "degraded", Some("x")), row("b", "mesh", "off", Some("x"))];
         let new = vec![row("a", "mesh", "on", None), row("c", "capability", "off", Some("y"))];
