@@ -39,6 +39,10 @@ test-kernels: ## Try every feature on other kernels, in virtual machines, and wr
 	@$(CARGO) build --quiet -p alize-tests --bin alize-kernels
 	$(ROOT) target/debug/alize-kernels
 
+.PHONY: test-arm64
+test-arm64: ## Load every kernel program on an emulated ARM64 machine (minutes)
+	@script/test-arm64
+
 .PHONY: fuzz
 fuzz: ## Fuzz every parser of foreign bytes for a while (FUZZ_SECONDS=300)
 	@script/setup build test

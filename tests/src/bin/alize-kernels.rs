@@ -135,6 +135,9 @@ impl Verdict {
                 false => self.fail(format!("kernel {name}: test {test} failed")),
             }
         }
+        if run.lost > 0 {
+            self.fail(format!("kernel {name}: {} tests were begun and did not end", run.lost));
+        }
         if !run.tests.is_empty() {
             eprintln!("    {} tests", run.tests.len());
         } else if KERNELS.iter().any(|kernel| kernel.name == name && kernel.tests) {

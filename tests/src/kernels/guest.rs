@@ -32,6 +32,8 @@ pub struct Run {
     pub outcome: Outcome,
     /// Tests by name, and whether each passed; none if none were to run.
     pub tests: Vec<(String, bool)>,
+    /// Tests that were begun and did not end.
+    pub lost: usize,
 }
 
 impl Guest {
@@ -54,7 +56,7 @@ impl Guest {
         let output = Command::new(&self.features).stderr(Stdio::null()).output().context("features")?;
         let text = String::from_utf8_lossy(&output.stdout);
         ensure!(output.status.success(), "the features were not all tried: {text}");
-        Ok(Run { outcome: Outcome::read(release, &text)?, tests: Vec::new() })
+        Ok(Run { outcome: Outcome::read(release, &text)?, tests: Vec::new(), lost: 0 })
     }
 
     /// Boots `kernel` and runs everything there.
@@ -76,7 +78,10 @@ impl Guest {
         let (Some(release), true) = (release, complete) else {
             bail!("the kernel stopped before everything had run; its console is in {}", console.display());
         };
-        Ok(Run { outcome: Outcome::read(release.to_owned(), &text)?, tests: tests_of(&text) })
+        let (tests, lost) = tests_of(&text);
+        let wanted = kernel.tests && !self.tests.is_empty();
+        ensure!(!wanted || !tests.is_empty(), "no test ran; the console is in {}", console.display());
+        Ok(Run { outcome: Outcome::read(release.to_owned(), &text)?, tests, lost })
     }
 
     /// An initramfs with busybox, what is to be run, its libraries, and an init.
@@ -136,7 +141,7 @@ stty -F /dev/ttyS1 raw -echo
 echo "@release $(uname -r)" >/dev/ttyS1
 /features >/dev/ttyS1 </dev/null
 for test in /tests/*; do
-    [ -x $test ] && $test --test-threads=1 2>&1 </dev/null | tee /dev/console | grep '^test .* \.\.\. ' >/dev/ttyS1
+    [ -x $test ] && $test --test-threads=1 2>&1 </dev/null | tee /dev/console | grep -E '^(test .* \.\.\. |running [0-9]+ test)' >/dev/ttyS1
 done
 echo "@complete" >/dev/ttyS1
 poweroff -f
@@ -178,12 +183,19 @@ fn emulate(image: &Path, archive: &Path, console: &Path, results: &Path) -> Resu
     }
 }
 
-fn tests_of(text: &str) -> Vec<(String, bool)> {
+/// Tests that ended, and how many did not.
+fn tests_of(text: &str) -> (Vec<(String, bool)>, usize) {
+    let begun = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("running ")?.split(' ').next()?.parse::<usize>().ok());
+    let begun: usize = begun.sum();
     let test = |line: &str| {
         let (name, result) = line.strip_prefix("test ")?.split_once(" ... ")?;
-        Some((name.to_owned(), result == "ok"))
+        matches!(result, "ok" | "FAILED").then(|| (name.to_owned(), result == "ok"))
     };
-    text.lines().filter_map(test).collect()
+    let tests: Vec<_> = text.lines().filter_map(test).collect();
+    let lost = begun.saturating_sub(tests.len());
+    (tests, lost)
 }
 
 /// Executables that cargo makes of the data path, and the folder it makes them in.
@@ -214,4 +226,19 @@ pub(super) fn output(command: &mut Command) -> Result<String> {
     let errors = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{command:?} failed: {}", errors.trim());
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tests_that_do_not_end_are_missed() {
+        let text =
+            "running 2 tests\ntest a ... ok\ntest b ... FAILED\n@x\nrunning 1 test\ntest c ... libbpf: no\n";
+        let (tests, lost) = tests_of(text);
+        assert_eq!(tests, [("a".to_owned(), true), ("b".to_owned(), false)]);
+        assert_eq!(lost, 1);
+        assert_eq!(tests_of(""), (Vec::new(), 0));
+    }
 }

@@ -11,17 +11,17 @@
 #include "bpf.h"
 
 #ifdef ALIZE_WITHOUT_FETCH
-#define FETCH_ADD(place, amount)                              \
-	({                                                    \
+#define FETCH_ADD(place, amount)                               \
+	({                                                     \
 		typeof(*(place)) before = READ_ONCE(*(place)); \
-		__sync_fetch_and_add((place), (amount));      \
-		before;                                       \
+		__sync_fetch_and_add((place), (amount));       \
+		before;                                        \
 	})
-#define EXCHANGE(place, value)                                \
-	({                                                    \
+#define EXCHANGE(place, value)                                 \
+	({                                                     \
 		typeof(*(place)) before = READ_ONCE(*(place)); \
-		WRITE_ONCE(*(place), (value));                \
-		before;                                       \
+		WRITE_ONCE(*(place), (value));                 \
+		before;                                        \
 	})
 #else
 #define FETCH_ADD(place, amount) __sync_fetch_and_add((place), (amount))
