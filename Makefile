@@ -34,9 +34,14 @@ lint: ## Formatting, clippy, dependencies, C style
 	clang-format --dry-run -Werror $$(git ls-files '*.bpf.c' 'crates/datapath/bpf/*.h' 'crates/datapath/tests/host/*.[ch]')
 
 .PHONY: test-kernels
-test-kernels: ## Run the data path's kernel tests under other kernels, in virtual machines
-	@script/setup build kernels
-	$(CARGO) run --quiet -p alize-tests --bin alize-kernels
+test-kernels: ## Try every feature on other kernels, in virtual machines, and write docs/kernels.md
+	@script/setup build test kernels
+	@$(CARGO) build --quiet -p alize-tests --bin alize-kernels
+	$(ROOT) target/debug/alize-kernels
+
+.PHONY: test-arm64
+test-arm64: ## Load every kernel program on an emulated ARM64 machine (minutes)
+	@script/test-arm64
 
 .PHONY: fuzz
 fuzz: ## Fuzz every parser of foreign bytes for a while (FUZZ_SECONDS=300)

@@ -10,6 +10,7 @@ pub mod clients;
 pub mod fleet;
 pub mod http;
 pub mod inside;
+pub mod kernels;
 pub mod leftovers;
 pub mod mesh;
 pub mod network;

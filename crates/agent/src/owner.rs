@@ -95,6 +95,7 @@ pub async fn run(options: Options, on_ready: impl FnOnce(&Ready)) -> Result<(), 
         Err(error) => return Err(give_up(owner.mesh, &options, error)),
     };
     let (proxy, keeper) = proxy::keep(options.proxy.clone(), owner.mesh.proxied(), mesh.clone());
+    try_kernel(mesh.clone(), &options);
     let service = Api::new(mesh, observer.handle(), proxy);
     let mut servers = JoinSet::new();
     if let Some(keeper) = keeper {
@@ -115,6 +116,20 @@ pub async fn run(options: Options, on_ready: impl FnOnce(&Ready)) -> Result<(), 
     notify::stopping();
     observer.stop();
     Ok(())
+}
+
+/// Finds out, beside everything else, whether the kernel does what serving HTTP in it relies on. The mesh is up without
+/// the answer; who needs it waits for it.
+fn try_kernel(mesh: Handle, options: &Options) {
+    let datapath = options.datapath.clone();
+    let ask = move || {
+        let report = alize_datapath::conformance::ensure(&datapath);
+        // The agent may have ended meanwhile.
+        let _ = mesh.ask_blocking(|mesh| mesh.set_conformance(report));
+    };
+    if let Err(error) = std::thread::Builder::new().name("conformance".into()).spawn(ask) {
+        warn!("cannot try what the kernel does: {error}");
+    }
 }
 
 fn start(

@@ -27,6 +27,21 @@ fn one_service(address: &str, endpoints: &[&Server]) -> String {
 }
 
 #[test]
+fn what_the_kernel_does_is_tried_beside_the_start() {
+    let world = World::new();
+    let agent = world.agent("services: []\n");
+    // It was ready without it.
+    let found = eventually("the kernel was tried", || agent.status().conformance);
+    assert_eq!(found.obstacle, None, "{found:#?}");
+    let needed: Vec<_> = found.checks.iter().filter(|check| check.essential).collect();
+    assert!(needed.len() >= 11 && needed.iter().all(|check| check.result == "passed"), "{found:#?}");
+    for check in needed {
+        let series = format!("alize_conformance{{check=\"{}\"}}", check.name);
+        assert_eq!(agent.metric(&series), Some(1.0), "{series}");
+    }
+}
+
+#[test]
 fn clients_reach_endpoints_and_everything_is_counted() {
     let world = World::new();
     let (blue, green) = (Server::start("blue"), Server::start("green"));

@@ -18,7 +18,7 @@ const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
 
 /// The oldest kernel that has all that connecting needs.
-pub(crate) const OLDEST_KERNEL: (u32, u32) = (5, 18);
+pub(crate) const OLDEST_KERNEL: (u32, u32) = (5, 10);
 
 /// A subtree to be meshed.
 #[derive(Debug)]
@@ -39,8 +39,8 @@ pub(crate) fn check_kernel() -> Result<(), Error> {
     if kernel_version(&release).is_some_and(|version| version < OLDEST_KERNEL) {
         return Err(Error::KernelTooOld {
             found: release.trim().to_owned(),
-            needed: "5.18",
-            reason: "bpf_set_retval(), which lets a connect be refused with ECONNREFUSED",
+            needed: "5.10",
+            reason: "iterators over sockets and their storage, and the oldest that is tested",
         });
     }
     Ok(())

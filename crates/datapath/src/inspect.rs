@@ -19,7 +19,7 @@ use crate::error::io_error;
 use crate::maps::Map;
 use crate::picture::run_of;
 use crate::pin::{Pins, entries};
-use crate::{Error, Options};
+use crate::{Effort, Error, Options};
 
 /// Instructions that the verifier walks before it gives up (BPF_COMPLEXITY_LIMIT_INSNS, since Linux 5.2).
 pub const VERIFIER_LIMIT: u32 = 1_000_000;
@@ -58,6 +58,10 @@ pub struct ProgramFacts {
     pub jited: u32,
     /// Kernel memory, in bytes.
     pub memory: u64,
+    /// Version of the border between it and user space, which is the folder of its pins: `v1`.
+    pub version: String,
+    /// What the verifier spends on it; only after [`Inspection::add_efforts`], and only if it is a program of this binary.
+    pub effort: Option<Effort>,
     /// How often it ran while statistics were on.
     pub runs: u64,
     /// For how long in all, in nanoseconds.
@@ -90,6 +94,10 @@ pub struct MapFacts {
     pub value_size: u32,
     /// Entries in use, where that can be told.
     pub used: Option<u64>,
+    /// Length of the longest chain of a hash, estimated from its entries: what the slowest lookup walks.
+    pub longest_bucket: Option<u32>,
+    /// How often something had no place in it, where that is counted.
+    pub failed: Option<u64>,
     /// Most entries it can hold (of a ring buffer: bytes); 0 where that has no meaning.
     pub limit: u32,
     /// Kernel memory, in bytes.
@@ -102,15 +110,19 @@ pub fn inspect(options: &Options) -> Result<Inspection, Error> {
     environment::check_root()?;
     let pins = Pins::new(options)?;
     let mut pinned = HashMap::new();
+    let mut versions = HashMap::new();
     for version in entries(&pins.instance())? {
         for path in entries(&version.join("maps"))? {
             let map = open_map(&path)?;
-            pinned.insert(map_id(&map)?, (file_name(&path), map));
+            let id = map_id(&map)?;
+            versions.insert(id, file_name(&version));
+            pinned.insert(id, (file_name(&path), map));
         }
     }
     let infos = programs_using(&pinned.keys().copied().collect());
-    let programs = programs(&infos)?;
-    let usage = usage(&pins)?;
+    let programs = programs(&infos, &versions)?;
+    let anomalies = anomalies(&pins)?;
+    let usage = Usage { used: usage(&pins)?, failed: failures(&pins, &anomalies)? };
     let mut maps = Vec::new();
     for id in map_ids(&infos, &pinned) {
         let facts = match pinned.get(&id) {
@@ -125,13 +137,20 @@ pub fn inspect(options: &Options) -> Result<Inspection, Error> {
     }
     maps.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
     let memory = programs.iter().map(|program| program.memory).chain(maps.iter().map(|map| map.memory)).sum();
-    Ok(Inspection {
-        instance: options.instance.clone(),
-        programs,
-        maps,
-        anomalies: anomalies(&pins)?,
-        memory,
-    })
+    Ok(Inspection { instance: options.instance.clone(), programs, maps, anomalies, memory })
+}
+
+impl Inspection {
+    /// Has the verifier say what it spends on the programs: it tells only while it loads, so those of this binary are
+    /// loaded on trial (about half a second) and recognized by name and tag.
+    pub fn add_efforts(&mut self) {
+        for (name, tag, effort) in crate::doctor::efforts() {
+            let same = |program: &&mut ProgramFacts| program.name == name && program.tag == tag;
+            if let Some(program) = self.programs.iter_mut().find(same) {
+                program.effort = Some(effort);
+            }
+        }
+    }
 }
 
 /// How often each of the programs `ids` ran while statistics were on, and for how many nanoseconds in all.
@@ -174,7 +193,7 @@ fn map_ids(programs: &[ProgramInfo], pinned: &HashMap<u32, (String, MapHandle)>)
     programs.iter().flat_map(|info| &info.map_ids).chain(pinned.keys()).copied().collect()
 }
 
-fn programs(infos: &[ProgramInfo]) -> Result<Vec<ProgramFacts>, Error> {
+fn programs(infos: &[ProgramInfo], versions: &HashMap<u32, String>) -> Result<Vec<ProgramFacts>, Error> {
     let mut attached = attachments(&infos.iter().map(|info| info.id).collect())?;
     let facts = |info: &ProgramInfo| ProgramFacts {
         name: program_name(info),
@@ -186,6 +205,8 @@ fn programs(infos: &[ProgramInfo]) -> Result<Vec<ProgramFacts>, Error> {
         verified: info.verified_insns,
         jited: info.jited_prog_insns.len() as u32,
         memory: Program::fd_from_id(info.id).ok().and_then(|fd| fdinfo(fd.as_fd(), "memlock")).unwrap_or(0),
+        version: info.map_ids.iter().find_map(|id| versions.get(id).cloned()).unwrap_or_default(),
+        effort: None,
         runs: info.run_cnt,
         run_time: info.run_time_ns,
         recursion_misses: info.recursion_misses,
@@ -303,17 +324,48 @@ fn anomalies(pins: &Pins) -> Result<BTreeMap<&'static str, u64>, Error> {
     Ok(counted.into_iter().filter(|(_, count)| *count > 0).collect())
 }
 
-fn map_facts(name: String, map: &MapHandle, usage: &HashMap<&'static str, u64>) -> Result<MapFacts, Error> {
+/// What only the contents of other maps tell of a map, by its name.
+struct Usage {
+    used: HashMap<&'static str, u64>,
+    failed: HashMap<String, u64>,
+}
+
+/// How often something had no place, by the name of the map.
+fn failures(pins: &Pins, anomalies: &BTreeMap<&'static str, u64>) -> Result<HashMap<String, u64>, Error> {
+    // Both service maps have as many entries as there can be services, and share a counter.
+    const PLACES: [(&str, &str); 7] = [
+        ("affinity", "affinity-unsaved"),
+        ("connections", "connection-untracked"),
+        ("endpoint_traffic", "endpoint-uncounted"),
+        ("events", "event-lost"),
+        ("flows", "flow-untracked"),
+        ("service_decisions", "service-uncounted"),
+        ("service_traffic", "service-uncounted"),
+    ];
+    let mut failed: HashMap<String, u64> = PLACES
+        .iter()
+        .map(|(map, anomaly)| ((*map).to_owned(), anomalies.get(anomaly).copied().unwrap_or(0)))
+        .collect();
+    failed.extend(crate::observe::failed_updates(pins)?);
+    Ok(failed)
+}
+
+fn map_facts(name: String, map: &MapHandle, usage: &Usage) -> Result<MapFacts, Error> {
     let kind = map.map_type();
+    let used = match kind {
+        MapType::Hash | MapType::LruHash | MapType::PercpuHash => Some(count_keys(map)),
+        _ => usage.used.get(name.as_str()).copied(),
+    };
     Ok(MapFacts {
         id: map_id(map)?,
         kind: kind_name(kind),
         key_size: map.key_size(),
         value_size: map.value_size(),
-        used: match kind {
-            MapType::Hash | MapType::LruHash | MapType::PercpuHash => Some(count_keys(map)),
-            _ => usage.get(name.as_str()).copied(),
-        },
+        used,
+        longest_bucket: used
+            .filter(|_| matches!(kind, MapType::Hash | MapType::LruHash | MapType::PercpuHash))
+            .map(|used| longest_bucket(used, map.max_entries())),
+        failed: usage.failed.get(name.as_str()).copied(),
         limit: map.max_entries(),
         memory: fdinfo(map.as_fd(), "memlock").unwrap_or(0),
         name,
@@ -374,7 +426,48 @@ fn file_name(path: &Path) -> String {
 
 /// A number that the kernel shows of a descriptor of ours.
 pub(crate) fn fdinfo(fd: BorrowedFd<'_>, key: &str) -> Option<u64> {
+    fdinfo_text(fd, key)?.parse().ok()
+}
+
+pub(crate) fn fdinfo_text(fd: BorrowedFd<'_>, key: &str) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
     let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
-    value.trim().parse().ok()
+    Some(value.trim().to_owned())
+}
+
+/// The longest chain of a hash with `used` entries, if keys fall into its buckets by chance: the length that less than one
+/// bucket is expected to pass. A hash has as many buckets as its limit, rounded up to a power of two
+/// (kernel/bpf/hashtab.c, htab_map_alloc); a lookup walks the chain of one.
+fn longest_bucket(used: u64, limit: u32) -> u32 {
+    if used == 0 {
+        return 0;
+    }
+    let buckets = f64::from(limit.max(1)).log2().ceil().exp2();
+    let mean = used as f64 / buckets;
+    // Of Poisson's distribution: the part of buckets with more than `length` entries.
+    let (mut length, mut term) = (0u32, (-mean).exp());
+    let mut beyond = 1.0 - term;
+    while beyond * buckets >= 1.0 && u64::from(length) < used {
+        length += 1;
+        term *= mean / f64::from(length);
+        beyond -= term;
+    }
+    length.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chains_grow_with_the_fill() {
+        // One key a bucket: of 2^16 buckets 0.7 are expected to hold more than 7 (Poisson, mean 1), 5 more than 6.
+        assert_eq!(longest_bucket(65_536, 65_536), 7);
+        assert_eq!(longest_bucket(65_536, 65_530), 7, "as many buckets as the next power of two");
+        assert_eq!(longest_bucket(0, 1024), 0);
+        assert_eq!(longest_bucket(1, 1024), 1);
+        assert_eq!(longest_bucket(1, 1), 1);
+        assert!(longest_bucket(1_000, 1) >= 1_000 - 100);
+        assert!(longest_bucket(100, 65_536) <= 2);
+    }
 }

@@ -14,8 +14,11 @@ mod adopt;
 mod allocate;
 mod apply;
 mod attach;
+pub mod capability;
+pub mod conformance;
 mod counters;
 pub mod doctor;
+mod effort;
 mod environment;
 mod error;
 mod events;
@@ -36,6 +39,7 @@ mod refused;
 mod tables;
 mod terminate;
 mod unload;
+mod variant;
 mod words;
 
 use std::collections::HashMap;
@@ -47,6 +51,7 @@ use std::time::Duration;
 use alize_model::{Budgets, ServiceName, Snapshot};
 use libbpf_rs::{Link, MapHandle};
 
+pub use effort::Effort;
 pub use environment::cgroup2_root;
 pub use error::Error;
 pub use memory::trim as trim_memory;

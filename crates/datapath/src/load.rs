@@ -7,6 +7,7 @@ use std::io;
 use alize_model::Budgets;
 use libbpf_rs::{Link, MapCore, MapHandle, Object, ObjectBuilder, OpenObject};
 
+use crate::effort::Statistics;
 use crate::error::io_error;
 use crate::http;
 use crate::http::tables::RouteMaps;
@@ -14,7 +15,7 @@ use crate::log::Log;
 use crate::maps::{Map, Maps};
 use crate::pin::Pins;
 use crate::refused::Refused;
-use crate::{Error, ProgramStatus};
+use crate::{Error, ProgramStatus, variant};
 
 /// One object file of `bpf/`: what the verifier refuses of it costs one feature only.
 pub(crate) struct File {
@@ -236,12 +237,31 @@ pub(crate) fn load_object(
 ) -> Result<Object, Vec<String>> {
     log.take();
     let say = |error: libbpf_rs::Error| log.take_with(&error);
+    open_object(file, pins, budgets).and_then(OpenObject::load).map_err(say)
+}
+
+/// The same with what the verifier spent on the programs; without pins.
+pub(crate) fn load_and_ask(
+    file: &File,
+    budgets: &Budgets,
+    log: &Log,
+) -> Result<(Object, Statistics), Vec<String>> {
+    let loaded = || {
+        let mut object = open_object(file, None, budgets)?;
+        let statistics = Statistics::ask(&mut object);
+        object.load().map(|object| (object, statistics))
+    };
+    // A refusal's log does not fit in the room for statistics: the kernel is asked again, without.
+    loaded().or_else(|_| load_object(file, None, budgets, log).map(|object| (object, Statistics::none())))
+}
+
+fn open_object(file: &File, pins: Option<&Pins>, budgets: &Budgets) -> libbpf_rs::Result<OpenObject> {
     let mut object = ObjectBuilder::default()
         .name(file.name)
-        .and_then(|builder| builder.open_memory(file.bytes))
-        .map_err(say)?;
-    prepare_maps(&mut object, pins, budgets).map_err(say)?;
-    object.load().map_err(say)
+        .and_then(|builder| builder.open_memory(variant::bytes(file)))?;
+    variant::choose(&mut object);
+    prepare_maps(&mut object, pins, budgets)?;
+    Ok(object)
 }
 
 /// libbpf makes and pins a map whose pin does not exist, and otherwise takes the pinned one if it is compatible.

@@ -202,6 +202,7 @@ impl<K: Plain, V: Plain> Map<K, V> {
                     continue;
                 }
                 None | Some(libc::ENOENT) => {}
+                Some(ENOTSUPP) => return self.read_singly(position, limit, each),
                 Some(_) => return Err(self.error("cannot read map")),
             }
             let count = (count as usize).min(batch);
@@ -218,6 +219,48 @@ impl<K: Plain, V: Plain> Map<K, V> {
                 break;
             }
             position = Some(next);
+        }
+        Ok(())
+    }
+}
+
+/// The kernel's own number, which is not among those of the C library: the map has no such operation.
+const ENOTSUPP: i32 = 524;
+
+impl<K: Plain, V: Plain> Map<K, V> {
+    /// One entry a system call: arrays of per-CPU values can be read in no other way before Linux 5.13. `after` is a key,
+    /// which of an array has four bytes.
+    fn read_singly(
+        &self,
+        after: Option<u32>,
+        limit: usize,
+        mut each: impl FnMut(K, &[V]),
+    ) -> Result<(), Error> {
+        let mut key = after.map(|key| key.to_ne_bytes().to_vec());
+        let mut next = vec![0u8; size_of::<K>()];
+        let mut value = vec![0u8; size_of::<V>() * self.cpus];
+        for _ in 0..limit.min(self.max_entries() as usize) {
+            let before = key.as_ref().map_or(std::ptr::null(), |key| key.as_ptr());
+            // SAFETY: the kernel reads one key, or none, and writes one key and one value (of a per-CPU map one for each
+            // CPU), for which the buffers have room.
+            let done = unsafe {
+                libbpf_sys::bpf_map_get_next_key(self.raw_fd(), before.cast(), next.as_mut_ptr().cast()) == 0
+                    && libbpf_sys::bpf_map_lookup_elem(
+                        self.raw_fd(),
+                        next.as_ptr().cast(),
+                        value.as_mut_ptr().cast(),
+                    ) == 0
+            };
+            match done {
+                true => {}
+                false if last_error(libc::ENOENT) => break,
+                false => return Err(self.error("cannot read map")),
+            }
+            let values: Vec<V> = value.chunks_exact(size_of::<V>()).filter_map(V::read).collect();
+            if let Some(key) = K::read(&next) {
+                each(key, &values);
+            }
+            key = Some(next.clone());
         }
         Ok(())
     }

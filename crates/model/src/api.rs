@@ -43,6 +43,9 @@ pub struct Status {
     /// The proxy; absent while no service needs it, or with `--proxy off`.
     #[serde(default)]
     pub proxy: Option<ProxyStatus>,
+    /// Whether the kernel does what serving HTTP in it relies on; absent until that is known, a second after the start.
+    #[serde(default)]
+    pub conformance: Option<Conformance>,
 }
 
 /// The proxy beside the agent.
@@ -56,6 +59,36 @@ pub struct ProxyStatus {
     pub generation: u64,
     /// What is wrong with it.
     pub problem: Option<String>,
+}
+
+/// What the start-up probe found: it is made once a boot, and again for another kernel or version.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Conformance {
+    /// The kernel's release.
+    pub kernel: String,
+    /// When it was made.
+    pub time: f64,
+    /// How long it took, in seconds.
+    pub took: f64,
+    /// Why HTTP is not served in the kernel; absent when nothing stands against it.
+    pub obstacle: Option<String>,
+    /// What was tried.
+    pub checks: Vec<ConformanceCheck>,
+}
+
+/// One thing that was tried.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ConformanceCheck {
+    /// Its name, as in the metrics.
+    pub name: String,
+    /// What should happen.
+    pub what: String,
+    /// Whether HTTP is not served in the kernel without it; others are known limits.
+    pub essential: bool,
+    /// `passed`, `failed` or `not-run`.
+    pub result: String,
+    /// Why it did not pass.
+    pub why: Option<String>,
 }
 
 /// The state of the configuration.
@@ -281,7 +314,7 @@ pub struct Peer {
     pub workload: Workload,
     /// The process that sent; absent when it was never seen sending.
     pub pid: Option<u32>,
-    /// Its effective user.
+    /// The user that made its socket.
     pub uid: Option<u32>,
     /// Name of its thread.
     pub comm: Option<String>,

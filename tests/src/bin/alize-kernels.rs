@@ -1,27 +1,40 @@
-//! Runs the kernel tests of the data path under other kernels: `alize-kernels [--list] [KERNEL...]`.
+//! What of the mesh works on which kernel: `alize-kernels [--check | --features-only] [KERNEL...]`.
 //!
-//! Each kernel of [`KERNELS`] comes as a Debian package from the machine's own mirror, is booted by QEMU in software
-//! emulation with an initramfs made here, and runs the very test programs that `cargo test` runs on the host. Nothing is
-//! skipped: a kernel that cannot be had or does not come up is a failure. Timing means nothing under emulation.
+//! Boots the kernels of `alize_tests::kernels::KERNELS` in virtual machines and takes this machine's own without one, tries
+//! every feature with real sockets, runs the data path's kernel tests, and writes what it found into `docs/kernels.md`.
+//! `--check` is the form for CI: features only, and what differs from what is kept is a failure. Nothing is skipped: a
+//! kernel that cannot be had or does not come up is a failure. Timing means nothing under emulation.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::thread;
 
-use anyhow::{Context, Result, bail, ensure};
+use alize_tests::kernels::{self, Costs, Guest, HOST, KERNELS, Kernel, Results, Run};
+use anyhow::{Context, Result};
+use clap::Parser;
 
-/// One line a kernel: name, Debian suite. Adding a kernel is adding a line.
-const KERNELS: &[(&str, &str)] = &[("6.1", "bookworm"), ("6.12", "trixie")];
+/// Virtual machines at once; each keeps one CPU busy.
+const AT_ONCE: usize = 2;
 
-/// Boot and all tests of one kernel; boot alone takes about 4 s.
-const TIME_LIMIT: Duration = Duration::from_secs(600);
+#[derive(Parser)]
+#[command(about = "Shows what of the mesh works on which kernel")]
+struct Arguments {
+    /// Show which kernels there are.
+    #[arg(long)]
+    list: bool,
+    /// Try the features only, and fail where they or their cost differ from what is kept.
+    #[arg(long)]
+    check: bool,
+    /// Leave out the data path's kernel tests, which take many minutes under emulation.
+    #[arg(long)]
+    features_only: bool,
+    /// Only these; `host` is this machine's own.
+    kernels: Vec<String>,
+}
 
 fn main() -> ExitCode {
-    match run(std::env::args().skip(1).collect()) {
+    match run(&Arguments::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -31,271 +44,170 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Vec<String>) -> Result<bool> {
-    if arguments.iter().any(|a| a == "--list") {
-        KERNELS.iter().for_each(|(name, suite)| eprintln!("{name}\t(Debian {suite})"));
+fn run(arguments: &Arguments) -> Result<bool> {
+    if arguments.list {
+        KERNELS.iter().for_each(|kernel| eprintln!("{}\t(Debian {})", kernel.name, kernel.suite));
+        eprintln!("{HOST}\t(this machine's)");
         return Ok(true);
     }
-    let mut wanted = Vec::new();
-    for kernel in KERNELS {
-        if arguments.is_empty() || arguments.iter().any(|a| a == kernel.0) {
-            wanted.push(*kernel);
+    let known = |name: &String| name == HOST || KERNELS.iter().any(|kernel| kernel.name == name);
+    if let Some(name) = arguments.kernels.iter().find(|name| !known(name)) {
+        anyhow::bail!("no kernel is called {name}; --list shows them");
+    }
+    let guest = Guest::build(!arguments.check && !arguments.features_only)?;
+    let runs = run_all(&guest, &arguments.kernels);
+    let mut verdict = Verdict::default();
+    let mut found = Vec::new();
+    for (name, run) in runs {
+        match run {
+            Ok(run) => {
+                verdict.hear(&name, &run);
+                found.push((name, run));
+            }
+            Err(error) => verdict.fail(format!("kernel {name}: {error:#}")),
         }
     }
-    ensure!(!wanted.is_empty(), "no kernel is called {}; --list shows them", arguments.join(", "));
+    if arguments.check {
+        check(&found, &mut verdict)?
+    } else {
+        keep(&found, &mut verdict)?
+    }
+    costs(&found, &mut verdict)?;
+    for failure in &verdict.failures {
+        eprintln!("{failure}");
+    }
+    eprintln!("kernels: {} passed, {} failed", verdict.passed, verdict.failures.len());
+    Ok(verdict.failures.is_empty())
+}
 
-    let cache = target_folder()?.join("kernels");
-    fs::create_dir_all(&cache)?;
-    let tests = test_programs()?;
-    let initramfs = cache.join("initramfs.cpio");
-    pack(&tests, &cache.join("root"), &initramfs)?;
+/// Runs those that are wanted, the slowest to come first.
+fn run_all(guest: &Guest, wanted: &[String]) -> Vec<(String, Result<Run>)> {
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
+    let waiting: Mutex<Vec<Kernel>> =
+        Mutex::new(KERNELS.into_iter().filter(|kernel| is_wanted(kernel.name)).collect());
+    let done = Mutex::new(Vec::new());
+    let next = || waiting.lock().ok().and_then(|mut waiting| waiting.pop());
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some(kernel) = next() {
+                    let run = guest.boot(kernel);
+                    if let Ok(mut done) = done.lock() {
+                        done.push((kernel.name.to_owned(), run));
+                    }
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_default();
+    if is_wanted(HOST) {
+        done.push((HOST.to_owned(), guest.run_here()));
+    }
+    done
+}
 
-    let mut passed = 0;
-    let mut failed = 0;
-    for (name, suite) in wanted {
-        let image = kernel_image(name, suite, &cache).with_context(|| format!("kernel {name}"))?;
-        let report = boot(&image, &initramfs).with_context(|| format!("kernel {name}"))?;
-        eprintln!("kernel {} ({name}, Debian {suite})", report.release);
-        report.lines.iter().for_each(|line| eprintln!("    {line}"));
-        passed += report.passed;
-        failed += report.failed;
-        if !report.complete || report.passed == 0 {
-            eprintln!(
-                "    the kernel stopped before all tests had run; its console is in {}",
-                console(&image).display()
-            );
-            failed += 1;
+#[derive(Default)]
+struct Verdict {
+    passed: usize,
+    failures: Vec<String>,
+}
+
+impl Verdict {
+    fn fail(&mut self, what: String) {
+        self.failures.push(what);
+    }
+
+    /// What must hold whatever is kept: features work where their programs are taken, and tests pass.
+    fn hear(&mut self, name: &str, run: &Run) {
+        eprintln!("kernel {} ({name})", run.outcome.release);
+        for row in &run.outcome.features {
+            let why = row.why.as_ref().map_or(String::new(), |why| format!(": {why}"));
+            eprintln!("    {:<9} {}{why}", row.state, row.feature);
+        }
+        for row in run.outcome.failed() {
+            let why = row.why.as_deref().unwrap_or_default();
+            self.fail(format!("kernel {name}: {}: {why}", row.feature));
+        }
+        self.passed += run.outcome.features.len() - run.outcome.failed().count();
+        for (test, passed) in &run.tests {
+            match passed {
+                true => self.passed += 1,
+                false => self.fail(format!("kernel {name}: test {test} failed")),
+            }
+        }
+        if run.lost > 0 {
+            self.fail(format!("kernel {name}: {} tests were begun and did not end", run.lost));
+        }
+        if !run.tests.is_empty() {
+            eprintln!("    {} tests", run.tests.len());
+        } else if KERNELS.iter().any(|kernel| kernel.name == name && kernel.tests) {
+            eprintln!("    no tests: features only");
         }
     }
-    eprintln!("kernels: {passed} passed, {failed} failed");
-    Ok(failed == 0)
 }
 
-fn target_folder() -> Result<PathBuf> {
-    let output = Command::new("cargo").args(["metadata", "--format-version=1", "--no-deps"]).output()?;
-    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).context("cargo metadata")?;
-    Ok(metadata["target_directory"].as_str().context("cargo metadata names no target folder")?.into())
+fn place(name: &str) -> PathBuf {
+    kernels::repository().join(name)
 }
 
-/// The tests of balancing with real sockets and of the doctor, built as `cargo test` builds them. The others need bpftool
-/// or a real clock.
-fn test_programs() -> Result<Vec<PathBuf>> {
-    let mut child = Command::new("cargo")
-        .args([
-            "test",
-            "--no-run",
-            "--message-format=json",
-            "-p",
-            "alize-datapath",
-            "--test",
-            "connections",
-            "--test",
-            "doctor",
-        ])
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cargo test --no-run")?;
-    let mut programs = Vec::new();
-    for line in BufReader::new(child.stdout.take().context("cargo's output")?).lines() {
-        let message: serde_json::Value = serde_json::from_str(&line?)?;
-        let is_test = message["target"]["kind"][0] == "test" && message["profile"]["test"] == true;
-        if let (true, Some(path)) = (is_test, message["executable"].as_str()) {
-            programs.push(PathBuf::from(path));
+const RESULTS: &str = "tests/kernels/results.json";
+const COSTS: &str = "tests/kernels/verifier.json";
+const PAGE: &str = "docs/kernels.md";
+
+fn check(found: &[(String, Run)], verdict: &mut Verdict) -> Result<()> {
+    let results = Results::read(&place(RESULTS))?;
+    for (name, run) in found {
+        for difference in results.differences(name, &run.outcome) {
+            verdict.fail(format!("kernel {name}: {difference}; if that is meant: make test-kernels"));
         }
     }
-    ensure!(child.wait()?.success(), "the kernel tests do not build");
-    ensure!(!programs.is_empty(), "alize-datapath has no test programs");
-    Ok(programs)
-}
-
-/// Downloads and unpacks Debian's cloud kernel of `suite` by an apt with lists of its own, so that the machine's stay.
-fn kernel_image(name: &str, suite: &str, cache: &Path) -> Result<PathBuf> {
-    let folder = cache.join(name);
-    if let Some(image) = find_image(&folder) {
-        return Ok(image);
-    }
-    fs::create_dir_all(folder.join("lists/partial"))?;
-    fs::create_dir_all(folder.join("cache/archives/partial"))?;
-    let list = folder.join("sources.list");
-    let line = format!(
-        "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {} {suite} main\n",
-        mirror()?
-    );
-    fs::write(&list, line)?;
-    let option = |key: &str, path: &Path| format!("-o{key}={}", path.display());
-    let options = [
-        option("Dir::Etc::SourceList", &list),
-        option("Dir::State::Lists", &folder.join("lists")),
-        option("Dir::Cache", &folder.join("cache")),
-        "-oDir::Etc::SourceParts=/dev/null".into(),
-        "-oAPT::Sandbox::User=root".into(),
-    ];
-    output(Command::new("apt-get").args(&options).args(["update", "-qq"])).context("is there a network?")?;
-    let depends =
-        output(Command::new("apt-cache").args(&options).args(["depends", "linux-image-cloud-amd64"]))?;
-    let package = depends
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("Depends: linux-image-"))
-        .with_context(|| format!("suite {suite} has no cloud kernel"))?;
-    let package = format!("linux-image-{package}");
-    output(Command::new("apt-get").args(&options).args(["download", "-qq", &package]).current_dir(&folder))?;
-    for entry in fs::read_dir(&folder)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|e| e == "deb") {
-            output(Command::new("dpkg-deb").arg("-x").arg(&path).arg(folder.join("unpacked")))?;
-            fs::remove_file(&path)?;
-        }
-    }
-    // Modules are not needed and fill the cache.
-    let _ = fs::remove_dir_all(folder.join("unpacked/lib"));
-    find_image(&folder).with_context(|| format!("package {package} holds no kernel"))
-}
-
-fn find_image(folder: &Path) -> Option<PathBuf> {
-    let entries = fs::read_dir(folder.join("unpacked/boot")).ok()?;
-    entries.flatten().map(|e| e.path()).find(|p| p.to_string_lossy().contains("/vmlinuz-"))
-}
-
-/// The mirror that the machine itself uses.
-fn mirror() -> Result<String> {
-    let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
-    if let Ok(entries) = fs::read_dir("/etc/apt/sources.list.d") {
-        files.extend(entries.flatten().map(|e| e.path()));
-    }
-    files.sort();
-    files
-        .iter()
-        .filter_map(|file| fs::read_to_string(file).ok())
-        .flat_map(|text| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
-        .find(|word| word.contains("://") && word.trim_end_matches('/').ends_with("/debian"))
-        .context("no Debian mirror in /etc/apt/sources.list or sources.list.d")
-}
-
-/// An initramfs with busybox, the test programs, their libraries, and an init that runs them.
-fn pack(tests: &[PathBuf], root: &Path, archive: &Path) -> Result<()> {
-    let _ = fs::remove_dir_all(root);
-    for folder in ["bin", "proc", "sys", "dev", "run", "tmp", "tests"] {
-        fs::create_dir_all(root.join(folder))?;
-    }
-    fs::copy("/bin/busybox", root.join("bin/busybox")).context("package busybox-static")?;
-    let mut libraries = BTreeSet::new();
-    for test in tests {
-        let name = test.file_name().context("a test program has a name")?;
-        fs::copy(test, root.join("tests").join(name))?;
-        let listing = output(Command::new("ldd").arg(test))?;
-        libraries.extend(listing.split_whitespace().filter(|w| w.starts_with('/')).map(PathBuf::from));
-    }
-    for library in libraries {
-        let place = root.join(library.strip_prefix("/")?);
-        fs::create_dir_all(place.parent().context("a library has a folder")?)?;
-        fs::copy(&library, place)?;
-    }
-    let init = root.join("init");
-    fs::write(&init, INIT)?;
-    fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
-
-    let names = output(Command::new("find").arg(".").current_dir(root))?;
-    let mut cpio = Command::new("cpio")
-        .args(["--create", "--format=newc", "--quiet"])
-        .current_dir(root)
-        .stdin(Stdio::piped())
-        .stdout(fs::File::create(archive)?)
-        .spawn()
-        .context("package cpio")?;
-    cpio.stdin.take().context("cpio's input")?.write_all(names.as_bytes())?;
-    ensure!(cpio.wait()?.success(), "cpio failed");
     Ok(())
 }
 
-/// Lines that begin with `@` are for [`boot`].
-const INIT: &str = r#"#!/bin/busybox sh
-/bin/busybox --install -s /bin
-mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
-mount -t cgroup2 cgroup /sys/fs/cgroup; mount -t bpf bpf /sys/fs/bpf; mount -t tmpfs tmp /tmp
-ip link set lo up
-echo "@release $(uname -r)"
-for test in /tests/*; do
-    $test --test-threads=1 2>&1 </dev/null
-done
-echo "@complete"
-poweroff -f
-"#;
-
-#[derive(Default)]
-struct Report {
-    release: String,
-    lines: Vec<String>,
-    passed: u32,
-    failed: u32,
-    complete: bool,
-}
-
-fn console(image: &Path) -> PathBuf {
-    image.with_extension("console.txt")
-}
-
-/// One CPU: with two, QEMU 7.2 emulates Linux 6.12 so badly that it may not even boot.
-fn boot(image: &Path, initramfs: &Path) -> Result<Report> {
-    let mut child = Command::new("qemu-system-x86_64")
-        .args([
-            "-accel",
-            "tcg",
-            "-cpu",
-            "max",
-            "-smp",
-            "1",
-            "-m",
-            "1024",
-            "-nographic",
-            "-no-reboot",
-            "-nodefaults",
-        ])
-        .args(["-serial", "stdio", "-append", "console=ttyS0 quiet panic=-1 loglevel=4"])
-        .arg("-kernel")
-        .arg(image)
-        .arg("-initrd")
-        .arg(initramfs)
-        .stdin(Stdio::null())
-        .stdout(fs::File::create(console(image))?)
-        .spawn()
-        .context("package qemu-system-x86")?;
-    let end = Instant::now() + TIME_LIMIT;
-    while child.try_wait()?.is_none() {
-        if Instant::now() > end {
-            child.kill()?;
-            child.wait()?;
-            bail!(
-                "not done after {} s; its console is in {}",
-                TIME_LIMIT.as_secs(),
-                console(image).display()
-            );
-        }
-        std::thread::sleep(Duration::from_millis(100));
+fn keep(found: &[(String, Run)], verdict: &mut Verdict) -> Result<()> {
+    if !verdict.failures.is_empty() {
+        eprintln!("nothing is written, because not all is well");
+        return Ok(());
     }
-    let text = fs::read(console(image))?;
-    Ok(read_console(&String::from_utf8_lossy(&text)))
+    let mut results = Results::read(&place(RESULTS))?;
+    results.0.extend(found.iter().map(|(name, run)| (name.clone(), run.outcome.clone())));
+    results.0.retain(|name, _| name == HOST || KERNELS.iter().any(|kernel| kernel.name == name));
+    results.write(&place(RESULTS))?;
+    let path = place(PAGE);
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    std::fs::write(&path, kernels::page(&text, &results)?)?;
+    eprintln!("wrote {PAGE} and {RESULTS}");
+    Ok(())
 }
 
-fn read_console(text: &str) -> Report {
-    let mut report = Report::default();
-    for line in text.lines().map(str::trim) {
-        // The firmware leaves control characters before the first line.
-        if let Some((_, release)) = line.split_once("@release ") {
-            report.release = release.to_owned();
-        } else if line == "@complete" {
-            report.complete = true;
-        } else if line.starts_with("test ") && line.contains(" ... ") {
-            report.passed += u32::from(line.ends_with("ok"));
-            report.failed += u32::from(line.ends_with("FAILED"));
-            report.lines.push(line.to_owned());
+/// What the programs cost the verifier. The host's kernel has its series for a name: other machines may have another.
+fn costs(found: &[(String, Run)], verdict: &mut Verdict) -> Result<()> {
+    let mut costs = Costs::read(&place(COSTS))?;
+    let clang = kernels::clang()?;
+    let bless = std::env::var_os("ALIZE_BLESS").is_some();
+    let mut excesses = Vec::new();
+    for (name, run) in found {
+        let is_host = name == HOST;
+        let name = if is_host { kernels::series(&run.outcome.release) } else { name.clone() };
+        if bless && !run.outcome.verified.is_empty() {
+            costs.walked.insert(name.clone(), run.outcome.verified.clone());
         }
+        let compare = costs.clang == clang && (!is_host || costs.walked.contains_key(&name));
+        let compare = compare && !run.outcome.verified.is_empty();
+        excesses.extend(costs.excesses(&name, &run.outcome.verified, compare || bless));
     }
-    report
-}
-
-fn output(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{command:?} failed: {}", errors.trim());
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    if bless {
+        costs.clang = clang;
+        costs.write(&place(COSTS))?;
+        eprintln!("wrote {COSTS}");
+    } else if costs.clang != clang {
+        eprintln!(
+            "the cost of programs is kept of clang {}, not {clang}: only the limit is looked at",
+            costs.clang
+        );
+    }
+    if !excesses.is_empty() {
+        verdict.fail(format!("programs cost the verifier too much:\n{}", kernels::table(&excesses)));
+    }
+    Ok(())
 }

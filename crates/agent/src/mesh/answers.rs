@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use alize_datapath::Opened;
-use alize_model::api::{Program, Status};
+use alize_datapath::conformance::{Outcome, Report};
+use alize_model::api::{Conformance, ConformanceCheck, Program, Status};
+use tracing::info;
 
 use super::Mesh;
 use crate::observer::Names;
@@ -34,7 +36,19 @@ impl Mesh {
             kernel_memory: self.datapath.kernel_memory(),
             anomalies: anomalies.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
             proxy: None,
+            conformance: self.conformance.as_ref().map(conformance),
         }
+    }
+
+    /// Takes note of what the kernel was found to do.
+    pub(crate) fn set_conformance(&mut self, report: Report) {
+        match report.http_path() {
+            Ok(()) => info!("this kernel does what serving HTTP in it relies on"),
+            Err(why) => info!("HTTP is not served in the kernel: {why}; `alize doctor` tells more"),
+        }
+        self.conformance = Some(report);
+        // Loading the programs of the probe needed memory for a moment.
+        self.untrimmed = true;
     }
 
     fn programs(&self) -> Vec<Program> {
@@ -135,5 +149,29 @@ impl Mesh {
     /// Whether this agent made the data path, which is then its own to remove if it cannot start.
     pub(crate) fn is_fresh(&self) -> bool {
         self.opened == Opened::Fresh
+    }
+}
+
+fn conformance(report: &Report) -> Conformance {
+    let checks = report.checks.iter().map(|check| {
+        let (result, why) = match &check.outcome {
+            Outcome::Passed => ("passed", None),
+            Outcome::Failed(why) => ("failed", Some(why.clone())),
+            Outcome::NotRun(why) => ("not-run", Some(why.clone())),
+        };
+        ConformanceCheck {
+            name: check.name.clone(),
+            what: check.what.clone(),
+            essential: check.essential,
+            result: result.into(),
+            why,
+        }
+    });
+    Conformance {
+        kernel: report.kernel.clone(),
+        time: report.time,
+        took: report.took,
+        obstacle: report.http_path().err(),
+        checks: checks.collect(),
     }
 }

@@ -64,6 +64,8 @@ pub(crate) struct Mesh {
     pub(crate) events: Events,
     flood: Flood<(Kind, u32, Option<u32>)>,
     last_scrape: Weak<Scrape>,
+    /// What serving HTTP in the kernel relies on, once it is known.
+    conformance: Option<alize_datapath::conformance::Report>,
     /// Memory of a large scrape or of many changes is still to be given back; and when that was last done.
     untrimmed: bool,
     trimmed_at: Instant,
@@ -111,6 +113,7 @@ impl Mesh {
             events: Events::new(),
             flood: Flood::new(Instant::now()),
             last_scrape: Weak::new(),
+            conformance: None,
             untrimmed: false,
             trimmed_at: Instant::now(),
             options,

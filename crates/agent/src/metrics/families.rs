@@ -73,6 +73,16 @@ pub(super) const FAMILIES: &[Family] = &[
             }
         },
     ),
+    agent(
+        "alize_conformance",
+        Kind::Gauge,
+        "1 if the kernel did what serving HTTP in it relies on, 0 if it did not or that could not be tried, by check.",
+        |scrape, _, out| {
+            for check in scrape.status.conformance.iter().flat_map(|conformance| &conformance.checks) {
+                out.add(&[("check", &check.name)], u8::from(check.result == "passed"));
+            }
+        },
+    ),
     agent("alize_health_checks", Kind::Counter, "Active health checks answered.", |scrape, _, out| {
         out.add(&[("result", &"success")], scrape.checks[0]);
         out.add(&[("result", &"failure")], scrape.checks[1]);

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use alize_datapath::{Counters, LiveState, Unavailable};
-use alize_model::api::{ConfigStatus, Program, Status};
+use alize_model::api::{ConfigStatus, Conformance, ConformanceCheck, Program, Status};
 use alize_model::{Budgets, HostFacts, Source};
 
 use super::*;
@@ -81,6 +81,27 @@ fn status() -> Status {
         kernel_memory: 4096,
         anomalies: BTreeMap::from([("event-lost".to_owned(), 0)]),
         proxy: None,
+        conformance: Some(Conformance {
+            kernel: "6.1.0".into(),
+            time: 1.5,
+            took: 0.1,
+            obstacle: Some("dead-target: why".into()),
+            checks: vec![
+                check("insertion", "passed"),
+                check("dead-target", "failed"),
+                check("storage", "not-run"),
+            ],
+        }),
+    }
+}
+
+fn check(name: &str, result: &str) -> ConformanceCheck {
+    ConformanceCheck {
+        name: name.into(),
+        what: String::new(),
+        essential: true,
+        result: result.into(),
+        why: (result != "passed").then(|| "why".into()),
     }
 }
 
@@ -196,6 +217,9 @@ fn samples_say_what_was_counted() {
         "alize_endpoint_smoothed_rtt_seconds_sum{service=\"team/svc-0\",endpoint=\"192.0.2.1:80\"} 0.0015",
         "alize_endpoint_smoothed_rtt_seconds_count{service=\"team/svc-0\",endpoint=\"192.0.2.1:80\"} 3",
         "alize_program_up{program=\"connect4\"} 0",
+        "alize_conformance{check=\"insertion\"} 1",
+        "alize_conformance{check=\"dead-target\"} 0",
+        "alize_conformance{check=\"storage\"} 0",
         "alize_config_last_reload_success_timestamp_seconds 1234.5",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");

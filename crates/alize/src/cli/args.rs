@@ -200,7 +200,8 @@ pub(crate) enum Command {
     /// What this machine can do for the mesh; where it cannot, why, and what to do about it
     ///
     /// Looks at the kernel, its settings and mounts, and at other programs on the same hooks; then loads every kernel
-    /// program on trial, so that it is the kernel that says which features it has. Nothing is attached, pinned or changed.
+    /// program on trial, so that it is the kernel that says which features it has, and tries on sockets of its own what
+    /// serving HTTP in the kernel relies on. Nothing of yours is attached to or changed, and nothing is pinned.
     /// Ends with 1 if something is off without which nothing can be meshed. Needs root; without, it says what it cannot
     /// check and ends with 5.
     #[command(after_help = examples!(

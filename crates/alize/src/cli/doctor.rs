@@ -5,6 +5,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::Command;
 
+use alize_datapath::conformance::Outcome;
 use alize_datapath::doctor::{self, Area, Finding, State};
 use alize_datapath::{Options, Refused, inspect};
 use alize_model::Budgets;
@@ -107,6 +108,27 @@ fn report(answer: &Answer, paint: Paint, width: Option<usize>) -> String {
         if let Some(refused) = &finding.refused {
             text.push_str(&refusal(&finding.name, refused, paint));
         }
+        text.push_str(&shortcomings(finding, paint));
+    }
+    text
+}
+
+/// What was tried and did not come out as it should.
+fn shortcomings(finding: &Finding, paint: Paint) -> String {
+    let mut text = String::new();
+    for check in &finding.checks {
+        let (tone, how, why) = match &check.outcome {
+            Outcome::Passed => continue,
+            Outcome::Failed(why) if check.essential => (Tone::Bad, "failed", why),
+            Outcome::Failed(why) => (Tone::Caution, "known limit", why),
+            Outcome::NotRun(why) => (Tone::Faint, "not tried", why),
+        };
+        if text.is_empty() {
+            let title = format!("{}: what was tried and is not so", finding.name);
+            text.push_str(&format!("\n{}\n", paint.tone(Tone::Heading, &visible(&title))));
+        }
+        let line = format!("{}: {}", check.name, check.what);
+        text.push_str(&format!("  {line}\n    {}, {}\n", paint.tone(tone, how), visible(why)));
     }
     text
 }

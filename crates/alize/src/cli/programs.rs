@@ -21,7 +21,11 @@ use crate::units::{bytes, count, percent, rate};
 const SLOW: Duration = Duration::from_micros(5);
 const BUSY: f64 = 0.05;
 const FULL: f64 = 0.9;
-const COMPLEX: f64 = 0.5;
+const COMPLEX: f64 = 0.25;
+const CHAIN: u32 = 12;
+
+/// MAX_BPF_STACK of linux/filter.h.
+const STACK_LIMIT: u32 = 512;
 
 #[derive(Serialize)]
 struct Answer {
@@ -66,6 +70,9 @@ pub(crate) fn programs(global: &Global, args: ProgramsArgs, output: Output) -> R
     }
     if let (Some(form), Some(program)) = (args.dump, inspection.programs.first()) {
         return dump(form, program);
+    }
+    if args.stats.is_none() {
+        inspection.add_efforts();
     }
     let costs = args.stats.map(|interval| watch(&inspection.programs, interval)).transpose()?;
     let answer = answer(inspection, costs.as_ref(), args.program.is_none());
@@ -119,7 +126,7 @@ fn answer(inspection: Inspection, costs: Option<&HashMap<u32, Cost>>, with_maps:
     let programs: Vec<Row> = programs.into_iter().map(row).collect();
     let maps = if with_maps { maps } else { Vec::new() };
     let mut warnings: Vec<String> = programs.iter().flat_map(hot_program).collect();
-    warnings.extend(maps.iter().filter_map(hot_map));
+    warnings.extend(maps.iter().flat_map(hot_map));
     if with_maps {
         warnings.extend(anomalies.iter().map(|(name, number)| {
             format!("anomaly {name} happened {} times; see the guide, Troubleshooting", count(*number))
@@ -129,7 +136,7 @@ fn answer(inspection: Inspection, costs: Option<&HashMap<u32, Cost>>, with_maps:
 }
 
 fn hot_program(row: &Row) -> Vec<String> {
-    let ProgramFacts { name, verified, recursion_misses, .. } = &row.facts;
+    let ProgramFacts { name, recursion_misses, .. } = &row.facts;
     let mut warnings = Vec::new();
     if let Some(cost) = row.cost {
         if cost.average_ns > SLOW.as_nanos() as f64 && cost.runs_per_second >= 1.0 {
@@ -147,7 +154,7 @@ fn hot_program(row: &Row) -> Vec<String> {
             ));
         }
     }
-    let complex = part_of_limit(*verified);
+    let complex = part_of_limit(verified(&row.facts));
     if complex > COMPLEX {
         warnings.push(format!(
             "{name} takes {} of what the verifier walks at most: another kernel may refuse it",
@@ -163,18 +170,31 @@ fn hot_program(row: &Row) -> Vec<String> {
     warnings
 }
 
-fn hot_map(map: &MapFacts) -> Option<String> {
+fn hot_map(map: &MapFacts) -> Vec<String> {
+    let name = &map.name;
+    let flag = match name.as_str() {
+        "services" | "service_names" | "frontends" | "service_traffic" | "service_decisions" => {
+            "--max-services"
+        }
+        "endpoints" | "endpoint_load" | "endpoint_traffic" => "--max-endpoints",
+        "slots" => "--max-slots",
+        "affinity" => "--max-affinity",
+        _ => "",
+    };
+    let mend = if flag.is_empty() { String::new() } else { format!("; raise {flag}") };
+    let mut warnings = Vec::new();
     // What is remembered of clients makes room for itself.
-    let full = map.kind != "LRU hash" && fill(map)? > FULL;
-    full.then(|| {
-        let flag = match map.name.as_str() {
-            "services" | "service_names" | "frontends" => "; raise --max-services",
-            "endpoints" | "endpoint_load" => "; raise --max-endpoints",
-            "slots" => "; raise --max-slots",
-            _ => "",
-        };
-        format!("map {} is {} full{flag}", map.name, percent(fill(map).unwrap_or_default()))
-    })
+    if let Some(full) = fill(map).filter(|full| *full > FULL && map.kind != "LRU hash") {
+        warnings.push(format!("map {name} is {} full{mend}", percent(full)));
+    }
+    if let Some(failed) = map.failed.filter(|failed| *failed > 0) {
+        warnings.push(format!("map {name} had no place {} times{mend}", count(failed)));
+    }
+    if let Some(longest) = map.longest_bucket.filter(|longest| *longest > CHAIN) {
+        warnings
+            .push(format!("map {name} has a bucket of about {longest} entries, which a look-up walks{mend}"));
+    }
+    warnings
 }
 
 /// The part of its entries that is in use.
@@ -182,8 +202,21 @@ fn fill(map: &MapFacts) -> Option<f64> {
     (map.limit > 0).then_some(map.used? as f64 / f64::from(map.limit))
 }
 
-fn part_of_limit(verified: u32) -> f64 {
-    f64::from(verified) / f64::from(VERIFIER_LIMIT)
+/// Instructions that the verifier walked: as the kernel keeps it, or as it said on trial.
+fn verified(facts: &ProgramFacts) -> u64 {
+    match (facts.verified, &facts.effort) {
+        (0, Some(effort)) => effort.walked,
+        (verified, _) => verified.into(),
+    }
+}
+
+/// At most this much stack: of the program and all its functions, of which not all need be on it at once.
+fn deepest(stack: &[u32]) -> u32 {
+    stack.iter().sum::<u32>().min(STACK_LIMIT)
+}
+
+fn part_of_limit(verified: u64) -> f64 {
+    verified as f64 / f64::from(VERIFIER_LIMIT)
 }
 
 fn report(answer: &Answer, stats: Option<Duration>, paint: Paint, width: Option<usize>) -> String {
@@ -208,25 +241,32 @@ fn programs_table(rows: &[Row]) -> Table {
     let mut table = Table::new(&[
         ("PROGRAM", Left),
         ("ID", Right),
+        ("VERSION", Left),
         ("TAG", Left),
         ("INSTRUCTIONS", Right),
         ("VERIFIED", Right),
+        ("STATES", Right),
+        ("STACK", Right),
         ("JITED", Right),
         ("MEMORY", Right),
         ("HOOK", Left),
         ("ATTACHED TO", Left),
     ]);
     for Row { facts, .. } in rows {
-        let verified = match facts.verified {
+        let verified = match verified(facts) {
             0 => String::new(),
-            verified => format!("{} ({})", count(verified.into()), percent(part_of_limit(verified))),
+            verified => format!("{} ({})", count(verified), percent(part_of_limit(verified))),
         };
+        let effort = facts.effort.as_ref();
         table.row(vec![
             facts.name.clone().into(),
             facts.id.to_string().into(),
+            facts.version.clone().into(),
             facts.tag.clone().into(),
             count(facts.instructions.into()).into(),
             verified.into(),
+            effort.map_or("".into(), |effort| count(effort.states).into()),
+            effort.map_or("".into(), |effort| bytes(deepest(&effort.stack).into()).into()),
             match facts.jited {
                 0 => Cell::new("interpreted", Tone::Caution),
                 size => bytes(size.into()).into(),
@@ -291,11 +331,13 @@ fn maps_table(maps: &[MapFacts]) -> Table {
         ("USED", Right),
         ("LIMIT", Right),
         ("FULL", Right),
+        ("BUCKET", Right),
+        ("FAILED", Right),
         ("MEMORY", Right),
     ]);
     for map in maps {
         let full = fill(map);
-        let tone = if hot_map(map).is_some() { Tone::Caution } else { Tone::Plain };
+        let tone = if !hot_map(map).is_empty() { Tone::Caution } else { Tone::Plain };
         table.row(vec![
             map.name.clone().into(),
             map.id.to_string().into(),
@@ -309,6 +351,8 @@ fn maps_table(maps: &[MapFacts]) -> Table {
                 (limit, _) => count(limit.into()).into(),
             },
             full.map_or("".into(), |full| Cell::new(percent(full), tone)),
+            map.longest_bucket.map_or("".into(), |longest| longest.to_string().into()),
+            map.failed.map_or("".into(), |failed| Cell::new(count(failed), tone)),
             bytes(map.memory).into(),
         ]);
     }
@@ -350,6 +394,8 @@ fn dump(form: Dump, program: &ProgramFacts) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
+    use alize_datapath::Effort;
+
     use super::*;
 
     fn program(name: &str) -> ProgramFacts {
@@ -364,6 +410,8 @@ mod tests {
             verified: 12_345,
             jited: 4_096,
             memory: 8_192,
+            version: "v1".into(),
+            effort: Some(Effort { walked: 12_345, states: 678, peak_states: 90, stack: vec![104, 32] }),
             runs: 0,
             run_time: 0,
             recursion_misses: 0,
@@ -372,15 +420,36 @@ mod tests {
 
     fn map(name: &str, kind: &str, used: Option<u64>, limit: u32) -> MapFacts {
         let kind = kind.to_owned();
-        MapFacts { name: name.into(), id: 3, kind, key_size: 4, value_size: 16, used, limit, memory: 1_024 }
+        MapFacts {
+            name: name.into(),
+            id: 3,
+            kind,
+            key_size: 4,
+            value_size: 16,
+            used,
+            longest_bucket: None,
+            failed: None,
+            limit,
+            memory: 1_024,
+        }
     }
 
     fn inspection() -> Inspection {
-        let loose = ProgramFacts { attached: Vec::new(), verified: 0, jited: 0, ..program("alize_sweep") };
+        let loose = ProgramFacts {
+            attached: Vec::new(),
+            verified: 0,
+            effort: None,
+            jited: 0,
+            ..program("alize_sweep")
+        };
         Inspection {
             instance: "blue".into(),
             programs: vec![program("alize_connect4"), loose],
-            maps: vec![map("services", "array", Some(5), 10), map("events", "ring buffer", None, 262_144)],
+            maps: vec![
+                map("services", "array", Some(5), 10),
+                MapFacts { longest_bucket: Some(2), ..map("frontends", "hash", Some(5), 20) },
+                MapFacts { failed: Some(3), ..map("events", "ring buffer", None, 262_144) },
+            ],
             anomalies: [("event-lost", 3)].into(),
             memory: 18_432,
         }
@@ -392,15 +461,17 @@ mod tests {
         assert_eq!(
             report(&answer, None, Paint::PLAIN, None),
             "\
-PROGRAM         ID  TAG               INSTRUCTIONS       VERIFIED        JITED    MEMORY  HOOK          ATTACHED TO
-alize_connect4   7  00ff00ff00ff00ff         1.23k  12.3k (1.2 %)     4.00 KiB  8.00 KiB  connect4      /sys/fs/cgroup/a b
-alize_sweep      7  00ff00ff00ff00ff         1.23k              -  interpreted  8.00 KiB  not attached  -
+PROGRAM         ID  VERSION  TAG               INSTRUCTIONS       VERIFIED  STATES  STACK        JITED    MEMORY  HOOK          ATTACHED TO
+alize_connect4   7  v1       00ff00ff00ff00ff         1.23k  12.3k (1.2 %)     678  136 B     4.00 KiB  8.00 KiB  connect4      /sys/fs/cgroup/a b
+alize_sweep      7  v1       00ff00ff00ff00ff         1.23k              -       -      -  interpreted  8.00 KiB  not attached  -
 
-MAP       ID  KIND         KEY  VALUE  USED    LIMIT    FULL    MEMORY
-services   3  array        4 B   16 B     5       10  50.0 %  1.00 KiB
-events     3  ring buffer  4 B   16 B     -  256 KiB       -  1.00 KiB
+MAP        ID  KIND         KEY  VALUE  USED    LIMIT    FULL  BUCKET  FAILED    MEMORY
+services    3  array        4 B   16 B     5       10  50.0 %       -       -  1.00 KiB
+frontends   3  hash         4 B   16 B     5       20  25.0 %       2       -  1.00 KiB
+events      3  ring buffer  4 B   16 B     -  256 KiB       -       -       3  1.00 KiB
 
 kernel memory of all: 18.0 KiB
+warning: map events had no place 3 times
 warning: anomaly event-lost happened 3 times; see the guide, Troubleshooting
 "
         );
@@ -434,11 +505,18 @@ warning: anomaly event-lost happened 3 times; see the guide, Troubleshooting
         let warnings = hot_program(&Row { facts, cost: None });
         assert!(warnings[0].contains("60.0 %") && warnings[1].contains("skipped 2 times"), "{warnings:?}");
 
-        assert_eq!(hot_map(&map("slots", "array", Some(90), 100)), None);
+        assert_eq!(hot_map(&map("slots", "array", Some(90), 100)), [""; 0]);
         let full = "map slots is 91.0 % full; raise --max-slots";
-        assert_eq!(hot_map(&map("slots", "array", Some(91), 100)).as_deref(), Some(full));
-        assert_eq!(hot_map(&map("affinity", "LRU hash", Some(100), 100)), None);
-        assert_eq!(hot_map(&map("connections", "socket storage", None, 0)), None);
+        assert_eq!(hot_map(&map("slots", "array", Some(91), 100)), [full]);
+        assert_eq!(hot_map(&map("affinity", "LRU hash", Some(100), 100)), [""; 0]);
+        assert_eq!(hot_map(&map("connections", "socket storage", None, 0)), [""; 0]);
+        let failed =
+            MapFacts { failed: Some(3), longest_bucket: Some(13), ..map("frontends", "hash", Some(1), 100) };
+        let warnings = [
+            "map frontends had no place 3 times; raise --max-services",
+            "map frontends has a bucket of about 13 entries, which a look-up walks; raise --max-services",
+        ];
+        assert_eq!(hot_map(&failed), warnings);
     }
 
     #[test]

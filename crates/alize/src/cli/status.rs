@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use alize_model::api::{ConfigStatus, Program, ProxyStatus, Status};
+use alize_model::api::{ConfigStatus, Conformance, Program, ProxyStatus, Status};
 
 use crate::client::Client;
 use crate::failure::Failure;
@@ -37,6 +37,7 @@ fn report(status: &Status, now: f64, paint: Paint) -> String {
     if let Some(found) = &status.proxy {
         fact("proxy", proxy(found, paint));
     }
+    fact("HTTP in kernel", conformance(status.conformance.as_ref(), paint));
     fact("anomalies", anomalies(status, paint));
     if let Some(refused) = refused(&status.config, now, paint) {
         text.push_str(&refused);
@@ -101,6 +102,20 @@ fn proxy(proxy: &ProxyStatus, paint: Paint) -> String {
             format!("pid {pid}, state {} in force: {}", proxy.generation, problem(error))
         }
         (None, error) => format!("off: {}", problem(error.unwrap_or("it is being started"))),
+    }
+}
+
+/// Whether the kernel could; that it does is another matter.
+fn conformance(found: Option<&Conformance>, paint: Paint) -> String {
+    let Some(found) = found else { return "not known yet".into() };
+    match &found.obstacle {
+        Some(why) => paint.tone(Tone::Caution, &visible(&format!("not possible: {why}"))),
+        None => {
+            let passed = found.checks.iter().filter(|check| check.essential).count();
+            let limits =
+                found.checks.iter().filter(|check| !check.essential && check.result != "passed").count();
+            format!("possible: {passed} checks passed, {limits} known limits (`alize doctor` names them)")
+        }
     }
 }
 

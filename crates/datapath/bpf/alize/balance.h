@@ -6,6 +6,7 @@
 #ifndef ALIZE_BALANCE_H
 #define ALIZE_BALANCE_H
 
+#include "atomics.h"
 #include "client.h"
 #include "endpoint.h"
 
@@ -46,7 +47,7 @@ static __always_inline __u32 weighted_random(__u64 word, __u32 length)
 static __always_inline __u32 round_robin(__u64 word, __u32 length, __u32 service)
 {
 	__u64 *turn = bpf_map_lookup_elem(&turns, &service);
-	return FIELD(slot_read(word, turn ? __sync_fetch_and_add(turn, 1) % length : 0), SLOT_ENDPOINT);
+	return FIELD(slot_read(word, turn ? FETCH_ADD(turn, 1) % length : 0), SLOT_ENDPOINT);
 }
 
 /* Open connections of the slot's endpoint, the new one included. */

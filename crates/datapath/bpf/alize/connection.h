@@ -3,6 +3,7 @@
 #ifndef ALIZE_CONNECTION_H
 #define ALIZE_CONNECTION_H
 
+#include "atomics.h"
 #include "counters.h"
 #include "decide.h"
 #include "events.h"
@@ -71,13 +72,13 @@ static __always_inline struct owners connection_owners(const struct connection *
 /* How far a total has come since it was last seen; a look that was overtaken by a newer one adds nothing. */
 static __always_inline __u64 forward64(__u64 now, __u64 *seen)
 {
-	__s64 way = now - __sync_lock_test_and_set(seen, now);
+	__s64 way = now - EXCHANGE(seen, now);
 	return way > 0 ? way : 0;
 }
 
 static __always_inline __u32 forward32(__u32 now, __u32 *seen)
 {
-	__s32 way = now - __sync_lock_test_and_set(seen, now);
+	__s32 way = now - EXCHANGE(seen, now);
 	return way > 0 ? way : 0;
 }
 

@@ -5,6 +5,8 @@
 
 #include "connection.h"
 
+#include <bpf/bpf_core_read.h>
+
 enum {
 	VERDICT_REFUSE = 0,
 	VERDICT_PASS = 1,
@@ -77,8 +79,9 @@ static __always_inline int ctx_refuse(const struct decision *decision)
 		.pid = bpf_get_current_pid_tgid() >> 32,
 	};
 	event_send(&event);
-	/* Without this the caller would hear EPERM, which reads as a firewall. */
-	bpf_set_retval(-ERRNO_ECONNREFUSED);
+	/* Without this (before Linux 5.18) the caller hears EPERM, which reads as a firewall. */
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_set_retval))
+		bpf_set_retval(-ERRNO_ECONNREFUSED);
 	return VERDICT_REFUSE;
 }
 

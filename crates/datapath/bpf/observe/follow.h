@@ -28,9 +28,13 @@ static __always_inline bool window_load(struct __sk_buff *skb, struct window *wi
 		return false;
 	if (size > limit)
 		size = limit;
-	HIDE(size);
-	if (size - 1 > (at ? FIRST_LOAD - 1 : WINDOW_SIZE - 1))
+	/* One less than it, so that Linux 6.1 sees it is not 0: of `size != 0` its verifier learns nothing. */
+	__u32 last = size - 1;
+	HIDE(last);
+	if (last > (at ? FIRST_LOAD - 1 : WINDOW_SIZE - 1))
 		return false;
+	HIDE(last);
+	size = last + 1;
 	if (bpf_skb_load_bytes(skb, progress->segment.payload + offset, window->bytes + at, size))
 		return false;
 	progress->filled = at + size;

@@ -20,6 +20,22 @@ struct {
 	__type(value, struct identity);
 } links SEC(".maps");
 
+#ifdef ALIZE_HOST
+static const struct {
+	__u32 may_ask_pid;
+	__u32 may_ask_comm;
+} choices = {1, 1};
+#else
+/*
+ * Set at load (src/variant.rs): what this hook may ask of the current thread. Its process came with Linux 6.10, its name
+ * with 6.16.
+ */
+const volatile struct {
+	__u32 may_ask_pid;
+	__u32 may_ask_comm;
+} choices SEC(".rodata.choices") = {1, 1};
+#endif
+
 #ifndef ALIZE_HOST
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 #endif
@@ -50,8 +66,10 @@ static __always_inline bool sends_itself(struct __sk_buff *skb)
 static __always_inline void identity_now(struct __sk_buff *skb, struct identity *identity)
 {
 	identity->pid = bpf_get_current_pid_tgid() >> 32;
-	identity->uid = bpf_get_current_uid_gid();
-	bpf_get_current_comm(identity->comm, sizeof(identity->comm));
+	/* Of the socket's maker: before Linux 6.16 this hook may not ask for that of the process. */
+	identity->uid = bpf_get_socket_uid(skb);
+	if (choices.may_ask_comm)
+		bpf_get_current_comm(identity->comm, sizeof(identity->comm));
 }
 
 /* Brings `self` up to date with who is sending; cheap where nothing changed. */
@@ -59,7 +77,7 @@ static __always_inline bool identity_refresh(struct __sk_buff *skb, struct conve
 {
 	if (!conversation->self.cgroup)
 		conversation->self.cgroup = bpf_skb_cgroup_id(skb);
-	if (!sends_itself(skb) || conversation->self.pid == bpf_get_current_pid_tgid() >> 32)
+	if (!choices.may_ask_pid || !sends_itself(skb) || conversation->self.pid == bpf_get_current_pid_tgid() >> 32)
 		return false;
 	identity_now(skb, &conversation->self);
 	return true;

@@ -56,8 +56,8 @@ static __always_inline bool path_learn(struct window *window, struct pending *pe
 	return !bpf_map_update_elem(&paths, &key, path, BPF_ANY);
 }
 
-/* Makes a series and remembers its path; 1: under another path than asked for. */
-__noinline int series_make(struct series_key *key, struct pending *pending)
+/* Remembers the path of a series to be made; 1: it is to be made under another path than asked for. */
+__noinline int series_name(struct series_key *key, struct pending *pending)
 {
 	if (!key || !pending)
 		return 0;
@@ -69,8 +69,6 @@ __noinline int series_make(struct series_key *key, struct pending *pending)
 		key->path = PATH_OTHER;
 		tally(TALLY_PATH_OVERFLOW);
 	}
-	/* Another CPU may have been faster, which is no failure: the caller looks again. */
-	bpf_map_update_elem(&series, key, &no_series, BPF_NOEXIST);
 	return !learned;
 }
 
@@ -79,7 +77,9 @@ static __always_inline struct series *series_get(struct series_key *key, struct 
 	struct series *found = bpf_map_lookup_elem(&series, key);
 	if (found)
 		return found;
-	series_make(key, pending);
+	series_name(key, pending);
+	/* Not in series_name(): in Linux 6.1 an argument of a global function cannot be the key of a map. Another CPU may have been faster, which is no failure. */
+	bpf_map_update_elem(&series, key, &no_series, BPF_NOEXIST);
 	found = bpf_map_lookup_elem(&series, key);
 	if (found)
 		return found;

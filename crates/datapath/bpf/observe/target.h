@@ -167,7 +167,7 @@ static long fold_step(__u32 i, void *context)
 }
 
 /* Writes the folded path of `pending` into the window; gives its length. */
-__noinline __u32 path_fold(struct window *window, struct pending *pending)
+static __always_inline __u32 path_fold(struct window *window, struct pending *pending)
 {
 	if (!window || !pending)
 		return 0;

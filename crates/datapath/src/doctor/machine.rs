@@ -7,8 +7,8 @@ use super::{Area, Finding, State};
 use crate::Options;
 use crate::environment::{self, OLDEST_KERNEL};
 
-/// The oldest kernel that the tests run on.
-const OLDEST_TESTED: (u32, u32) = (6, 1);
+/// The oldest kernel that the tests run on and that has all that balancing needs.
+const WHOLE_KERNEL: (u32, u32) = (6, 1);
 
 /// The default budgets take 25 MiB on 4 CPUs, and more when counters of many endpoints fill up.
 const ENOUGH_MEMORY: u64 = 64 << 20;
@@ -25,6 +25,7 @@ pub(super) fn examine(options: &Options) -> Vec<Finding> {
     findings.push(cgroup2(environment::cgroup2_root(), &read("/proc/self/mounts")));
     findings.extend(options.cgroups.iter().map(|path| meshed_cgroup(path)));
     findings.push(bpffs(&options.bpffs));
+    findings.push(boot(&read("/proc/cmdline")));
     findings.push(memory(memory_limit()));
     findings.push(clock(&read("/sys/devices/system/clocksource/clocksource0/current_clocksource")));
     findings
@@ -62,10 +63,11 @@ fn kernel(release: &str) -> Finding {
     let check = |state| finding("kernel", state, format!("Linux {release}")).essential();
     match environment::kernel_version(release) {
         None => check(State::Unknown),
-        Some(version) if version < OLDEST_KERNEL => check(State::Off)
-            .mend("5.18 or newer is needed, for bpf_set_retval(); 6.1 is the oldest that is tested"),
-        Some(version) if version < OLDEST_TESTED => {
-            check(State::Degraded).mend("6.1 is the oldest that is tested")
+        Some(version) if version < OLDEST_KERNEL => {
+            check(State::Off).mend("run 5.10 or newer, which is the oldest that is tested")
+        }
+        Some(version) if version < WHOLE_KERNEL => {
+            check(State::Degraded).mend("run 6.1 or newer; what is lost on this one is told by feature below")
         }
         Some(_) => check(State::On),
     }
@@ -161,6 +163,36 @@ fn bpffs(path: &Path) -> Finding {
     }
 }
 
+/// Boot parameters that take something away from the mesh, and what: security/lockdown,
+/// arch/x86/kernel/tsc.c and systemd's kernel-command-line(7).
+const BOOT: [(&str, &str); 5] = [
+    (
+        "systemd.unified_cgroup_hierarchy=0",
+        "cgroup v2 as systemd's own: services are not in cgroups of version 2",
+    ),
+    ("lockdown=confidentiality", "reading of kernel memory, which programs may be refused for"),
+    ("clocksource=hpet", "a clock that is cheap to read"),
+    ("clocksource=acpi_pm", "a clock that is cheap to read"),
+    ("notsc", "a clock that is cheap to read"),
+];
+
+fn boot(line: &str) -> Finding {
+    if line.is_empty() {
+        return finding("boot parameters", State::Unknown, "/proc/cmdline does not show here");
+    }
+    let taking: Vec<String> = BOOT
+        .iter()
+        .filter(|(parameter, _)| line.split_ascii_whitespace().any(|word| word == *parameter))
+        .map(|(parameter, what)| format!("`{parameter}` takes away {what}"))
+        .collect();
+    match taking.is_empty() {
+        true => finding("boot parameters", State::On, "none is in the way"),
+        false => finding("boot parameters", State::Degraded, taking.join("; ")).mend(
+            "take them off the kernel's command line (in /etc/default/grub, then update-grub) and boot",
+        ),
+    }
+}
+
 /// Since Linux 5.11 programs and maps are charged to the cgroup of whoever makes them; RLIMIT_MEMLOCK no longer counts.
 fn memory(limit: Option<(u64, PathBuf)>) -> Finding {
     match limit {
@@ -233,7 +265,8 @@ mod tests {
     #[test]
     fn old_kernels_are_told_apart() {
         let state = |release| judged(&kernel(release));
-        assert_eq!(state("5.10.0-30-amd64"), (State::Off, true));
+        assert_eq!(state("5.4.0-30-amd64"), (State::Off, true));
+        assert_eq!(state("5.10.0-30-amd64"), (State::Degraded, false));
         assert_eq!(state("5.18.1"), (State::Degraded, false));
         assert_eq!(state("6.1.0-18-amd64"), (State::On, false));
         assert_eq!(state(""), (State::Unknown, false));
@@ -257,6 +290,16 @@ mod tests {
             ["tsc", "kvm-clock", "hpet", ""].map(|text| clock(text).state),
             [State::On, State::On, State::Degraded, State::Unknown]
         );
+    }
+
+    #[test]
+    fn boot_parameters_are_judged_as_whole_words() {
+        assert_eq!(boot("").state, State::Unknown);
+        assert_eq!(boot("root=/dev/vda ro quiet notscx clocksource=tsc").state, State::On);
+        let found = boot("ro notsc lockdown=confidentiality");
+        assert_eq!(found.state, State::Degraded);
+        assert!(found.detail.contains("`notsc`") && found.detail.contains("`lockdown=confidentiality`"));
+        assert!(!found.prevents() && found.mend.is_some());
     }
 
     #[test]

@@ -1,11 +1,14 @@
-//! What this machine can and cannot do for the mesh. Nothing is pinned, attached or changed: programs are loaded on trial
-//! and let go, because only the kernel itself knows what it takes; version numbers lie where distributions port back.
+//! What this machine can and cannot do for the mesh. Nothing is pinned, attached to what is there or changed: programs are
+//! loaded on trial and let go, because only the kernel itself knows what it takes; version numbers lie where distributions port back.
 
 mod machine;
 mod neighbours;
 mod trial;
 
-use crate::{Options, Refused, environment};
+pub(crate) use trial::efforts;
+
+use crate::conformance::Check;
+use crate::{Effort, Options, Refused, environment};
 
 /// Whether something works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -57,6 +60,9 @@ pub struct Finding {
     /// The programs that the kernel took.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub programs: Vec<Accepted>,
+    /// What was tried beyond loading.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<Check>,
 }
 
 /// A program that the kernel took on trial.
@@ -66,6 +72,8 @@ pub struct Accepted {
     pub name: String,
     /// Instructions that the verifier walked, where the kernel tells (since Linux 5.16).
     pub verified: Option<u64>,
+    /// What the verifier spent on it.
+    pub effort: Option<Effort>,
 }
 
 impl Finding {
@@ -80,6 +88,7 @@ impl Finding {
             mend: None,
             refused: None,
             programs: Vec::new(),
+            checks: Vec::new(),
         }
     }
 

@@ -7,10 +7,13 @@ use alize_model::Budgets;
 use libbpf_rs::Object;
 
 use super::{Accepted, Area, Finding, State};
-use crate::Refused;
-use crate::inspect::fdinfo;
-use crate::load::{FILES, File, load_object};
+use crate::conformance::{self, Outcome};
+use crate::effort::Statistics;
+use crate::inspect::{fdinfo, fdinfo_text};
+use crate::load::{FILES, File, load_and_ask};
 use crate::log::Log;
+use crate::variant;
+use crate::{Effort, Refused};
 
 /// The verifier's verdict does not depend on the size of maps.
 const BUDGETS: Budgets = Budgets { services: 16, endpoints: 16, slots: 16, affinity: 16 };
@@ -18,20 +21,84 @@ const BUDGETS: Budgets = Budgets { services: 16, endpoints: 16, slots: 16, affin
 /// A verifier's log may be megabytes, and all of it is wanted.
 const LINES_KEPT: usize = 1 << 20;
 
+/// Objects that are not part of balancing.
+const OTHERS: [File; 2] = [
+    File {
+        name: "observe",
+        bytes: crate::observe::OBJECT,
+        feature: Some("HTTP is not seen: no trace, top or map"),
+        needs: None,
+    },
+    File {
+        name: "conformance",
+        bytes: conformance::OBJECT,
+        feature: Some("HTTP is not served in the kernel"),
+        needs: None,
+    },
+];
+
+fn files() -> impl Iterator<Item = &'static File> {
+    FILES.iter().chain(&OTHERS)
+}
+
 pub(super) fn load_all(root: bool) -> Vec<Finding> {
     if !root {
-        return FILES.iter().map(untried).collect();
+        return files().map(untried).collect();
     }
     let log = Log::begin(LINES_KEPT);
     let mut findings: Vec<Finding> = Vec::new();
-    for file in &FILES {
+    for file in files() {
         let finding = match file.needs.and_then(|needed| lacking(needed, &findings)) {
             Some(needed) => off(file, format!("it needs {needed}, which is off")),
             None => load(file, &log),
         };
-        findings.push(finding);
+        findings.push(match (file.name, finding.state) {
+            ("conformance", State::On) => try_out(file, finding),
+            _ => finding,
+        });
     }
     findings
+}
+
+/// What the verifier spends on each program, by its name and its tag; of those that this kernel takes.
+pub(crate) fn efforts() -> Vec<(String, String, Effort)> {
+    let log = Log::begin(0);
+    let mut efforts = Vec::new();
+    for file in files() {
+        let Ok((object, statistics)) = load_and_ask(file, &BUDGETS, &log) else { continue };
+        for program in object.progs() {
+            let name = program.name().to_string_lossy().into_owned();
+            if let (Some(tag), Some(effort)) =
+                (fdinfo_text(program.as_fd(), "prog_tag"), statistics.of(&name))
+            {
+                efforts.push((name, tag, effort));
+            }
+        }
+    }
+    efforts
+}
+
+/// That the programs load says little: what they rely on is tried.
+fn try_out(file: &File, loaded: Finding) -> Finding {
+    let report = conformance::probe();
+    let limits: Vec<&str> = report
+        .checks
+        .iter()
+        .filter(|check| !check.essential && check.outcome != Outcome::Passed)
+        .map(|check| check.name.as_str())
+        .collect();
+    let finding = match report.http_path() {
+        Ok(()) => {
+            let passed = report.checks.len() - limits.len();
+            let limits = if limits.is_empty() { "none".into() } else { limits.join(", ") };
+            let detail =
+                format!("{passed} checks passed in {:.0} ms; known limits: {limits}", report.took * 1e3);
+            Finding { detail, ..loaded }
+        }
+        Err(why) => Finding { programs: loaded.programs, ..off(file, why) }
+            .mend("use a newer kernel; HTTP is balanced per connection or served by the proxy meanwhile"),
+    };
+    Finding { checks: report.checks, ..finding }
 }
 
 /// The title of the object `needed`, if it is off.
@@ -43,9 +110,11 @@ fn lacking(needed: &str, findings: &[Finding]) -> Option<&'static str> {
 /// What an object is for, in a few words.
 fn title(object: &str) -> &'static str {
     match object {
+        "conformance" => "HTTP in the kernel",
         "connect" => "balancing at connect()",
         "getpeername" => "getpeername()",
         "names" => "names of services",
+        "observe" => "HTTP observed",
         "recvmsg" => "UDP: replies",
         "release" => "UDP: sockets that close",
         "sendmsg" => "UDP: sendto()",
@@ -73,8 +142,8 @@ fn off(file: &File, why: String) -> Finding {
 
 fn load(file: &File, log: &Log) -> Finding {
     let begun = Instant::now();
-    match load_object(file, None, &BUDGETS, log) {
-        Ok(object) => on(file, &object, begun.elapsed()),
+    match load_and_ask(file, &BUDGETS, log) {
+        Ok((object, statistics)) => on(file, &object, &statistics, begun.elapsed()),
         Err(lines) => {
             let refused = Refused::from_log(lines);
             let mend = refused.mend.clone();
@@ -83,12 +152,13 @@ fn load(file: &File, log: &Log) -> Finding {
     }
 }
 
-fn on(file: &File, object: &Object, elapsed: Duration) -> Finding {
+fn on(file: &File, object: &Object, statistics: &Statistics, elapsed: Duration) -> Finding {
     let programs: Vec<Accepted> = object
         .progs()
         .map(|program| Accepted {
             name: program.name().to_string_lossy().into_owned(),
             verified: fdinfo(program.as_fd(), "verified_insns"),
+            effort: statistics.of(&program.name().to_string_lossy()),
         })
         .collect();
     let walked: u64 = programs.iter().filter_map(|program| program.verified).sum();
@@ -97,7 +167,11 @@ fn on(file: &File, object: &Object, elapsed: Duration) -> Finding {
         1 => format!("1 program; {walked} instructions verified in {} ms", elapsed.as_millis()),
         number => format!("{number} programs; {walked} instructions verified in {} ms", elapsed.as_millis()),
     };
-    let finding = Finding::new(Area::Feature, title(file.name), State::On, detail);
+    let losses = variant::losses(file.name);
+    let finding = match losses.as_slice() {
+        [] => Finding::new(Area::Feature, title(file.name), State::On, detail),
+        losses => Finding::new(Area::Feature, title(file.name), State::Degraded, losses.join("; ")),
+    };
     Finding { essential: file.feature.is_none(), programs, ..finding }
 }
 
@@ -113,11 +187,11 @@ mod tests {
 
     #[test]
     fn every_object_has_a_title_of_its_own() {
-        let mut titles: Vec<&str> = FILES.iter().map(|file| title(file.name)).collect();
+        let mut titles: Vec<&str> = files().map(|file| title(file.name)).collect();
         assert!(!titles.contains(&"other"), "{titles:?}");
         titles.sort();
         titles.dedup();
-        assert_eq!(titles.len(), FILES.len());
+        assert_eq!(titles.len(), files().count());
     }
 
     #[test]

@@ -108,9 +108,10 @@ pub struct Identity {
     pub cgroup: u64,
     /// The process that sent, in the first PID namespace; `None`: it was never seen sending.
     pub pid: Option<u32>,
-    /// Its effective user, if `pid` is known.
+    /// The user that made its socket, if `pid` is known.
     pub uid: u32,
-    /// The name of its thread; empty if `pid` is not known.
+    /// The name of its thread; empty if `pid` is not known. Before Linux 6.16 that of its process, and empty if that has
+    /// ended.
     pub comm: String,
 }
 
@@ -226,12 +227,22 @@ impl Request {
 
 fn identity_of(identity: &identity) -> Option<Identity> {
     let end = identity.comm.iter().position(|&byte| byte == 0).unwrap_or(identity.comm.len());
+    let pid = (identity.pid != 0).then_some(identity.pid);
     (identity.cgroup != 0).then(|| Identity {
         cgroup: identity.cgroup,
-        pid: (identity.pid != 0).then_some(identity.pid),
+        pid,
         uid: identity.uid,
-        comm: printable(&identity.comm[..end]),
+        comm: match (end, pid) {
+            (0, Some(pid)) => name_of(pid),
+            _ => printable(&identity.comm[..end]),
+        },
     })
+}
+
+/// The name of a process now: where its programs may not ask for it (see `choices` of identity.h), the kernel tells
+/// none. Empty when the process has ended.
+fn name_of(pid: u32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
 }
 
 /// The first `length` bytes; `None` when there are not as many.

@@ -11,12 +11,12 @@ use crate::load::{LINES_KEPT, object, status};
 use crate::log::Log;
 use crate::maps::Map;
 use crate::pin::Pins;
-use crate::{Error, ProgramStatus};
+use crate::{Error, ProgramStatus, variant};
 
 /// What the programs are called.
 pub(super) const PROGRAMS: [&str; 2] = ["alize_observe_egress", "alize_observe_ingress"];
 
-const OBJECT: &[u8] = object!("observe");
+pub(crate) const OBJECT: &[u8] = object!("observe");
 
 /// Working buffers of a CPU; see `bpf/observe/buffers.h`.
 const BUFFERS_PER_CPU: u32 = 4;
@@ -37,6 +37,7 @@ pub(super) fn load(pins: &Pins, limits: &Limits) -> Result<Loaded, Error> {
         .name("observe")
         .and_then(|builder| builder.open_memory(OBJECT))
         .map_err(refused)?;
+    variant::choose(&mut object);
     prepare_maps(&mut object, pins, limits)?;
     let object = object.load().map_err(refused)?;
     keep(object)
@@ -73,7 +74,7 @@ fn prepare_maps(object: &mut OpenObject, pins: &Pins, limits: &Limits) -> Result
 }
 
 /// The version is in the name: maps of another one are neither used nor in the way.
-fn pin_name(map: &str) -> String {
+pub(super) fn pin_name(map: &str) -> String {
     format!("observe{}_{map}", abi::VERSION)
 }
 

@@ -28,6 +28,7 @@ use crate::{Error, Options, ProgramStatus, attach};
 pub use event::{Identity, Malformed, Method, Request, Side};
 pub use filter::{Filter, FilterError, Rate};
 pub use latency::Latencies;
+pub(crate) use load::OBJECT;
 pub use series::{Destination, Series, SeriesKey};
 
 use abi::{path, record};
@@ -261,15 +262,7 @@ impl Observer {
 
     /// What happened how often.
     pub fn tallies(&self) -> Result<Tallies, Error> {
-        let mut tallies = Tallies::default();
-        self.maps.tallies.for_each(|number, values| {
-            if let Some(&name) = TALLIES.get(number as usize) {
-                let unfollowed = (number as usize) < abi::UNFOLLOWED;
-                let list = if unfollowed { &mut tallies.unfollowed } else { &mut tallies.events };
-                list.push((name, values.iter().sum()));
-            }
-        })?;
-        Ok(tallies)
+        tallies(&self.maps.tallies)
     }
 
     /// The slowest requests of about the last ten minutes, slowest first; kept although nobody was watching.
@@ -295,6 +288,37 @@ impl Observer {
     pub fn maps(&self) -> &[MapHandle] {
         &self.every_map
     }
+}
+
+/// How often something had no place in a map of the observing programs, by the name of its pin.
+pub(crate) fn failed_updates(pins: &Pins) -> Result<HashMap<String, u64>, Error> {
+    const PLACES: [(&str, &str); 4] = [
+        ("conversations", "no-memory"),
+        ("paths", "path-overflow"),
+        ("series", "series-overflow"),
+        ("traces", "event-lost"),
+    ];
+    let path = pins.map(&load::pin_name("tallies"));
+    if !path.exists() {
+        return Ok(HashMap::new());
+    }
+    let handle = MapHandle::from_pinned_path(&path)
+        .map_err(|e| Error::path("cannot open map", &path, crate::error::io_error(e)))?;
+    let tallies = tallies(&Map::new(handle)?)?;
+    let failed = |(map, tally): (&str, &str)| (load::pin_name(map), tallies.get(tally).unwrap_or(0));
+    Ok(PLACES.into_iter().map(failed).collect())
+}
+
+fn tallies(counts: &Map<u32, u64>) -> Result<Tallies, Error> {
+    let mut tallies = Tallies::default();
+    counts.for_each(|number, values| {
+        if let Some(&name) = TALLIES.get(number as usize) {
+            let unfollowed = (number as usize) < abi::UNFOLLOWED;
+            let list = if unfollowed { &mut tallies.unfollowed } else { &mut tallies.events };
+            list.push((name, values.iter().sum()));
+        }
+    })?;
+    Ok(tallies)
 }
 
 #[cfg(test)]

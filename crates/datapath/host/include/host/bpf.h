@@ -61,7 +61,7 @@ extern struct host_now host_now;
 #define bpf_get_prandom_u32() 0
 #define bpf_skb_cgroup_id(skb) (host_now.cgroup)
 #define bpf_get_current_pid_tgid() ((__u64)host_now.pid << 32 | host_now.pid)
-#define bpf_get_current_uid_gid() 0
+#define bpf_get_socket_uid(skb) 0
 #define bpf_get_current_comm(to, size) memcpy(to, "host", 5)
 #define bpf_tcp_sock(sk) (&host_now.tcp)
 #define bpf_skc_to_tcp_sock(sk) ((void *)&host_now.owned)
