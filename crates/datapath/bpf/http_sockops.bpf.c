@@ -3,6 +3,7 @@
 #include "alize/connection.h"
 #include "http/client.h"
 #include "http/far.h"
+#include "http/service.h"
 
 /* a connection the proxy is about to make -> the slot it is for. Written by the proxy, read here. */
 struct {
@@ -72,9 +73,11 @@ static __always_inline void client_connected(struct bpf_sock_ops *ctx, struct bp
 	struct http_front_key key = {.netns = netns, .port = bpf_htons(ctx->local_port)};
 	SOCKET_ADDRESS(ctx, local, key.address);
 	struct http_front front = {.cookie = cookie, .service = connection->service};
-	front.eligible = client_make(ctx, sk, connection->service, cookie, netns);
-	if (!front.eligible)
-		count_reason(connection->service, HTTP_REASON_NOT_ELIGIBLE);
+	if (FIELD(http_service_word(connection->service), HTTP_SERVICE_KERNEL)) {
+		front.eligible = client_make(ctx, sk, connection->service, cookie, netns);
+		if (!front.eligible)
+			count_reason(connection->service, HTTP_REASON_NOT_ELIGIBLE);
+	}
 	bpf_map_update_elem(&http_fronts, &key, &front, BPF_ANY);
 }
 

@@ -498,6 +498,12 @@ impl DataPath {
         counters::read(&self.maps, &self.picture, self.sweep.as_ref())
     }
 
+    /// Whether the kernel may route requests of HTTP services: it was tried ([`conformance`]), and nothing stands against it.
+    /// Until then the proxy serves all of them.
+    pub fn allow_http(&mut self, allowed: bool) -> Result<(), Error> {
+        self.http.as_mut().map_or(Ok(()), |http| http.allow(allowed))
+    }
+
     /// What the kernel routed request by request; nothing where it cannot.
     pub fn http_counters(&self) -> Result<http::RouterCounters, Error> {
         self.http.as_ref().map_or_else(|| Ok(http::RouterCounters::default()), http::tables::Tables::counters)

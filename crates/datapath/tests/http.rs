@@ -223,6 +223,7 @@ fn a_request_goes_straight_to_an_endpoint_and_back() {
     let world = World::new("http-straight");
     let server = Server::start("one");
     let mut data_path = world.open();
+    data_path.allow_http(true).unwrap();
     apply(&mut data_path, &web("", &[server.address]));
     let endpoint = data_path.endpoints(data_path.service_id("web").unwrap())[0].id;
     let mut proxy = Proxy::start(&world);

@@ -46,6 +46,9 @@ impl Mesh {
             Ok(()) => info!("this kernel does what serving HTTP in it relies on"),
             Err(why) => info!("HTTP is not served in the kernel: {why}; `alize doctor` tells more"),
         }
+        if let Err(error) = self.datapath.allow_http(report.http_path().is_ok()) {
+            tracing::warn!("the proxy serves every HTTP request: {error}");
+        }
         self.conformance = Some(report);
         // Loading the programs of the probe needed memory for a moment.
         self.untrimmed = true;

@@ -96,6 +96,8 @@ enum http_service_word {
 	HTTP_SERVICE_ON_BITS = 1,
 	HTTP_SERVICE_STRICT_SHIFT = 1, /* without a proxy the connection is refused, not balanced */
 	HTTP_SERVICE_STRICT_BITS = 1,
+	HTTP_SERVICE_KERNEL_SHIFT = 2, /* the kernel may route; else all is the proxy's, and no socket is touched */
+	HTTP_SERVICE_KERNEL_BITS = 1,
 	HTTP_SERVICE_ANY_SHIFT = 8, /* the one rule for all requests, plus 1; 0: look it up */
 	HTTP_SERVICE_ANY_BITS = 24,
 	HTTP_SERVICE_TABLE_SHIFT = 32, /* number of the table, in keys of `http_classes` */

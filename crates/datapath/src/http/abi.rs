@@ -69,6 +69,8 @@ pub(crate) struct ServiceWord {
     pub(crate) on: bool,
     /// Without a proxy connections are refused.
     pub(crate) strict: bool,
+    /// The kernel may route.
+    pub(crate) kernel: bool,
     /// Number of the one rule for all requests.
     pub(crate) any: Option<u32>,
     pub(crate) table: u32,
@@ -78,6 +80,7 @@ impl ServiceWord {
     pub(crate) fn pack(self) -> u64 {
         u64::from(self.on) << word::HTTP_SERVICE_ON_SHIFT.0
             | u64::from(self.strict) << word::HTTP_SERVICE_STRICT_SHIFT.0
+            | u64::from(self.kernel) << word::HTTP_SERVICE_KERNEL_SHIFT.0
             | self.any.map_or(0, |rule| u64::from(rule) + 1) << word::HTTP_SERVICE_ANY_SHIFT.0
             | u64::from(self.table) << word::HTTP_SERVICE_TABLE_SHIFT.0
     }
@@ -87,6 +90,7 @@ impl ServiceWord {
         Self {
             on: field(word::HTTP_SERVICE_ON_SHIFT.0, word::HTTP_SERVICE_ON_BITS.0) != 0,
             strict: field(word::HTTP_SERVICE_STRICT_SHIFT.0, word::HTTP_SERVICE_STRICT_BITS.0) != 0,
+            kernel: field(word::HTTP_SERVICE_KERNEL_SHIFT.0, word::HTTP_SERVICE_KERNEL_BITS.0) != 0,
             any: field(word::HTTP_SERVICE_ANY_SHIFT.0, word::HTTP_SERVICE_ANY_BITS.0).checked_sub(1),
             table: field(word::HTTP_SERVICE_TABLE_SHIFT.0, word::HTTP_SERVICE_TABLE_BITS.0),
         }
@@ -100,8 +104,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn service_words_come_back(on: bool, strict: bool, any in proptest::option::of(0u32..1 << 20), table: u32) {
-            let word = ServiceWord { on, strict, any, table };
+        fn service_words_come_back(on: bool, strict: bool, kernel: bool, any in proptest::option::of(0u32..1 << 20), table: u32) {
+            let word = ServiceWord { on, strict, kernel, any, table };
             prop_assert_eq!(ServiceWord::unpack(word.pack()), word);
         }
     }

@@ -160,10 +160,10 @@ impl Lowered {
         Span { base, length: self.targets.len() as u32 - base }
     }
 
-    /// The service's word when its tables are at `place`.
-    pub(crate) fn word(&self, place: Place) -> ServiceWord {
+    /// The service's word when its tables are at `place`; whether the `kernel` may route.
+    pub(crate) fn word(&self, place: Place, kernel: bool) -> ServiceWord {
         let any = self.any.map(|rule| place.rules + rule);
-        ServiceWord { on: true, strict: self.strict, any, table: place.table }
+        ServiceWord { on: true, strict: self.strict, kernel, any, table: place.table }
     }
 
     pub(crate) fn classes(&self, place: Place) -> Vec<(http_class_key, http_class)> {

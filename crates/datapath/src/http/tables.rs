@@ -83,6 +83,17 @@ struct Taken {
     targets: Run,
 }
 
+impl Taken {
+    fn place(self) -> Place {
+        Place {
+            table: self.table,
+            rules: self.rules.base,
+            groups: self.groups.base,
+            targets: self.targets.base,
+        }
+    }
+}
+
 /// The kernel's HTTP tables and who has which place in them.
 #[derive(Debug)]
 pub(crate) struct Tables {
@@ -93,6 +104,8 @@ pub(crate) struct Tables {
     next_table: u32,
     live: HashMap<u32, Live>,
     garbage: Vec<Taken>,
+    /// The kernel was tried and does what routing relies on.
+    allowed: bool,
 }
 
 impl Tables {
@@ -105,10 +118,21 @@ impl Tables {
             next_table: 1,
             live: HashMap::new(),
             garbage: Vec::new(),
+            allowed: false,
             maps,
         };
         tables.adopt()?;
         Ok(tables)
+    }
+
+    /// Whether the kernel may route: connections that are made from now on. Until it may, the proxy serves everything.
+    pub(crate) fn allow(&mut self, allowed: bool) -> Result<(), Error> {
+        self.allowed = allowed;
+        for (&number, live) in &self.live {
+            let Some(from) = &live.from else { continue };
+            self.maps.store(number, from.lowered.word(live.runs.place(), allowed))?;
+        }
+        Ok(())
     }
 
     /// Connections of services that are about to appear go to the proxy from the first on: balanced as a whole they would
@@ -117,7 +141,7 @@ impl Tables {
         let changes = plan.phases.iter().flat_map(|phase| &phase.changes).filter(|change| change.is_new);
         for change in changes {
             if change.after.definition.as_deref().is_some_and(is_routed) {
-                let word = ServiceWord { on: true, strict: true, any: None, table: 0 };
+                let word = ServiceWord { on: true, strict: true, kernel: false, any: None, table: 0 };
                 self.maps.store(change.after.number, word)?;
             }
         }
@@ -201,17 +225,12 @@ impl Tables {
     }
 
     fn write(&self, number: u32, taken: Taken, lowered: &Lowered) -> Result<(), Error> {
-        let place = Place {
-            table: taken.table,
-            rules: taken.rules.base,
-            groups: taken.groups.base,
-            targets: taken.targets.base,
-        };
+        let place = taken.place();
         self.maps.targets.put_all(lowered.targets(place))?;
         self.maps.groups.put_all(lowered.groups(place))?;
         self.maps.rules.put_all(lowered.rules(place))?;
         self.maps.classes.put_all(lowered.classes(place).into_iter())?;
-        self.maps.store(number, lowered.word(place))
+        self.maps.store(number, lowered.word(place, self.allowed))
     }
 
     fn take(&mut self, sizes: [u32; 3]) -> Result<Taken, Error> {

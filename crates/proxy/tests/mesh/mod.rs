@@ -65,6 +65,7 @@ impl Mesh {
             budgets: Budgets { services: 64, endpoints: 256, slots: 65_536, affinity: 64 },
         };
         let (mut data_path, _) = DataPath::open(&options).unwrap_or_else(|error| panic!("{error}"));
+        data_path.allow_http(true).unwrap();
         let address = SocketAddr::from((
             [127, 78, (std::process::id() >> 8) as u8, std::process::id() as u8],
             7000 + NUMBER.fetch_add(1, Ordering::SeqCst) as u16,
