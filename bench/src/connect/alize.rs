@@ -12,9 +12,9 @@ use alize_model::Budgets;
 use alize_model::api::{Applied, Status};
 use anyhow::{Context, Result, bail};
 
-use crate::layout::{self, ENDPOINTS};
+use super::layout::{self, ENDPOINTS};
+use super::report::Memory;
 use crate::process::{Kept, run};
-use crate::report::Memory;
 use crate::world::{Ground, left_over};
 
 const BPFFS: &str = "/sys/fs/bpf";

@@ -1,13 +1,14 @@
 //! A report for people: aligned text for a terminal, Markdown for the documents.
 
 use std::fmt::Write as _;
-use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::report::{Change, Loading, Report, Subject, Workload};
+use super::report::{Change, Loading, Report, Subject, Workload};
+use super::summary::{Outcome, Row, Summary, count, describe};
+use crate::documents::write_between;
 use crate::statistics::{Estimate, Verdict, median};
-use crate::summary::{Outcome, Row, Summary, count, describe};
+use crate::units::{bytes, nanoseconds, seconds, thousands};
 
 /// Where documents show the figures: the file, and the name in its `<!-- name:begin -->` and `<!-- name:end -->`.
 const ALL_FIGURES: (&str, &str) = ("docs/benchmarks.md", "benchmarks");
@@ -70,21 +71,6 @@ fn markdown(report: &Report, tables: &[Table], level: &str) -> String {
         }
     }
     text
-}
-
-fn write_between((path, name): (&str, &str), text: &str) -> Result<()> {
-    let (begin, end) = (format!("<!-- {name}:begin -->"), format!("<!-- {name}:end -->"));
-    let old = fs::read_to_string(path)
-        .with_context(|| format!("cannot read {path}; run in the repository's root"))?;
-    let new = replace_between(&old, &begin, &end, text)
-        .with_context(|| format!("{path} has no lines {begin} and {end}, in this order"))?;
-    fs::write(path, new).with_context(|| format!("cannot write {path}"))
-}
-
-fn replace_between(old: &str, begin: &str, end: &str, text: &str) -> Option<String> {
-    let (before, rest) = old.split_once(begin)?;
-    let (_, after) = rest.split_once(end)?;
-    Some(format!("{before}{begin}\n{text}{end}{after}"))
 }
 
 fn aligned(text: &mut String, table: &Table) {
@@ -309,71 +295,9 @@ fn main_table(report: &Report) -> Option<Table> {
     (!rows.is_empty()).then(|| connect_table(Workload::Short, services, &rows))
 }
 
-/// `87 ns`, `12.4 µs`, `1.25 ms`.
-pub(crate) fn nanoseconds(value: f64) -> String {
-    match value {
-        v if v < 1e3 => format!("{v:.0} ns"),
-        v if v < 1e5 => format!("{:.1} µs", v / 1e3),
-        v if v < 1e6 => format!("{:.0} µs", v / 1e3),
-        v if v < 1e9 => format!("{:.2} ms", v / 1e6),
-        v => format!("{:.2} s", v / 1e9),
-    }
-}
-
-pub(crate) fn seconds(value: f64) -> String {
-    nanoseconds(value * 1e9)
-}
-
-/// In units of 1,024, as the kernel counts.
-pub(crate) fn bytes(value: u64) -> String {
-    const UNITS: [&str; 4] = ["B", "KiB", "MiB", "GiB"];
-    let mut shown = value as f64;
-    let mut unit = 0;
-    while shown >= 1024.0 && unit + 1 < UNITS.len() {
-        shown /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{value} B") } else { format!("{shown:.1} {}", UNITS[unit]) }
-}
-
-/// `10,000`.
-pub(crate) fn thousands(value: u64) -> String {
-    let digits = value.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn figures_for_people() {
-        assert_eq!(thousands(1), "1");
-        assert_eq!(thousands(999), "999");
-        assert_eq!(thousands(1_234_567), "1,234,567");
-        assert_eq!(nanoseconds(87.4), "87 ns");
-        assert_eq!(nanoseconds(12_440.0), "12.4 µs");
-        assert_eq!(seconds(19.337), "19.34 s");
-        assert_eq!(bytes(8 << 20), "8.0 MiB");
-        assert_eq!(bytes(12), "12 B");
-    }
-
-    #[test]
-    fn text_between_markers_is_replaced_and_the_rest_kept() {
-        let old = "head\n<!-- x:begin -->\nold\n<!-- x:end -->\ntail\n";
-        let new = replace_between(old, "<!-- x:begin -->", "<!-- x:end -->", "new\n").unwrap();
-        assert_eq!(new, "head\n<!-- x:begin -->\nnew\n<!-- x:end -->\ntail\n");
-        let again = replace_between(&new, "<!-- x:begin -->", "<!-- x:end -->", "new\n").unwrap();
-        assert_eq!(again, new);
-        assert_eq!(replace_between("no markers", "<!-- x:begin -->", "<!-- x:end -->", ""), None);
-    }
 
     #[test]
     fn columns_line_up() {
