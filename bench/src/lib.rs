@@ -7,6 +7,7 @@
 
 pub mod connect;
 mod documents;
+pub mod http;
 mod machine;
 mod process;
 mod statistics;

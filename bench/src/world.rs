@@ -90,11 +90,13 @@ pub(crate) fn left_over(name: &str) -> bool {
     pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
 }
 
-/// Processes take a moment to leave a cgroup after they have ended.
+/// Ends what still runs in it: a proxy outlives its agent by design. Processes take a moment to leave a cgroup after
+/// they have ended.
 fn remove_cgroup(path: &Path) {
     for child in fs::read_dir(path).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir()) {
         remove_cgroup(&child.path());
     }
+    let _ = fs::write(path.join("cgroup.kill"), "1");
     let deadline = Instant::now() + Duration::from_secs(2);
     while fs::remove_dir(path).is_err() && path.exists() && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(5));

@@ -58,6 +58,13 @@ pub(crate) fn options(ground: &Ground, name: &str, cgroups: Vec<PathBuf>) -> Opt
     options_of(format!("{}-{name}", ground.name()), ground.folder().join("run"), cgroups)
 }
 
+/// Takes out what an instance loaded; says so if it cannot.
+pub(crate) fn unload(instance: &str, run_dir: &Path) {
+    if let Err(error) = alize_datapath::unload(&options_of(instance.to_owned(), run_dir.to_owned(), Vec::new())) {
+        eprintln!("cannot unload instance {instance}: {error}; try: alize unload --instance {instance}");
+    }
+}
+
 fn options_of(instance: String, run_dir: PathBuf, cgroups: Vec<PathBuf>) -> Options {
     Options { instance, bpffs: BPFFS.into(), run_dir, cgroups, budgets: Budgets::default() }
 }
@@ -219,9 +226,6 @@ fn said(log: &Path) -> String {
 impl Drop for Agent {
     fn drop(&mut self) {
         self.process = None;
-        let options = options_of(self.instance.clone(), self.run_dir.clone(), Vec::new());
-        if let Err(error) = alize_datapath::unload(&options) {
-            eprintln!("cannot unload instance {0}: {error}; try: alize unload --instance {0}", self.instance);
-        }
+        unload(&self.instance, &self.run_dir);
     }
 }

@@ -23,6 +23,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+pub(crate) use alize::{unload, unload_leftovers};
+
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 
