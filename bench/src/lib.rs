@@ -10,6 +10,7 @@ mod documents;
 pub mod http;
 mod machine;
 mod process;
+mod sheet;
 mod statistics;
 mod units;
 mod world;

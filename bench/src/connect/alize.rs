@@ -60,7 +60,9 @@ pub(crate) fn options(ground: &Ground, name: &str, cgroups: Vec<PathBuf>) -> Opt
 
 /// Takes out what an instance loaded; says so if it cannot.
 pub(crate) fn unload(instance: &str, run_dir: &Path) {
-    if let Err(error) = alize_datapath::unload(&options_of(instance.to_owned(), run_dir.to_owned(), Vec::new())) {
+    if let Err(error) =
+        alize_datapath::unload(&options_of(instance.to_owned(), run_dir.to_owned(), Vec::new()))
+    {
         eprintln!("cannot unload instance {instance}: {error}; try: alize unload --instance {instance}");
     }
 }

@@ -7,6 +7,7 @@ use anyhow::Result;
 use super::report::{Change, Loading, Report, Subject, Workload};
 use super::summary::{Outcome, Row, Summary, count, describe};
 use crate::documents::write_between;
+use crate::sheet::Sheet;
 use crate::statistics::{Estimate, Verdict, median};
 use crate::units::{bytes, nanoseconds, seconds, thousands};
 
@@ -14,26 +15,12 @@ use crate::units::{bytes, nanoseconds, seconds, thousands};
 const ALL_FIGURES: (&str, &str) = ("docs/benchmarks.md", "benchmarks");
 const MAIN_FIGURES: (&str, &str) = ("README.md", "figures");
 
-/// Rows under a heading.
-struct Table {
-    title: String,
-    note: Option<String>,
-    head: Vec<&'static str>,
-    rows: Vec<Vec<String>>,
-}
-
 pub(crate) fn for_people(report: &Report) -> String {
     let mut text = String::new();
     for line in machine(report) {
         let _ = writeln!(text, "{line}");
     }
-    for table in tables(report) {
-        let _ = writeln!(text, "\n{}", table.title);
-        if let Some(note) = &table.note {
-            let _ = writeln!(text, "  ({note})");
-        }
-        aligned(&mut text, &table);
-    }
+    tables(report).for_each(|table| table.aligned(&mut text));
     for one in &report.left_out {
         let _ = writeln!(text, "\nLEFT OUT: {}: {}", one.what, one.reason);
     }
@@ -42,28 +29,16 @@ pub(crate) fn for_people(report: &Report) -> String {
 
 /// Writes the figures into the documents of the working directory.
 pub(crate) fn write_docs(report: &Report) -> Result<()> {
-    let all: Vec<Table> = tables(report).collect();
+    let all: Vec<Sheet> = tables(report).collect();
     write_between(ALL_FIGURES, &markdown(report, &all, "###"))?;
-    let main: Vec<Table> = [main_table(report), goals(report)].into_iter().flatten().collect();
+    let main: Vec<Sheet> = [main_table(report), goals(report)].into_iter().flatten().collect();
     write_between(MAIN_FIGURES, &markdown(report, &main, "####"))
 }
 
-fn markdown(report: &Report, tables: &[Table], level: &str) -> String {
+fn markdown(report: &Report, tables: &[Sheet], level: &str) -> String {
     let mut text = machine(report).join("  \n");
     text.push('\n');
-    for table in tables {
-        let _ = writeln!(text, "\n{level} {}", table.title);
-        if let Some(note) = &table.note {
-            let _ = writeln!(text, "\n{note}.");
-        }
-        let rule: Vec<&str> =
-            (0..table.head.len()).map(|column| if column == 0 { "---" } else { "--:" }).collect();
-        let _ = writeln!(text, "\n| {} |\n|{}|", table.head.join(" | "), rule.join("|"));
-        for row in &table.rows {
-            let cells: Vec<String> = row.iter().map(|cell| cell.replace('|', "\\|")).collect();
-            let _ = writeln!(text, "| {} |", cells.join(" | "));
-        }
-    }
+    tables.iter().for_each(|table| table.markdown(&mut text, level));
     if !report.left_out.is_empty() {
         let _ = writeln!(text, "\nLeft out:\n");
         for one in &report.left_out {
@@ -71,25 +46,6 @@ fn markdown(report: &Report, tables: &[Table], level: &str) -> String {
         }
     }
     text
-}
-
-fn aligned(text: &mut String, table: &Table) {
-    let width = |column: usize| {
-        let cells = table.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
-        cells.chain([table.head[column].chars().count()]).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..table.head.len()).map(width).collect();
-    let head: Vec<String> = table.head.iter().map(|&name| name.to_owned()).collect();
-    for row in std::iter::once(&head).chain(&table.rows) {
-        let mut line = String::from(" ");
-        for (column, cell) in row.iter().enumerate() {
-            let pad = " ".repeat(widths[column] - cell.chars().count());
-            // Names and sentences to the left, figures to the right.
-            let left = column == 0 || table.head[column].is_empty() || column + 1 == row.len();
-            let _ = if left { write!(line, " {cell}{pad} ") } else { write!(line, " {pad}{cell} ") };
-        }
-        let _ = writeln!(text, "{}", line.trim_end());
-    }
 }
 
 fn machine(report: &Report) -> Vec<String> {
@@ -118,7 +74,7 @@ fn machine(report: &Report) -> Vec<String> {
     ]
 }
 
-fn tables(report: &Report) -> impl Iterator<Item = Table> {
+fn tables(report: &Report) -> impl Iterator<Item = Sheet> {
     let summary = Summary::of(report);
     let mut tables = Vec::new();
     for workload in Workload::ALL {
@@ -139,7 +95,7 @@ fn tables(report: &Report) -> impl Iterator<Item = Table> {
     tables.into_iter()
 }
 
-fn connect_table(workload: Workload, services: u32, rows: &[&Row]) -> Table {
+fn connect_table(workload: Workload, services: u32, rows: &[&Row]) -> Sheet {
     let time = |value: Option<f64>| value.map_or_else(|| "-".into(), nanoseconds);
     let title = format!("{}, {}", workload.label(), count(services));
     if workload.is_hook() {
@@ -147,7 +103,7 @@ fn connect_table(workload: Workload, services: u32, rows: &[&Row]) -> Table {
             .iter()
             .map(|row| vec![row.subject.label().into(), time(row.connect_p50), more(row), against(row)])
             .collect();
-        return Table {
+        return Sheet {
             title,
             note: None,
             head: vec!["", "connect()", "more than direct", "cost over Alizé's"],
@@ -176,7 +132,7 @@ fn connect_table(workload: Workload, services: u32, rows: &[&Row]) -> Table {
         head.extend(["connect() p50", "p99"]);
     }
     head.extend(["whole p50", "p99", unit, "more than direct", "CPU over Alizé's"]);
-    Table { title, note: None, head, rows }
+    Sheet { title, note: None, head, rows }
 }
 
 /// In connect() where there is one, else in the whole.
@@ -201,7 +157,7 @@ fn against(row: &Row) -> String {
     format!("{value:.3} [{low:.3}, {high:.3}] {verdict}")
 }
 
-fn loading(report: &Report) -> Option<Table> {
+fn loading(report: &Report) -> Option<Sheet> {
     if report.loading.is_empty() {
         return None;
     }
@@ -224,7 +180,7 @@ fn loading(report: &Report) -> Option<Table> {
             ]
         })
         .collect();
-    Some(Table {
+    Some(Sheet {
         title: "Loading and changing tables, services of 3 endpoints".into(),
         note: None,
         head: vec!["change", "services", "by", "median", "range", "runs", "what is timed"],
@@ -232,7 +188,7 @@ fn loading(report: &Report) -> Option<Table> {
     })
 }
 
-fn memory(report: &Report) -> Option<Table> {
+fn memory(report: &Report) -> Option<Sheet> {
     if report.memory.is_empty() {
         return None;
     }
@@ -253,7 +209,7 @@ fn memory(report: &Report) -> Option<Table> {
     let note = report.agents_cpu.map(|share| {
         format!("after the load; CPU of all agents together while it ran: {:.3} % of one CPU", share * 100.0)
     });
-    Some(Table {
+    Some(Sheet {
         title: "Memory of the agent".into(),
         note,
         head: vec!["", "endpoints", "PSS", "RSS", "kernel maps and programs", "maps by bpftool"],
@@ -261,7 +217,7 @@ fn memory(report: &Report) -> Option<Table> {
     })
 }
 
-fn goals(report: &Report) -> Option<Table> {
+fn goals(report: &Report) -> Option<Sheet> {
     let goals = Summary::of(report).goals;
     if goals.iter().all(|goal| goal.outcome == Outcome::NotMeasured) {
         return None;
@@ -278,11 +234,11 @@ fn goals(report: &Report) -> Option<Table> {
             vec![goal.what, outcome.into(), goal.measured]
         })
         .collect();
-    Some(Table { title: "Goals".into(), note: None, head: vec!["goal", "", "measured"], rows })
+    Some(Sheet { title: "Goals".into(), note: None, head: vec!["goal", "", "measured"], rows })
 }
 
 /// For a first look: short connections at the largest size.
-fn main_table(report: &Report) -> Option<Table> {
+fn main_table(report: &Report) -> Option<Sheet> {
     let services = *report.settings.sizes.iter().max()?;
     let summary = Summary::of(report);
     let rows: Vec<&Row> = summary
@@ -293,22 +249,4 @@ fn main_table(report: &Report) -> Option<Table> {
         })
         .collect();
     (!rows.is_empty()).then(|| connect_table(Workload::Short, services, &rows))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_line_up() {
-        let rows = vec![
-            vec!["Alizé".into(), "1".into(), "a".into()],
-            vec!["iptables".into(), "1,000".into(), "b".into()],
-        ];
-        let mut text = String::new();
-        aligned(&mut text, &Table { title: String::new(), note: None, head: vec!["", "n", "why"], rows });
-        let columns: Vec<usize> = text.lines().map(|line| line.chars().count()).collect();
-        assert_eq!(text.lines().nth(1).unwrap().find('1').map(|_| ()), Some(()));
-        assert_eq!(columns[1], columns[2], "{text}");
-    }
 }

@@ -93,14 +93,19 @@ mod tests {
     #[test]
     fn percentiles_are_those_of_the_sorted_values_to_three_digits() {
         // A long tail in no order: the truth by sorting.
-        let mut values: Vec<u64> = (1..=50_000u64).map(|n| 5_000 + (n * 7_919) % 50_000 * n % 9_000_011).collect();
+        let mut values: Vec<u64> =
+            (1..=50_000u64).map(|n| 5_000 + (n * 7_919) % 50_000 * n % 9_000_011).collect();
         let recorded = record(values.iter().copied());
         assert_eq!(recorded.count(), 50_000);
         values.sort_unstable();
         let percentiles = recorded.percentiles().unwrap();
         let truth = |share: f64| values[(values.len() as f64 * share).ceil() as usize - 1] as f64;
-        let pairs =
-            [(percentiles.p50, 0.5), (percentiles.p90, 0.9), (percentiles.p99, 0.99), (percentiles.p999, 0.999)];
+        let pairs = [
+            (percentiles.p50, 0.5),
+            (percentiles.p90, 0.9),
+            (percentiles.p99, 0.99),
+            (percentiles.p999, 0.999),
+        ];
         for (found, share) in pairs {
             assert!((found / truth(share) - 1.0).abs() <= 0.001, "{share}: {found} against {}", truth(share));
         }

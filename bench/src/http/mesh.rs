@@ -60,7 +60,11 @@ impl Services<'_> {
         for number in 0..self.more {
             let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 97, 0, 1)) + number);
             let server = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 220, 0, 1)) + number);
-            service(&format!("other{number}"), SocketAddrV4::new(address, 80), SocketAddrV4::new(server, 8080));
+            service(
+                &format!("other{number}"),
+                SocketAddrV4::new(address, 80),
+                SocketAddrV4::new(server, 8080),
+            );
         }
         text
     }
@@ -105,7 +109,8 @@ impl Alize {
         let apart = ground.cgroup("agents")?;
         let start = Start { namespace: None, cgroup: Some(&apart), user: None, signal: true, words };
         let process = Some(start.start(&log)?);
-        let mut alize = Self { process, program: program.to_owned(), instance, run_dir, metrics, mesh: services.mesh };
+        let mut alize =
+            Self { process, program: program.to_owned(), instance, run_dir, metrics, mesh: services.mesh };
         alize.await_ready().with_context(|| format!("alize run: {}", last_lines(&log)))?;
         Ok(alize)
     }
@@ -200,7 +205,8 @@ fn samples<'a>(metrics: &'a str, name: &'a str) -> impl Iterator<Item = (&'a str
     metrics.lines().filter_map(move |line| {
         let rest = line.strip_prefix(name)?;
         let (labels, value) = rest.rsplit_once(' ')?;
-        (labels.is_empty() || labels.starts_with('{')).then(|| Some((labels, value.parse::<f64>().ok()? as u64)))?
+        (labels.is_empty() || labels.starts_with('{'))
+            .then(|| Some((labels, value.parse::<f64>().ok()? as u64)))?
     })
 }
 
@@ -225,10 +231,15 @@ pub(crate) fn check(mesh: Mesh, paths: &Paths, requests: u64, connections: u64) 
     if seen as f64 >= of as f64 * ENOUGH {
         return Ok(());
     }
-    let others: Vec<String> =
-        paths.iter().filter(|(label, _)| *label != wanted).map(|(label, count)| format!("{count} as {label}")).collect();
+    let others: Vec<String> = paths
+        .iter()
+        .filter(|(label, _)| *label != wanted)
+        .map(|(label, count)| format!("{count} as {label}"))
+        .collect();
     let others = if others.is_empty() { "none under another label".into() } else { others.join(", ") };
-    bail!("not available in this build or on this machine: of {of} the agent counted {seen} as {wanted}, {others}")
+    bail!(
+        "not available in this build or on this machine: of {of} the agent counted {seen} as {wanted}, {others}"
+    )
 }
 
 /// A port of the loopback that nobody has.
@@ -282,11 +293,13 @@ mod tests {
 
     #[test]
     fn the_file_has_all_services() {
-        let route = Route { dialled: "10.96.0.10:80".parse().unwrap(), server: "10.210.0.2:8080".parse().unwrap() };
+        let route =
+            Route { dialled: "10.96.0.10:80".parse().unwrap(), server: "10.210.0.2:8080".parse().unwrap() };
         let services = Services { mesh: Mesh::Proxy, routes: &[route], more: 2, routes_before: 0 };
         let text = services.file();
         let source = alize_model::Source { name: "bench.yaml", text: &text };
-        let read = alize_model::parse(source, &alize_model::Budgets::default(), &alize_model::HostFacts::default());
+        let read =
+            alize_model::parse(source, &alize_model::Budgets::default(), &alize_model::HostFacts::default());
         assert_eq!(read.unwrap().0.services().len(), 3);
     }
 }

@@ -120,11 +120,16 @@ fn out_octets(pid: u32) -> u64 {
     pairs.find(|(name, _)| *name == "OutOctets").and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
 }
 
-/// Threads of the kernel: they have no command line.
+/// Threads of the kernel: children of kthreadd, which is process 2 of every machine.
 pub(crate) fn kernel_threads() -> Vec<u32> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.is_empty())).collect()
+    pids.filter(|pid| parent(*pid) == Some(2)).collect()
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    field(&status, "PPid:").and_then(|parent| parent.try_into().ok())
 }
 
 /// A process and all that descend from it.
@@ -186,6 +191,8 @@ mod tests {
     #[test]
     fn kernel_threads_are_none_of_ours() {
         let threads = kernel_threads();
+        // In a container there may be none.
+        assert!(threads.iter().all(|pid| fs::read(format!("/proc/{pid}/exe")).is_err()), "{threads:?}");
         assert!(!threads.contains(&std::process::id()));
     }
 }

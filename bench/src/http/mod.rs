@@ -1,11 +1,22 @@
 //! `alize bench`: the same HTTP requests by every way from a client to a server that there is on this machine.
 
 mod arguments;
+mod chain;
+mod chart;
+mod compare;
+mod curves;
+mod driver;
+#[cfg(test)]
+mod fixture;
+mod hop;
 mod latency;
 mod load;
+#[cfg(test)]
+mod measured;
 mod mesh;
 mod meter;
 mod origin;
+mod page;
 mod peers;
 mod place;
 mod progress;
@@ -13,12 +24,18 @@ mod report;
 mod rounds;
 mod scene;
 mod subject;
+mod summary;
+mod table;
+mod targets;
 mod workload;
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 pub use arguments::Arguments;
 use arguments::{Amount, Part};
@@ -29,6 +46,7 @@ use report::{LeftOut, Report, SCHEMA, Settings};
 use rounds::Field;
 use scene::Means;
 use subject::{Peer, Subject, Way};
+use workload::Workload;
 
 use crate::machine::{Machine, rfc3339};
 use crate::process;
@@ -39,11 +57,50 @@ pub fn run(arguments: &Arguments, version: &str) -> Result<()> {
     match arguments.part {
         Some(Part::Generate) => return load::run(),
         Some(Part::Serve) => return origin::run(),
-        Some(Part::Chain) => return Ok(()),
+        Some(Part::Chain) => return hop::run(&arguments.words),
         None => {}
     }
-    let report = measure(arguments, version)?;
-    println!("{}", serde_json::to_string_pretty(&report)?);
+    // Read first: what cannot be compared with should not cost minutes.
+    let earlier = arguments.earlier()?;
+    let report = match &arguments.from {
+        Some(path) => Report::read(path)?,
+        None => {
+            let report = measure(arguments, version)?;
+            keep(&report, &arguments.out)?;
+            report
+        }
+    };
+    show(&format!("{}\n", table::for_people(&report).trim_end()))?;
+    if let Some(earlier) = earlier {
+        let mut text = String::new();
+        compare::compare(&earlier, &report)?.aligned(&mut text);
+        show(&text)?;
+    }
+    if arguments.write_docs {
+        table::write_docs(&report)?;
+    }
+    Ok(())
+}
+
+/// Whoever read our output may have gone; what was measured is kept.
+fn show(text: &str) -> Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// As JSON with every histogram, and as a page.
+fn keep(report: &Report, folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let stem = format!("http-{}", report.date.replace(':', ""));
+    for (ending, text) in [("json", serde_json::to_string(report)?), ("html", page::page(report))] {
+        let path = folder.join(format!("{stem}.{ending}"));
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        eprintln!("kept as {}", path.display());
+    }
     Ok(())
 }
 
@@ -60,13 +117,14 @@ fn measure(arguments: &Arguments, version: &str) -> Result<Report> {
     let ground = Ground::new()?;
     crate::connect::unload_leftovers(&ground);
     let own = Own::find()?;
-    let progress = Progress::new();
     let origin = peers::find(Peer::Nginx, None).ok();
     let (found, missing) = find_peers(arguments);
     let mut report = begin(arguments, version, &amount, origin.as_ref(), &found);
     report.left_out = missing;
-    let subjects: Vec<Subject> = arguments.subjects().into_iter().filter(|subject| is_there(*subject, &found)).collect();
+    let subjects: Vec<Subject> =
+        arguments.subjects().into_iter().filter(|subject| is_there(*subject, &found)).collect();
     place::stay_off(amount.cpu)?;
+    let progress = Progress::new();
     let means = Means {
         ground: &ground,
         own: &own,
@@ -76,12 +134,38 @@ fn measure(arguments: &Arguments, version: &str) -> Result<Report> {
         more_services: 0,
         routes_before: 0,
     };
-    let workloads = if arguments.quick { workload::quick() } else { workload::full() };
-    let mut field = Field::prepare(&means, &subjects, &mut report, &progress)?;
-    field.measure(&workloads, amount.rounds, amount.seconds)?;
-    drop(field);
+    let measured = measure_all(arguments, &amount, &means, &subjects, &mut report, &progress);
     progress.end();
-    Ok(report)
+    measured.map(|()| report)
+}
+
+/// Part by part, each with its share of the progress.
+fn measure_all(
+    arguments: &Arguments,
+    amount: &Amount,
+    means: &Means<'_>,
+    subjects: &[Subject],
+    report: &mut Report,
+    progress: &Progress,
+) -> Result<()> {
+    let rounds = |means: &Means<'_>, workloads: &[Workload], report: &mut Report| {
+        let mut field = Field::prepare(means, subjects, report, progress)?;
+        field.measure(workloads, amount.rounds, amount.seconds)
+    };
+    if arguments.quick {
+        return rounds(means, &workload::quick(), report);
+    }
+    progress.span(0.0, 0.7);
+    rounds(means, &workload::full(), report)?;
+    progress.span(0.7, 0.85);
+    rounds(&Means { view: View::AllCpus, ..*means }, &workload::unpinned(), report)?;
+    progress.span(0.85, 0.92);
+    chain::measure(means, subjects, amount, report, progress)?;
+    if arguments.curves {
+        progress.span(0.92, 1.0);
+        curves::measure(means, subjects, amount, report, progress)?;
+    }
+    Ok(())
 }
 
 fn find_peers(arguments: &Arguments) -> (Vec<(Peer, Installed)>, Vec<LeftOut>) {

@@ -7,8 +7,11 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+
+use super::place::open_files;
 
 /// Where it listens.
 pub(crate) const PORT: u16 = 8080;
@@ -35,10 +38,11 @@ pub(crate) fn nginx_configuration(folder: &Path, workers: usize, log: Option<&Pa
     let text = String::from_utf8(body(small)).unwrap_or_default();
     let (folder, root) = (folder.display(), root.display());
     let log = log.map_or_else(|| "off".to_owned(), |path| path.display().to_string());
+    let files = open_files();
     let configuration = format!(
         "daemon off;\nuser root;\npid {folder}/origin.pid;\nerror_log {folder}/origin-error.log;\n\
-         worker_processes {workers};\nworker_rlimit_nofile 65536;\n\
-         events {{ worker_connections 32768; multi_accept on; }}\n\
+         worker_processes {workers};\nworker_rlimit_nofile {files};\n\
+         events {{ worker_connections {files}; multi_accept on; }}\n\
          http {{\n  access_log {log};\n  sendfile on;\n  tcp_nopush on;\n  tcp_nodelay on;\n\
          \x20 keepalive_requests 1000000000;\n  keepalive_timeout 3600s;\n  client_header_timeout 3600s;\n\
          \x20 large_client_header_buffers 8 64k;\n  open_file_cache max=64;\n\

@@ -71,14 +71,20 @@ pub(crate) fn stay_off(cpu: usize) -> Result<()> {
     Ok(())
 }
 
-/// A thousand connections through two proxies need more than the usual 1,024 open files.
+/// A thousand connections through a proxy need more than the usual 1,024 open files: as many as the machine allows, up to
+/// 65,536.
 pub(crate) fn allow_many_files() {
     let limit = rustix::process::getrlimit(Resource::Nofile);
-    let wanted = Some(limit.maximum.map_or(65_536, |most| most.max(65_536)));
-    let raised = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: wanted, maximum: wanted });
-    if raised.is_err() {
+    let most = std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
+    let wanted = Some(most.unwrap_or(1_024).min(65_536).max(limit.maximum.unwrap_or(0)));
+    if rustix::process::setrlimit(Resource::Nofile, Rlimit { current: wanted, maximum: wanted }).is_err() {
         let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
     }
+}
+
+/// How many files a process of a world may have open.
+pub(crate) fn open_files() -> u64 {
+    rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(65_536)
 }
 
 /// How to start a process of a world.
@@ -187,7 +193,8 @@ impl Own {
 
     /// `alize bench --part NAME …`.
     pub(crate) fn part(&self, name: &str, more: &[String]) -> Vec<String> {
-        let mut words = vec![self.program.display().to_string(), "bench".into(), "--part".into(), name.into()];
+        let mut words =
+            vec![self.program.display().to_string(), "bench".into(), "--part".into(), name.into()];
         words.extend_from_slice(more);
         words
     }

