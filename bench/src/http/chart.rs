@@ -75,8 +75,8 @@ pub(crate) fn lines(title: &str, lines: &[Line], marks: &Marks, show: impl Fn(f6
         let y = plot.y(value);
         let _ = write!(
             svg,
-            "<path class=\"grid\" d=\"M60 {y:.1}H{:.1}\"/><text x=\"54\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-            WIDTH - 10.0,
+            "<path class=\"grid\" d=\"M72 {y:.1}H{:.1}\"/><text x=\"66\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+            WIDTH - 28.0,
             y + 4.0,
             escape(&show(value))
         );
@@ -93,7 +93,7 @@ pub(crate) fn lines(title: &str, lines: &[Line], marks: &Marks, show: impl Fn(f6
         let points: Vec<String> =
             line.points.iter().map(|(x, y)| format!("{:.1},{:.1}", plot.x(*x), plot.y(*y))).collect();
         let dash = if line.dashed { " stroke-dasharray=\"5 3\"" } else { "" };
-        let (x, y) = (60.0 + 185.0 * (number % 3) as f64, 308.0 + 16.0 * (number / 3) as f64);
+        let (x, y) = (40.0 + 190.0 * (number % 3) as f64, 308.0 + 16.0 * (number / 3) as f64);
         let _ = write!(
             svg,
             "<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2\"{dash}/>\
@@ -130,7 +130,7 @@ impl Plot {
     }
 
     fn x(&self, value: f64) -> f64 {
-        60.0 + share(value, self.left, self.right) * (WIDTH - 80.0)
+        72.0 + share(value, self.left, self.right) * (WIDTH - 100.0)
     }
 
     fn y(&self, value: f64) -> f64 {

@@ -47,6 +47,7 @@ pub(crate) fn scaled(factor: f64) -> Report {
         left_out: vec![LeftOut { what: "envoy".into(), reason: "no <envoy> in PATH".into() }],
         cells,
         idle: vec![0.1],
+        retaken: 2,
         memory: Vec::new(),
         curves: Vec::new(),
         chain: Vec::new(),

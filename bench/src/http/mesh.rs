@@ -48,14 +48,21 @@ impl Services<'_> {
             Mesh::Requests { .. } | Mesh::Proxy => "http",
         };
         let mut text = String::from("services:\n");
-        let mut service = |name: &str, address: SocketAddrV4, server: SocketAddrV4| {
+        let mut service = |name: &str, address: SocketAddrV4, server: SocketAddrV4, routes_before: u32| {
             let _ = writeln!(
                 text,
                 "  - name: bench/{name}\n    address: {address}\n    protocol: {protocol}\n    endpoints: [\"{server}\"]"
             );
+            if routes_before > 0 {
+                text.push_str("    routes:\n");
+                (0..routes_before).for_each(|route| {
+                    let _ = writeln!(text, "      - {{match: /route-{route}}}");
+                });
+                text.push_str("      - {match: /}\n");
+            }
         };
         for (number, route) in self.routes.iter().enumerate() {
-            service(&format!("web{number}"), route.dialled, route.server);
+            service(&format!("web{number}"), route.dialled, route.server, self.routes_before);
         }
         for number in 0..self.more {
             let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 97, 0, 1)) + number);
@@ -64,6 +71,7 @@ impl Services<'_> {
                 &format!("other{number}"),
                 SocketAddrV4::new(address, 80),
                 SocketAddrV4::new(server, 8080),
+                0,
             );
         }
         text

@@ -210,6 +210,7 @@ fn begin(
         left_out: Vec::new(),
         cells: Vec::new(),
         idle: Vec::new(),
+        retaken: 0,
         memory: Vec::new(),
         curves: Vec::new(),
         chain: Vec::new(),

@@ -15,7 +15,7 @@ use crate::units::{nanoseconds, thousands};
 const STYLE: &str = "
 :root { color-scheme: light dark; --text: #1b1f24; --dim: #59636e; --line: #d5dae0; --back: #fff; --good: #0a7a3c; --bad: #b3261e; }
 @media (prefers-color-scheme: dark) { :root { --text: #e6e9ed; --dim: #9aa4af; --line: #3a424b; --back: #14181d; --good: #4cc38a; --bad: #ff8a80; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--back); margin: 2rem auto; max-width: 1320px; padding: 0 1rem; }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--back); margin: 2rem auto; max-width: 1560px; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-top: 1px solid var(--line); padding-top: 1rem; }
 p, .note { color: var(--dim); } .note { margin: .2rem 0 .6rem; }
 .charts { display: flex; flex-wrap: wrap; gap: 1rem 2rem; } svg { width: 620px; max-width: 100%; height: auto; }

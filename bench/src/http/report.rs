@@ -35,6 +35,8 @@ pub(crate) struct Report {
     pub(crate) memory: Vec<Memory>,
     pub(crate) curves: Vec<Point>,
     pub(crate) chain: Vec<ChainSlice>,
+    /// Slices that were taken again because something else held the CPU all the time.
+    pub(crate) retaken: u64,
     /// Configurations of peers by their name.
     pub(crate) configurations: BTreeMap<String, String>,
 }
@@ -158,9 +160,7 @@ pub(crate) enum Figure {
     /// Requests a second: more is better. Less is better in all others.
     Rate,
     P50,
-    P90,
     P99,
-    P999,
     /// Nanoseconds for a request of the whole machine, less what it does when idle.
     MachineCpu,
     /// Nanoseconds for a request of client, server and all between; kernel threads are not in it.
@@ -241,9 +241,7 @@ impl Slice {
         match figure {
             Figure::Rate => Some(self.completed as f64 / self.seconds),
             Figure::P50 => latency(0.5),
-            Figure::P90 => latency(0.9),
             Figure::P99 => latency(0.99),
-            Figure::P999 => latency(0.999),
             Figure::MachineCpu => each((spent.machine - idle * spent.seconds).max(0.0) * 1e9),
             Figure::ProcessCpu => each(self.own_cpu() * 1e9),
             Figure::Switches => each(spent.own_switches as f64),

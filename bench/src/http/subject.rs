@@ -164,11 +164,6 @@ impl Subject {
     pub(crate) fn is_alize(self) -> bool {
         matches!(self.way(), Way::Alize(_))
     }
-
-    /// Neither a way of Alizé nor a floor: a rival.
-    pub(crate) fn is_peer(self) -> bool {
-        matches!(self.way(), Way::Rules(_) | Way::Sidecars { .. })
-    }
 }
 
 impl clap::ValueEnum for Subject {

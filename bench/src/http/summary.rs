@@ -9,6 +9,9 @@ use super::subject::Subject;
 use super::workload::Workload;
 use crate::statistics::{Estimate, estimate, median, paired_ratios};
 
+/// Where the machine does more than this when it does nothing of ours (CPUs), its CPU time says nothing about a request.
+const MOST_IDLE: f64 = 0.2;
+
 /// One way under one workload: medians over rounds, percentiles of all rounds together.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Row {
@@ -126,7 +129,7 @@ fn row(report: &Report, cell: &Cell) -> Row {
         due: cell.rate,
         rate: middle(Figure::Rate).unwrap_or(0.0),
         latency: cell.latency().percentiles(),
-        machine_cpu: middle(Figure::MachineCpu),
+        machine_cpu: middle(Figure::MachineCpu).filter(|_| idle <= MOST_IDLE),
         process_cpu: middle(Figure::ProcessCpu),
         switches: middle(Figure::Switches),
         octets: middle(Figure::Octets),

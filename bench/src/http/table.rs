@@ -64,9 +64,10 @@ pub(crate) fn machine(report: &Report) -> Vec<String> {
         ),
         format!("Server: {}; beside: {}", settings.server, machine.tools.join(", ")),
         format!(
-            "{} interleaved rounds, slices of {} s; medians over rounds, percentiles of all rounds together; ratios are to \
-             direct, with [95 % interval]; a difference no larger than that between two equals is inside noise",
-            settings.rounds, settings.slice_seconds
+            "{} interleaved rounds, slices of {} s, {} taken again because something else held the CPU; medians over rounds, \
+             percentiles of all rounds together; ratios are to direct, with [95 % interval]; a difference no larger than \
+             that between two equals is inside noise",
+            settings.rounds, settings.slice_seconds, report.retaken
         ),
     ]
 }
