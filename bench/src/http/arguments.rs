@@ -26,10 +26,10 @@ pub struct Arguments {
     /// Only these ways, and direct
     #[arg(long, value_name = "WAY", value_delimiter = ',', value_enum)]
     pub(crate) only: Vec<Subject>,
-    /// Rounds; every way has one slice of each workload in each [default: 7, quick: 3]
+    /// Rounds; every way has one slice of each workload in each [default: 6, quick: 3]
     #[arg(long, value_name = "N")]
     pub(crate) rounds: Option<usize>,
-    /// Length of a slice in seconds [default: 0.3, quick: 0.2]
+    /// Length of a slice in seconds [default: 0.25, quick: 0.2]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) slice: Option<f64>,
     /// The CPU that client, server and proxies share [default: the last]
@@ -76,9 +76,9 @@ pub(crate) struct Amount {
 
 impl Arguments {
     pub(crate) fn amount(&self) -> Result<Amount> {
-        let rounds = self.rounds.unwrap_or(if self.quick { 3 } else { 7 });
+        let rounds = self.rounds.unwrap_or(if self.quick { 3 } else { 6 });
         ensure!((1..=1_000).contains(&rounds), "--rounds takes a number from 1 to 1000");
-        let seconds = self.slice.unwrap_or(if self.quick { 0.2 } else { 0.3 });
+        let seconds = self.slice.unwrap_or(if self.quick { 0.2 } else { 0.25 });
         ensure!((0.05..=60.0).contains(&seconds), "--slice takes 0.05 to 60 seconds");
         let cpu = self.cpu.unwrap_or(cpus() - 1);
         ensure!(cpu < cpus(), "there is no CPU {cpu}: the last is {}", cpus() - 1);

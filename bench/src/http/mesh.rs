@@ -193,16 +193,23 @@ impl Alize {
     }
 }
 
-/// Counters of requests by their label `path`.
+/// Counters of requests by their label `path`, whichever part of the mesh counted them.
 fn counted(metrics: &str) -> Paths {
     let mut paths = Paths::new();
-    for (labels, value) in samples(metrics, "alize_http_requests_total") {
+    for (labels, value) in metrics.lines().filter_map(sample_of_requests) {
         let label = labels.split("path=\"").nth(1).and_then(|rest| rest.split('"').next());
         if let Some(label) = label {
             *paths.entry(label.to_owned()).or_insert(0) += value;
         }
     }
     paths
+}
+
+fn sample_of_requests(line: &str) -> Option<(&str, u64)> {
+    let (name, rest) = line.split_once('{')?;
+    let (labels, value) = rest.rsplit_once(' ')?;
+    let is_it = name.starts_with("alize_") && name.ends_with("requests_total");
+    is_it.then_some((labels, value.parse::<f64>().ok()? as u64))
 }
 
 fn sum(metrics: &str, name: &str) -> u64 {

@@ -111,7 +111,10 @@ pub(crate) fn targets(report: &Report) -> Vec<Target> {
         ),
         target("bodies of 1 MiB, same host: requests/s at least 0.95 of direct", look.megabyte()),
         target("observing all HTTP at saturation: at least 0.95 of direct's requests/s", look.observing()),
-        target("agent and proxy: below 10 MB idle, below 16 MB with 1,000 connections", look.memory()),
+        target(
+            "agent and proxy with 1,000 services: below 10 MB idle, below 16 MB with 1,000 connections",
+            look.memory(),
+        ),
         target(
             "50 services in a chain, p50 of two proxies a hop over the kernel's: at least 5",
             look.chain(),

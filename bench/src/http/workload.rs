@@ -99,7 +99,7 @@ impl Workload {
             connections: self.connections,
             pace: rate.map_or(Pace::Saturate, Pace::Rate),
             short: self.exchange == Exchange::Short,
-            warm_up: seconds.min(0.1),
+            warm_up: seconds.min(0.08),
             seconds,
         }
     }
