@@ -135,8 +135,9 @@ impl Chain {
         };
         match subject.way() {
             Way::Alize(mesh) => {
+                let mark = format!("c-{}", subject.mark());
                 let services = Services { mesh, routes: &routes, more: 0, routes_before: 0 };
-                chain.alize = Some(Alize::start(ground, &means.own.program, &name, &cgroup, &services)?);
+                chain.alize = Some(Alize::start(ground, &means.own.program, &mark, &cgroup, &services)?);
             }
             Way::Sidecars { peer, .. } => chain.add_sidecars(means, &name, peer, &routes)?,
             Way::Plain | Way::Rules(_) => {}

@@ -27,9 +27,12 @@ pub(crate) fn measure(
     report: &mut Report,
     progress: &Progress,
 ) -> Result<()> {
+    let whole = progress.split(0.0).1;
     let mut drawing = Drawing { means, amount, report, progress };
-    for &subject in subjects {
-        // The world is the same for these two: only the load differs.
+    for (place, &subject) in subjects.iter().enumerate() {
+        let at = |place: usize| whole.0 + (whole.1 - whole.0) * place as f64 / subjects.len() as f64;
+        progress.span((at(place), at(place + 1)));
+        // What rules cost does not depend on what is sent, and equals need no curve.
         if matches!(subject.way(), Way::Rules(_)) || subject == Subject::DirectAgain {
             continue;
         }
@@ -121,7 +124,7 @@ impl Drawing<'_, '_> {
         let order = workload.order(SERVICE, None, SECONDS, fields);
         for round in 0..self.amount.rounds.min(5) {
             let what = format!("{}: {x} {}", scene.subject.label(), curve.label());
-            self.progress.part(&what, round, self.amount.rounds.min(5), 0, 1);
+            self.progress.step(&format!("{what}, round {}", round + 1));
             let measured = match scene.load(&order) {
                 Ok(measured) if measured.loaded.errors == 0 => measured,
                 Ok(measured) => {

@@ -158,14 +158,14 @@ fn measure_all(
     if arguments.quick {
         return rounds(means, &workload::quick(), report);
     }
-    progress.span(0.0, 0.7);
+    progress.span((0.0, 0.7));
     rounds(means, &workload::full(), report)?;
-    progress.span(0.7, 0.85);
+    progress.span((0.7, 0.85));
     rounds(&Means { view: View::AllCpus, ..*means }, &workload::unpinned(), report)?;
-    progress.span(0.85, 0.92);
+    progress.span((0.85, 0.92));
     chain::measure(means, subjects, amount, report, progress)?;
     if arguments.curves {
-        progress.span(0.92, 1.0);
+        progress.span((0.92, 1.0));
         curves::measure(means, subjects, amount, report, progress)?;
     }
     Ok(())

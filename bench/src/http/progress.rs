@@ -23,8 +23,15 @@ impl Progress {
     }
 
     /// What follows is so much of the whole.
-    pub(crate) fn span(&self, from: f64, to: f64) {
-        self.span.set((from, to));
+    pub(crate) fn span(&self, span: (f64, f64)) {
+        self.span.set(span);
+    }
+
+    /// The current part in two, the first of which is so much of it.
+    pub(crate) fn split(&self, share: f64) -> ((f64, f64), (f64, f64)) {
+        let (from, to) = self.span.get();
+        let middle = from + (to - from) * share;
+        ((from, middle), (middle, to))
     }
 
     pub(crate) fn step(&self, what: &str) {
@@ -63,5 +70,19 @@ impl Progress {
         if self.terminal {
             let _ = write!(std::io::stderr().lock(), "\r\x1b[K");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_a_part_are_inside_it() {
+        let progress = Progress::new();
+        progress.span((0.2, 0.6));
+        let (first, second) = progress.split(0.75);
+        assert!((first.1 - 0.5).abs() < 1e-9 && first.1 == second.0);
+        assert_eq!((first.0, second.1), (0.2, 0.6));
     }
 }

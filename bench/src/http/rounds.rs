@@ -94,6 +94,9 @@ impl<'a> Field<'a> {
     pub(crate) fn measure(&mut self, workloads: &[Workload], rounds: usize, seconds: f64) -> Result<()> {
         let (saturation, paced): (Vec<Workload>, Vec<Workload>) =
             workloads.iter().partition(|workload| workload.is_saturation());
+        let share = saturation.len() as f64 / workloads.len().max(1) as f64;
+        let (first, second) = self.progress.split(share);
+        self.progress.span(first);
         self.rounds(&saturation, rounds, seconds)?;
         let most = workloads.iter().map(|workload| workload.connections).max().unwrap_or(1);
         let scenes = std::mem::take(&mut self.scenes);
@@ -101,6 +104,7 @@ impl<'a> Field<'a> {
             self.remember(scene, &format!("{most} connections"))?;
         }
         self.scenes = scenes;
+        self.progress.span(second);
         self.rounds(&paced, rounds, seconds)
     }
 

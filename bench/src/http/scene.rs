@@ -107,13 +107,14 @@ impl Scene {
             Way::Rules(tool) => scene.add_rules(ground, tool)?,
             Way::Sidecars { peer, both } => scene.add_sidecars(means, &name, peer, both)?,
             Way::Alize(mesh) => {
+                let mark = format!("{}{}", subject.mark(), means.view.threads());
                 let services = Services {
                     mesh,
                     routes: &[ROUTE],
                     more: means.more_services,
                     routes_before: means.routes_before,
                 };
-                scene.alize = Some(Alize::start(ground, &means.own.program, &name, &meshed, &services)?);
+                scene.alize = Some(Alize::start(ground, &means.own.program, &mark, &meshed, &services)?);
             }
         }
         Ok(scene)

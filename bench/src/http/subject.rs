@@ -161,6 +161,18 @@ impl Subject {
         }
     }
 
+    /// For the name of an instance of Alizé, which has room for 32 bytes only.
+    pub(crate) fn mark(self) -> &'static str {
+        match self {
+            Subject::Observed => "seen",
+            Subject::AlizeL4 => "l4",
+            Subject::AlizeLocal => "local",
+            Subject::AlizeRemote => "remote",
+            Subject::AlizeProxy => "proxy",
+            other => other.key(),
+        }
+    }
+
     pub(crate) fn is_alize(self) -> bool {
         matches!(self.way(), Way::Alize(_))
     }
