@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-#[derive(Clone, Debug)]
+use serde::Serialize;
+
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Sheet {
     pub(crate) title: String,
     pub(crate) note: Option<String>,

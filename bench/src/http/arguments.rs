@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum, ValueHint};
 
 use super::place::cpus;
@@ -90,10 +90,5 @@ impl Arguments {
             self.only.is_empty() || self.only.contains(subject) || *subject == Subject::Direct
         };
         Subject::ALL.into_iter().filter(wanted).collect()
-    }
-
-    pub(crate) fn earlier(&self) -> Result<Option<super::report::Report>> {
-        let read = |path: &PathBuf| super::report::Report::read(path).context("--compare");
-        self.compare.as_ref().map(read).transpose()
     }
 }

@@ -11,7 +11,7 @@ use super::mesh::{self, Alize, Services};
 use super::peers::{self, INBOUND, OUTBOUND, Route, Side, USER};
 use super::place::{CLIENT, Pair, SERVER, SERVICE, Start, await_listening};
 use super::progress::Progress;
-use super::report::{ChainSlice, LeftOut, Report};
+use super::report::{ChainSlice, Report};
 use super::scene::Means;
 use super::subject::{Mesh, Peer, Subject, Way};
 use super::workload::{Exchange, Load, Workload};
@@ -51,7 +51,7 @@ pub(crate) fn measure(
                 check_interrupt()?;
                 let what = format!("{}, chain of {HOPS} services", subject.label());
                 progress.say(&format!("LEFT OUT: {what}: {error:#}"));
-                report.left_out.push(LeftOut { what, reason: format!("{error:#}") });
+                report.leave_out(&what, &error);
             }
         }
     }

@@ -3,11 +3,12 @@
 use anyhow::Result;
 
 use super::arguments::Amount;
+use super::mesh;
 use super::place::SERVICE;
 use super::progress::Progress;
-use super::report::{Curve, Figure, LeftOut, Point, Report, Slice};
+use super::report::{Curve, Figure, Point, Report, Slice};
 use super::rounds::try_out;
-use super::scene::{Means, Scene};
+use super::scene::{Means, Measured, Scene};
 use super::subject::{Mesh, Subject, Way};
 use super::workload::{Exchange, Load, Workload};
 use crate::process::check_interrupt;
@@ -36,8 +37,9 @@ pub(crate) fn measure(
         if matches!(subject.way(), Way::Rules(_)) || subject == Subject::DirectAgain {
             continue;
         }
-        drawing.over_load(subject)?;
         match subject.way() {
+            // What does not work at all would not with more services either.
+            _ if !drawing.over_load(subject)? => {}
             Way::Alize(Mesh::Connections) => drawing.over_services(subject)?,
             Way::Alize(Mesh::Requests { .. } | Mesh::Proxy) => {
                 drawing.over_services(subject)?;
@@ -57,17 +59,19 @@ struct Drawing<'a, 'b> {
 }
 
 impl Drawing<'_, '_> {
-    fn over_load(&mut self, subject: Subject) -> Result<()> {
+    /// Whether the way works.
+    fn over_load(&mut self, subject: Subject) -> Result<bool> {
         let name = format!("{}, curves", subject.label());
-        let Some(mut scene) = self.scene(&self.means.clone(), subject, &name)? else { return Ok(()) };
-        for connections in CONNECTIONS {
-            self.points(&mut scene, Curve::Connections, connections, connections as usize, "")?;
-        }
+        let Some(mut scene) = self.scene(&self.means.clone(), subject, &name)? else { return Ok(false) };
         for bytes in HEADER_BYTES {
             let field = format!("X-Long: {}\r\n", "a".repeat((bytes as usize).saturating_sub(HEAD + 10)));
             self.points(&mut scene, Curve::HeaderBytes, bytes, 16, &field)?;
         }
-        Ok(())
+        // Last, for ten thousand are more than some ways survive.
+        for connections in CONNECTIONS {
+            self.points(&mut scene, Curve::Connections, connections, connections as usize, "")?;
+        }
+        Ok(true)
     }
 
     fn over_services(&mut self, subject: Subject) -> Result<()> {
@@ -102,14 +106,10 @@ impl Drawing<'_, '_> {
             Ok(scene) => Ok(Some(scene)),
             Err(error) => {
                 check_interrupt()?;
-                self.leave_out(name, &error);
+                self.report.leave_out(name, &error);
                 Ok(None)
             }
         }
-    }
-
-    fn leave_out(&mut self, what: &str, error: &anyhow::Error) {
-        self.report.left_out.push(LeftOut { what: what.to_owned(), reason: format!("{error:#}") });
     }
 
     fn points(
@@ -125,16 +125,11 @@ impl Drawing<'_, '_> {
         for round in 0..self.amount.rounds.min(5) {
             let what = format!("{}: {x} {}", scene.subject.label(), curve.label());
             self.progress.step(&format!("{what}, round {}", round + 1));
-            let measured = match scene.load(&order) {
-                Ok(measured) if measured.loaded.errors == 0 => measured,
-                Ok(measured) => {
-                    let error = anyhow::anyhow!(measured.loaded.first_error.unwrap_or_default());
-                    self.leave_out(&what, &error);
-                    return Ok(());
-                }
+            let measured = match scene.load(&order).and_then(|measured| as_named(scene, measured)) {
+                Ok(measured) => measured,
                 Err(error) => {
                     check_interrupt()?;
-                    self.leave_out(&what, &error);
+                    self.report.leave_out(&what, &error);
                     return Ok(());
                 }
             };
@@ -149,4 +144,16 @@ impl Drawing<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// Without errors, and by the way that the name says.
+fn as_named(scene: &Scene, measured: Measured) -> Result<Measured> {
+    if let Some(error) = &measured.loaded.first_error {
+        anyhow::bail!("{error}");
+    }
+    if let (Some(mesh @ (Mesh::Requests { .. } | Mesh::Proxy)), Some(paths)) = (scene.mesh(), &measured.paths)
+    {
+        mesh::check(mesh, paths, measured.loaded.all_completed, 0)?;
+    }
+    Ok(measured)
 }

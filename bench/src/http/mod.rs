@@ -1,5 +1,6 @@
 //! `alize bench`: the same HTTP requests by every way from a client to a server that there is on this machine.
 
+mod answer;
 mod arguments;
 mod chain;
 mod chart;
@@ -31,12 +32,12 @@ mod workload;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
+pub use answer::Answer;
 pub use arguments::Arguments;
 use arguments::{Amount, Part};
 use peers::Installed;
@@ -55,63 +56,63 @@ use crate::world::Ground;
 /// Services in the files of Alizé's ways, of which one is dialled.
 const SERVICES: u32 = 1_000;
 
-/// Does what the command line says.
-pub fn run(arguments: &Arguments, version: &str) -> Result<()> {
+/// Why there are no figures.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Namespaces, cgroups and kernel programs are made by root only.
+    #[error("the bench makes network namespaces and cgroups and loads kernel programs, which needs root")]
+    NotRoot,
+    /// A report of an earlier run that cannot be read or is none.
+    #[error("{0:#}")]
+    File(anyhow::Error),
+    /// All else.
+    #[error("{0:#}")]
+    Other(#[from] anyhow::Error),
+}
+
+/// Does what the command line says; `None` where this process played a part of a bench.
+pub fn run(arguments: &Arguments, version: &str) -> Result<Option<Answer>, Error> {
     match arguments.part {
-        Some(Part::Generate) => return load::run(),
-        Some(Part::Serve) => return origin::run(),
-        Some(Part::Chain) => return hop::run(&arguments.words),
+        Some(Part::Generate) => return Ok(load::run().map(|()| None)?),
+        Some(Part::Serve) => return Ok(origin::run().map(|()| None)?),
+        Some(Part::Chain) => return Ok(hop::run(&arguments.words).map(|()| None)?),
         None => {}
     }
     // Read first: what cannot be compared with should not cost minutes.
-    let earlier = arguments.earlier()?;
-    let report = match &arguments.from {
-        Some(path) => Report::read(path)?,
+    let earlier = arguments.compare.as_deref().map(Report::read).transpose().map_err(Error::File)?;
+    let (report, kept) = match &arguments.from {
+        Some(path) => (Report::read(path).map_err(Error::File)?, Vec::new()),
         None => {
             let report = measure(arguments, version)?;
-            keep(&report, &arguments.out)?;
-            report
+            let kept = keep(&report, &arguments.out)?;
+            (report, kept)
         }
     };
-    show(&format!("{}\n", table::for_people(&report).trim_end()))?;
-    if let Some(earlier) = earlier {
-        let mut text = String::new();
-        compare::compare(&earlier, &report)?.aligned(&mut text);
-        show(&text)?;
-    }
     if arguments.write_docs {
         table::write_docs(&report)?;
     }
-    Ok(())
-}
-
-/// Whoever read our output may have gone; what was measured is kept.
-fn show(text: &str) -> Result<()> {
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write to standard output")
-        }
-        _ => Ok(()),
-    }
+    let compared = earlier.map(|earlier| compare::compare(&earlier, &report)).transpose()?;
+    Ok(Some(Answer::new(&report, compared, kept)))
 }
 
 /// As JSON with every histogram, and as a page.
-fn keep(report: &Report, folder: &Path) -> Result<()> {
+fn keep(report: &Report, folder: &Path) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let stem = format!("http-{}", report.date.replace(':', ""));
+    let mut kept = Vec::new();
     for (ending, text) in [("json", serde_json::to_string(report)?), ("html", page::page(report))] {
         let path = folder.join(format!("{stem}.{ending}"));
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        eprintln!("kept as {}", path.display());
+        kept.push(path);
     }
-    Ok(())
+    Ok(kept)
 }
 
-fn measure(arguments: &Arguments, version: &str) -> Result<Report> {
-    if !rustix::process::geteuid().is_root() {
-        bail!("the bench makes network namespaces and cgroups and loads kernel programs: run it as root");
-    }
+fn measure(arguments: &Arguments, version: &str) -> Result<Report, Error> {
     let amount = arguments.amount()?;
+    if !rustix::process::geteuid().is_root() {
+        return Err(Error::NotRoot);
+    }
     if arguments.install_envoy && peers::find(Peer::Envoy, arguments.envoy.as_deref()).is_err() {
         peers::install_envoy()?;
     }
@@ -139,7 +140,8 @@ fn measure(arguments: &Arguments, version: &str) -> Result<Report> {
     };
     let measured = measure_all(arguments, &amount, &means, &subjects, &mut report, &progress);
     progress.end();
-    measured.map(|()| report)
+    measured?;
+    Ok(report)
 }
 
 /// Part by part, each with its share of the progress.

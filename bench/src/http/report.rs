@@ -179,6 +179,15 @@ impl Report {
         Ok(report)
     }
 
+    /// Says once that something was not measured, and why; `true` the first time.
+    pub(crate) fn leave_out(&mut self, what: &str, error: &anyhow::Error) -> bool {
+        let is_new = self.left_out.iter().all(|one| one.what != what);
+        if is_new {
+            self.left_out.push(LeftOut { what: what.to_owned(), reason: format!("{error:#}") });
+        }
+        is_new
+    }
+
     pub(crate) fn cell(&self, view: View, workload: Workload, subject: Subject) -> Option<&Cell> {
         let is_it = |cell: &&Cell| cell.view == view && cell.workload == workload && cell.subject == subject;
         self.cells.iter().find(is_it)

@@ -8,7 +8,7 @@ use super::mesh;
 use super::meter::{Roles, Sample};
 use super::place::{SERVICE, View};
 use super::progress::Progress;
-use super::report::{Cell, Figure, LeftOut, Memory, Report, Slice};
+use super::report::{Cell, Figure, Memory, Report, Slice};
 use super::scene::{Means, Scene};
 use super::subject::Subject;
 use super::workload::{Exchange, Load, Workload};
@@ -83,10 +83,8 @@ impl<'a> Field<'a> {
     }
 
     fn leave_out(&mut self, what: &str, error: &anyhow::Error) {
-        let left_out = LeftOut { what: what.into(), reason: format!("{error:#}") };
-        if !self.report.left_out.contains(&left_out) {
-            self.progress.say(&format!("LEFT OUT: {what}: {}", left_out.reason));
-            self.report.left_out.push(left_out);
+        if self.report.leave_out(what, error) {
+            self.progress.say(&format!("LEFT OUT: {what}: {error:#}"));
         }
     }
 

@@ -252,6 +252,7 @@ pub(crate) enum Command {
         "sudo alize bench --curves                   also how cost grows with services, routes, connections, headers"
         "sudo alize bench --compare old.json         what has changed since that run"
         "alize bench --from alize-bench/http-….json  the tables of a run that was kept"
+        "sudo alize bench -o json | jq '.targets[] | select(.outcome == \"missed\")'"
     ))]
     Bench(Box<alize_bench::http::Arguments>),
     /// Remove every program, link, map and pin from the kernel
