@@ -140,6 +140,34 @@ fn a_run_is_kept_shown_again_and_leaves_nothing() -> Result<()> {
 }
 
 #[test]
+fn without_nginx_it_serves_itself() -> Result<()> {
+    let folder = Folder::new("bench-built-in")?;
+    // Not quick: bodies of all sizes, and nothing pinned as well.
+    let mut command = Command::new(binary("alize")?);
+    command.args([
+        "bench",
+        "--built-in-server",
+        "--rounds=1",
+        "--slice=0.1",
+        "--only=direct-again",
+        "-o",
+        "json",
+        "--out",
+    ]);
+    let output = command.arg(&folder.0).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let answer: Value = serde_json::from_slice(&output.stdout)?;
+    assert_eq!(answer["settings"]["server"], "built-in");
+    let rows = answer["rows"].as_array().context("rows")?;
+    assert!(rows.len() >= 24, "{} rows; left out: {}", rows.len(), answer["left_out"]);
+    for row in rows {
+        assert_eq!((&row["errors"], &row["unfinished"]), (&0.into(), &0.into()), "{row}");
+        assert!(row["rate"].as_f64() > Some(0.0), "{row}");
+    }
+    Ok(())
+}
+
+#[test]
 fn interrupted_it_cleans_up() -> Result<()> {
     let folder = Folder::new("bench-interrupt")?;
     let child = bench(&folder, &["--rounds=1000", "--only=alize-l4,haproxy-2"])?;

@@ -35,6 +35,9 @@ pub struct Arguments {
     /// The CPU that client, server and proxies share [default: the last]
     #[arg(long, value_name = "CPU")]
     pub(crate) cpu: Option<usize>,
+    /// The bench's own server even where nginx is installed
+    #[arg(long)]
+    pub(crate) built_in_server: bool,
     /// Envoy's program [default: in PATH, or where --install-envoy puts it]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(crate) envoy: Option<PathBuf>,

@@ -121,7 +121,7 @@ fn measure(arguments: &Arguments, version: &str) -> Result<Report, Error> {
     let ground = Ground::new()?;
     crate::connect::unload_leftovers(&ground);
     let own = Own::find()?;
-    let origin = peers::find(Peer::Nginx, None).ok();
+    let origin = peers::find(Peer::Nginx, None).ok().filter(|_| !arguments.built_in_server);
     let (found, missing) = find_peers(arguments);
     let mut report = begin(arguments, version, &amount, origin.as_ref(), &found);
     report.left_out = missing;
