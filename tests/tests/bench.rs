@@ -220,7 +220,7 @@ fn what_cannot_be_is_refused_before_anything_is_made() -> Result<()> {
     assert_eq!(refused.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("no report"), "{refused:?}");
     let cpu = alize(&["--quick", "--cpu", "9999"])?;
-    assert!(String::from_utf8_lossy(&cpu.stderr).contains("no CPU 9999"), "{cpu:?}");
+    assert!(String::from_utf8_lossy(&cpu.stderr).contains("no CPU 9999 "), "{cpu:?}");
     assert_eq!(alize(&["--only", "nobody"])?.status.code(), Some(2));
     Ok(())
 }

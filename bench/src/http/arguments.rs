@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum, ValueHint};
 
-use super::place::cpus;
+use super::place::usable;
 use super::subject::Subject;
 
 /// What `alize bench` is told.
@@ -83,8 +83,10 @@ impl Arguments {
         ensure!((1..=1_000).contains(&rounds), "--rounds takes a number from 1 to 1000");
         let seconds = self.slice.unwrap_or(if self.quick { 0.2 } else { 0.25 });
         ensure!((0.05..=60.0).contains(&seconds), "--slice takes 0.05 to 60 seconds");
-        let cpu = self.cpu.unwrap_or(cpus() - 1);
-        ensure!(cpu < cpus(), "there is no CPU {cpu}: the last is {}", cpus() - 1);
+        let usable = usable()?;
+        let last = usable.last().copied().unwrap_or(0);
+        let cpu = self.cpu.unwrap_or(last);
+        ensure!(usable.contains(&cpu), "there is no CPU {cpu} for this process: the last is {last}");
         Ok(Amount { rounds, seconds, cpu })
     }
 

@@ -11,7 +11,7 @@ use super::load::{Engine, Loaded, Order};
 use super::meter::family;
 use super::origin;
 use super::peers;
-use super::place::{Start, View, await_listening, cpus};
+use super::place::{Start, View, await_listening, usable};
 use super::subject::Peer;
 use super::workload::{Exchange, Load, Workload};
 use crate::process::{Kept, run};
@@ -45,7 +45,7 @@ impl World {
             text(&file),
         ];
         let said = folder.join("said");
-        let server = View::OneCpu(cpus() - 1).within(|| {
+        let server = View::OneCpu(last_cpu()).within(|| {
             let start = Start { namespace: Some(apart.pid()), cgroup: None, user: None, signal: true, words };
             let mut server = start.start(&said)?;
             await_listening(apart.pid(), origin::PORT, &mut server, &said)?;
@@ -65,8 +65,12 @@ impl World {
 
     fn load(&self, engine: &mut Engine, workload: Workload, rate: Option<f64>, seconds: f64) -> Loaded {
         let order: Order = workload.order(TARGET, rate, seconds, "");
-        View::OneCpu(cpus() - 1).within(|| engine.load(&order, |_| Ok(()))).unwrap()
+        View::OneCpu(last_cpu()).within(|| engine.load(&order, |_| Ok(()))).unwrap()
     }
+}
+
+fn last_cpu() -> usize {
+    usable().unwrap().last().copied().unwrap()
 }
 
 fn saturation(exchange: Exchange, connections: usize) -> Workload {
@@ -165,7 +169,7 @@ fn at_saturation_it_sees_what_wrk_sees() {
         assert_eq!(loaded.errors, 0);
         ours.push(loaded.completed as f64 / loaded.seconds);
         let before = world.logged();
-        let (rate, requests) = View::OneCpu(cpus() - 1).within(|| Ok(wrk(&world))).unwrap();
+        let (rate, requests) = View::OneCpu(last_cpu()).within(|| Ok(wrk(&world))).unwrap();
         theirs.push(rate);
         // wrk drops what is under way at its end: one request a connection.
         let logged = world.logged() - before;

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 use rustix::process::{Resource, Rlimit};
@@ -40,30 +41,47 @@ impl View {
     pub(crate) fn threads(self) -> usize {
         match self {
             View::OneCpu(_) => 1,
-            View::AllCpus => cpus(),
+            View::AllCpus => usable().map_or(1, |all| all.len()),
         }
     }
 
     /// Runs `what`, whose children stay on the CPUs of the view.
     pub(crate) fn within<T>(self, what: impl FnOnce() -> Result<T>) -> Result<T> {
-        let View::OneCpu(cpu) = self else { return what() };
+        let wanted = match self {
+            View::OneCpu(cpu) => {
+                let mut one = CpuSet::new();
+                one.set(cpu);
+                one
+            }
+            View::AllCpus => allowed()?,
+        };
         let before = rustix::thread::sched_getaffinity(None)?;
-        let mut one = CpuSet::new();
-        one.set(cpu);
-        rustix::thread::sched_setaffinity(None, &one).with_context(|| format!("cannot run on CPU {cpu}"))?;
+        rustix::thread::sched_setaffinity(None, &wanted).context("cannot choose CPUs")?;
         let done = what();
         rustix::thread::sched_setaffinity(None, &before)?;
         done
     }
 }
 
-pub(crate) fn cpus() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+/// The CPUs that this process had when it was first asked; later the bench itself keeps off one of them.
+fn allowed() -> Result<CpuSet> {
+    static ALLOWED: OnceLock<CpuSet> = OnceLock::new();
+    if let Some(known) = ALLOWED.get() {
+        return Ok(*known);
+    }
+    let found = rustix::thread::sched_getaffinity(None).context("cannot ask which CPUs may be used")?;
+    Ok(*ALLOWED.get_or_init(|| found))
+}
+
+/// Numbers of the CPUs that may be used, ascending.
+pub(crate) fn usable() -> Result<Vec<usize>> {
+    let allowed = allowed()?;
+    Ok((0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect())
 }
 
 /// Keeps the bench itself off the CPU that is measured, where there is another.
 pub(crate) fn stay_off(cpu: usize) -> Result<()> {
-    let mut others = rustix::thread::sched_getaffinity(None)?;
+    let mut others = allowed()?;
     others.unset(cpu);
     if others.count() > 0 {
         rustix::thread::sched_setaffinity(None, &others)?;
@@ -197,5 +215,24 @@ impl Own {
             vec![self.program.display().to_string(), "bench".into(), "--part".into(), name.into()];
         words.extend_from_slice(more);
         words
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn children_get_the_cpus_of_the_view_wherever_the_bench_itself_keeps() {
+        let all = usable().unwrap();
+        let last = *all.last().unwrap();
+        stay_off(last).unwrap();
+        let seen = |view: View| {
+            let said = view.within(|| Ok(Command::new("nproc").output()?)).unwrap().stdout;
+            String::from_utf8_lossy(&said).trim().parse::<usize>().unwrap()
+        };
+        assert_eq!(seen(View::OneCpu(last)), 1);
+        assert_eq!(seen(View::AllCpus), all.len());
+        assert_eq!(View::AllCpus.threads(), all.len());
     }
 }
