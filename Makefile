@@ -49,9 +49,10 @@ fuzz: ## Fuzz every parser of foreign bytes for a while (FUZZ_SECONDS=300)
 	@script/fuzz $${FUZZ_SECONDS:-300}
 
 .PHONY: bench
-bench: ## Measure beside no mesh, iptables and nftables (a few minutes)
+bench: ## Measure beside no mesh, proxies, iptables and nftables; write docs/benchmarks.md (a quarter of an hour)
 	@script/setup build test bench
 	@$(CARGO) build --release --quiet -p alize -p alize-bench
+	@$(ROOT) target/release/alize bench --install-envoy --curves --out bench/out --write-docs
 	@$(ROOT) target/release/alize-bench
 
 .PHONY: install

@@ -135,6 +135,22 @@ fn signal(child: &Child, signal: Signal) {
     }
 }
 
+/// Asks a process to end that is no child of the bench, if it is still the same program; kills it after two seconds.
+pub(crate) fn end_orphan(pid: u32, program: &Path) {
+    let is_it = || fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| path == program);
+    let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
+    for (signal, patience) in [(Signal::TERM, 2_000), (Signal::KILL, 500)] {
+        if !is_it() {
+            return;
+        }
+        let _ = kill_process(number, signal);
+        let deadline = Instant::now() + Duration::from_millis(patience);
+        while is_it() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
 /// A child that is kept; ended when dropped.
 pub(crate) struct Kept {
     child: Child,

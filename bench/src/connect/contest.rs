@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::alize::{Agent, service_file};
-use crate::loading::WHOLE_TABLE;
-use crate::order::Order;
+use super::alize::{Agent, service_file};
+use super::loading::WHOLE_TABLE;
+use super::order::Order;
+use super::report::{Change, LeftOut, Loading, Memory, Settings, Subject, Workload};
+use super::rulesets;
+use super::sides::{Client, ServerSide};
+use super::summary::count;
 use crate::process::{check_interrupt, run};
-use crate::report::{Change, LeftOut, Loading, Memory, Settings, Subject, Workload};
-use crate::rulesets;
-use crate::summary::count;
-use crate::world::{Client, Ground, ServerSide, inside};
+use crate::world::{Ground, inside};
 
 /// A client that is ready for load, and the subjects it stands for.
 ///

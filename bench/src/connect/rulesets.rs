@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use crate::layout::{self, ENDPOINT_PORT, ENDPOINTS, SERVICE_PORT};
+use super::layout::{self, ENDPOINT_PORT, ENDPOINTS, SERVICE_PORT};
 
 /// Input of `iptables-restore`: KUBE-SERVICES (a list) to KUBE-SVC (by chance) to KUBE-SEP (DNAT).
 pub(crate) fn iptables(services: u32) -> String {

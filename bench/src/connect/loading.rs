@@ -7,15 +7,16 @@ use alize_datapath::{Applied, Availability, DataPath, Desired, Unavailable};
 use alize_model::{Budgets, HostFacts, Snapshot, Source};
 use anyhow::{Context, Result, bail};
 
-use crate::alize::{Agent, watched_file};
-use crate::contest::Contest;
-use crate::generator::monotonic;
-use crate::layout::{self, MOVED_SOURCE};
-use crate::order::{Answer, Order};
+use super::alize::{Agent, watched_file};
+use super::contest::Contest;
+use super::generator::monotonic;
+use super::layout::{self, MOVED_SOURCE};
+use super::order::{Answer, Order};
+use super::report::{Change, Loading, Subject};
+use super::rulesets;
+use super::sides::Client;
 use crate::process::{check_interrupt, run};
-use crate::report::{Change, Loading, Subject};
-use crate::rulesets;
-use crate::world::{Apart, Client, Ground, inside};
+use crate::world::{Apart, Ground, inside};
 
 /// Runs of what takes long, and of what is quick.
 const LOADS: usize = 5;
@@ -247,7 +248,7 @@ struct Loaded {
 
 impl Loaded {
     fn open(ground: &Ground, name: &str, client: &Client) -> Result<Self> {
-        let options = crate::alize::options(ground, name, vec![client.meshed.clone()]);
+        let options = super::alize::options(ground, name, vec![client.meshed.clone()]);
         let (data_path, _) = DataPath::open(&options)?;
         Ok(Self { data_path: Some(data_path), unavailable: Availability::new(), options })
     }

@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use serde::{Deserialize, Serialize};
 
-use crate::histogram::Quantiles;
-use crate::layout::{self, ENDPOINTS};
+use super::histogram::Quantiles;
+use super::layout::{self, ENDPOINTS};
 
 /// What a generator dials, drawn evenly for each connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use crate::generator::{BODY, pin};
-use crate::layout::ENDPOINT_PORT;
+use super::generator::{BODY, pin};
+use super::layout::ENDPOINT_PORT;
 
 /// Serves until standard input ends. One listener a thread, between which the kernel spreads connections.
 pub(crate) fn run(threads: usize, cpu: Option<usize>) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::report::{Cell, Change, Figure, Report, Subject, Workload};
+use super::report::{Cell, Change, Figure, Report, Subject, Workload};
 use crate::statistics::{Estimate, Verdict, estimate, median, paired_differences, paired_ratios};
 
 /// The most that Alizé may cost per connect.
@@ -197,7 +197,7 @@ fn time_goal(report: &Report, what: Change, limit: f64, text: &str) -> Goal {
         .iter()
         .zip(&middles)
         .map(|(one, middle)| {
-            format!("{} with {} ({})", crate::table::seconds(*middle), count(one.services), one.how)
+            format!("{} with {} ({})", crate::units::seconds(*middle), count(one.services), one.how)
         })
         .collect();
     Goal { what: text.into(), outcome, measured: measured.join("; ") }
@@ -256,8 +256,8 @@ fn slower_tables(report: &Report) -> Vec<String> {
                     "{}: {} takes {}, Alizé {} ({})",
                     describe(what),
                     tool.subject,
-                    crate::table::seconds(other),
-                    crate::table::seconds(its),
+                    crate::units::seconds(other),
+                    crate::units::seconds(its),
                     alize.how
                 ));
             }
@@ -299,7 +299,7 @@ fn memory_goal(report: &Report) -> Goal {
     let held = memory.pss.max(memory.rss) as f64;
     let outcome = if held < MEMORY_GOAL { Outcome::Met } else { Outcome::Missed };
     let measured =
-        format!("PSS {}, RSS {}", crate::table::bytes(memory.pss), crate::table::bytes(memory.rss));
+        format!("PSS {}, RSS {}", crate::units::bytes(memory.pss), crate::units::bytes(memory.rss));
     Goal { what: what.into(), outcome, measured }
 }
 
@@ -308,6 +308,6 @@ pub(crate) fn count(services: u32) -> String {
     if services == 1 {
         "1 service".into()
     } else {
-        format!("{} services", crate::table::thousands(u64::from(services)))
+        format!("{} services", crate::units::thousands(u64::from(services)))
     }
 }

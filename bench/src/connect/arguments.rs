@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 
-use crate::layout::MOST_SERVICES;
-use crate::report::{Settings, Workload};
+use super::layout::MOST_SERVICES;
+use super::report::{Settings, Workload};
 
 /// Measure Alizé beside no mesh, iptables and nftables, on this machine
 ///

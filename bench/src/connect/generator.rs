@@ -14,8 +14,8 @@ use anyhow::{Context, Result, bail};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::time::ClockId;
 
-use crate::histogram::Histogram;
-use crate::order::{Answer, Loaded, Order, Targets, Work};
+use super::histogram::Histogram;
+use super::order::{Answer, Loaded, Order, Targets, Work};
 use crate::statistics::Random;
 
 /// The end of every response, from whichever server.

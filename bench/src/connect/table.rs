@@ -1,38 +1,26 @@
 //! A report for people: aligned text for a terminal, Markdown for the documents.
 
 use std::fmt::Write as _;
-use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::report::{Change, Loading, Report, Subject, Workload};
+use super::report::{Change, Loading, Report, Subject, Workload};
+use super::summary::{Outcome, Row, Summary, count, describe};
+use crate::documents::write_between;
+use crate::sheet::Sheet;
 use crate::statistics::{Estimate, Verdict, median};
-use crate::summary::{Outcome, Row, Summary, count, describe};
+use crate::units::{bytes, nanoseconds, seconds, thousands};
 
 /// Where documents show the figures: the file, and the name in its `<!-- name:begin -->` and `<!-- name:end -->`.
 const ALL_FIGURES: (&str, &str) = ("docs/benchmarks.md", "benchmarks");
 const MAIN_FIGURES: (&str, &str) = ("README.md", "figures");
-
-/// Rows under a heading.
-struct Table {
-    title: String,
-    note: Option<String>,
-    head: Vec<&'static str>,
-    rows: Vec<Vec<String>>,
-}
 
 pub(crate) fn for_people(report: &Report) -> String {
     let mut text = String::new();
     for line in machine(report) {
         let _ = writeln!(text, "{line}");
     }
-    for table in tables(report) {
-        let _ = writeln!(text, "\n{}", table.title);
-        if let Some(note) = &table.note {
-            let _ = writeln!(text, "  ({note})");
-        }
-        aligned(&mut text, &table);
-    }
+    tables(report).for_each(|table| table.aligned(&mut text));
     for one in &report.left_out {
         let _ = writeln!(text, "\nLEFT OUT: {}: {}", one.what, one.reason);
     }
@@ -41,28 +29,16 @@ pub(crate) fn for_people(report: &Report) -> String {
 
 /// Writes the figures into the documents of the working directory.
 pub(crate) fn write_docs(report: &Report) -> Result<()> {
-    let all: Vec<Table> = tables(report).collect();
+    let all: Vec<Sheet> = tables(report).collect();
     write_between(ALL_FIGURES, &markdown(report, &all, "###"))?;
-    let main: Vec<Table> = [main_table(report), goals(report)].into_iter().flatten().collect();
+    let main: Vec<Sheet> = [main_table(report), goals(report)].into_iter().flatten().collect();
     write_between(MAIN_FIGURES, &markdown(report, &main, "####"))
 }
 
-fn markdown(report: &Report, tables: &[Table], level: &str) -> String {
+fn markdown(report: &Report, tables: &[Sheet], level: &str) -> String {
     let mut text = machine(report).join("  \n");
     text.push('\n');
-    for table in tables {
-        let _ = writeln!(text, "\n{level} {}", table.title);
-        if let Some(note) = &table.note {
-            let _ = writeln!(text, "\n{note}.");
-        }
-        let rule: Vec<&str> =
-            (0..table.head.len()).map(|column| if column == 0 { "---" } else { "--:" }).collect();
-        let _ = writeln!(text, "\n| {} |\n|{}|", table.head.join(" | "), rule.join("|"));
-        for row in &table.rows {
-            let cells: Vec<String> = row.iter().map(|cell| cell.replace('|', "\\|")).collect();
-            let _ = writeln!(text, "| {} |", cells.join(" | "));
-        }
-    }
+    tables.iter().for_each(|table| table.markdown(&mut text, level));
     if !report.left_out.is_empty() {
         let _ = writeln!(text, "\nLeft out:\n");
         for one in &report.left_out {
@@ -70,40 +46,6 @@ fn markdown(report: &Report, tables: &[Table], level: &str) -> String {
         }
     }
     text
-}
-
-fn write_between((path, name): (&str, &str), text: &str) -> Result<()> {
-    let (begin, end) = (format!("<!-- {name}:begin -->"), format!("<!-- {name}:end -->"));
-    let old = fs::read_to_string(path)
-        .with_context(|| format!("cannot read {path}; run in the repository's root"))?;
-    let new = replace_between(&old, &begin, &end, text)
-        .with_context(|| format!("{path} has no lines {begin} and {end}, in this order"))?;
-    fs::write(path, new).with_context(|| format!("cannot write {path}"))
-}
-
-fn replace_between(old: &str, begin: &str, end: &str, text: &str) -> Option<String> {
-    let (before, rest) = old.split_once(begin)?;
-    let (_, after) = rest.split_once(end)?;
-    Some(format!("{before}{begin}\n{text}{end}{after}"))
-}
-
-fn aligned(text: &mut String, table: &Table) {
-    let width = |column: usize| {
-        let cells = table.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
-        cells.chain([table.head[column].chars().count()]).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..table.head.len()).map(width).collect();
-    let head: Vec<String> = table.head.iter().map(|&name| name.to_owned()).collect();
-    for row in std::iter::once(&head).chain(&table.rows) {
-        let mut line = String::from(" ");
-        for (column, cell) in row.iter().enumerate() {
-            let pad = " ".repeat(widths[column] - cell.chars().count());
-            // Names and sentences to the left, figures to the right.
-            let left = column == 0 || table.head[column].is_empty() || column + 1 == row.len();
-            let _ = if left { write!(line, " {cell}{pad} ") } else { write!(line, " {pad}{cell} ") };
-        }
-        let _ = writeln!(text, "{}", line.trim_end());
-    }
 }
 
 fn machine(report: &Report) -> Vec<String> {
@@ -132,7 +74,7 @@ fn machine(report: &Report) -> Vec<String> {
     ]
 }
 
-fn tables(report: &Report) -> impl Iterator<Item = Table> {
+fn tables(report: &Report) -> impl Iterator<Item = Sheet> {
     let summary = Summary::of(report);
     let mut tables = Vec::new();
     for workload in Workload::ALL {
@@ -153,7 +95,7 @@ fn tables(report: &Report) -> impl Iterator<Item = Table> {
     tables.into_iter()
 }
 
-fn connect_table(workload: Workload, services: u32, rows: &[&Row]) -> Table {
+fn connect_table(workload: Workload, services: u32, rows: &[&Row]) -> Sheet {
     let time = |value: Option<f64>| value.map_or_else(|| "-".into(), nanoseconds);
     let title = format!("{}, {}", workload.label(), count(services));
     if workload.is_hook() {
@@ -161,7 +103,7 @@ fn connect_table(workload: Workload, services: u32, rows: &[&Row]) -> Table {
             .iter()
             .map(|row| vec![row.subject.label().into(), time(row.connect_p50), more(row), against(row)])
             .collect();
-        return Table {
+        return Sheet {
             title,
             note: None,
             head: vec!["", "connect()", "more than direct", "cost over Alizé's"],
@@ -190,7 +132,7 @@ fn connect_table(workload: Workload, services: u32, rows: &[&Row]) -> Table {
         head.extend(["connect() p50", "p99"]);
     }
     head.extend(["whole p50", "p99", unit, "more than direct", "CPU over Alizé's"]);
-    Table { title, note: None, head, rows }
+    Sheet { title, note: None, head, rows }
 }
 
 /// In connect() where there is one, else in the whole.
@@ -215,7 +157,7 @@ fn against(row: &Row) -> String {
     format!("{value:.3} [{low:.3}, {high:.3}] {verdict}")
 }
 
-fn loading(report: &Report) -> Option<Table> {
+fn loading(report: &Report) -> Option<Sheet> {
     if report.loading.is_empty() {
         return None;
     }
@@ -238,7 +180,7 @@ fn loading(report: &Report) -> Option<Table> {
             ]
         })
         .collect();
-    Some(Table {
+    Some(Sheet {
         title: "Loading and changing tables, services of 3 endpoints".into(),
         note: None,
         head: vec!["change", "services", "by", "median", "range", "runs", "what is timed"],
@@ -246,7 +188,7 @@ fn loading(report: &Report) -> Option<Table> {
     })
 }
 
-fn memory(report: &Report) -> Option<Table> {
+fn memory(report: &Report) -> Option<Sheet> {
     if report.memory.is_empty() {
         return None;
     }
@@ -267,7 +209,7 @@ fn memory(report: &Report) -> Option<Table> {
     let note = report.agents_cpu.map(|share| {
         format!("after the load; CPU of all agents together while it ran: {:.3} % of one CPU", share * 100.0)
     });
-    Some(Table {
+    Some(Sheet {
         title: "Memory of the agent".into(),
         note,
         head: vec!["", "endpoints", "PSS", "RSS", "kernel maps and programs", "maps by bpftool"],
@@ -275,7 +217,7 @@ fn memory(report: &Report) -> Option<Table> {
     })
 }
 
-fn goals(report: &Report) -> Option<Table> {
+fn goals(report: &Report) -> Option<Sheet> {
     let goals = Summary::of(report).goals;
     if goals.iter().all(|goal| goal.outcome == Outcome::NotMeasured) {
         return None;
@@ -292,11 +234,11 @@ fn goals(report: &Report) -> Option<Table> {
             vec![goal.what, outcome.into(), goal.measured]
         })
         .collect();
-    Some(Table { title: "Goals".into(), note: None, head: vec!["goal", "", "measured"], rows })
+    Some(Sheet { title: "Goals".into(), note: None, head: vec!["goal", "", "measured"], rows })
 }
 
 /// For a first look: short connections at the largest size.
-fn main_table(report: &Report) -> Option<Table> {
+fn main_table(report: &Report) -> Option<Sheet> {
     let services = *report.settings.sizes.iter().max()?;
     let summary = Summary::of(report);
     let rows: Vec<&Row> = summary
@@ -307,84 +249,4 @@ fn main_table(report: &Report) -> Option<Table> {
         })
         .collect();
     (!rows.is_empty()).then(|| connect_table(Workload::Short, services, &rows))
-}
-
-/// `87 ns`, `12.4 µs`, `1.25 ms`.
-pub(crate) fn nanoseconds(value: f64) -> String {
-    match value {
-        v if v < 1e3 => format!("{v:.0} ns"),
-        v if v < 1e5 => format!("{:.1} µs", v / 1e3),
-        v if v < 1e6 => format!("{:.0} µs", v / 1e3),
-        v if v < 1e9 => format!("{:.2} ms", v / 1e6),
-        v => format!("{:.2} s", v / 1e9),
-    }
-}
-
-pub(crate) fn seconds(value: f64) -> String {
-    nanoseconds(value * 1e9)
-}
-
-/// In units of 1,024, as the kernel counts.
-pub(crate) fn bytes(value: u64) -> String {
-    const UNITS: [&str; 4] = ["B", "KiB", "MiB", "GiB"];
-    let mut shown = value as f64;
-    let mut unit = 0;
-    while shown >= 1024.0 && unit + 1 < UNITS.len() {
-        shown /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{value} B") } else { format!("{shown:.1} {}", UNITS[unit]) }
-}
-
-/// `10,000`.
-pub(crate) fn thousands(value: u64) -> String {
-    let digits = value.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn figures_for_people() {
-        assert_eq!(thousands(1), "1");
-        assert_eq!(thousands(999), "999");
-        assert_eq!(thousands(1_234_567), "1,234,567");
-        assert_eq!(nanoseconds(87.4), "87 ns");
-        assert_eq!(nanoseconds(12_440.0), "12.4 µs");
-        assert_eq!(seconds(19.337), "19.34 s");
-        assert_eq!(bytes(8 << 20), "8.0 MiB");
-        assert_eq!(bytes(12), "12 B");
-    }
-
-    #[test]
-    fn text_between_markers_is_replaced_and_the_rest_kept() {
-        let old = "head\n<!-- x:begin -->\nold\n<!-- x:end -->\ntail\n";
-        let new = replace_between(old, "<!-- x:begin -->", "<!-- x:end -->", "new\n").unwrap();
-        assert_eq!(new, "head\n<!-- x:begin -->\nnew\n<!-- x:end -->\ntail\n");
-        let again = replace_between(&new, "<!-- x:begin -->", "<!-- x:end -->", "new\n").unwrap();
-        assert_eq!(again, new);
-        assert_eq!(replace_between("no markers", "<!-- x:begin -->", "<!-- x:end -->", ""), None);
-    }
-
-    #[test]
-    fn columns_line_up() {
-        let rows = vec![
-            vec!["Alizé".into(), "1".into(), "a".into()],
-            vec!["iptables".into(), "1,000".into(), "b".into()],
-        ];
-        let mut text = String::new();
-        aligned(&mut text, &Table { title: String::new(), note: None, head: vec!["", "n", "why"], rows });
-        let columns: Vec<usize> = text.lines().map(|line| line.chars().count()).collect();
-        assert_eq!(text.lines().nth(1).unwrap().find('1').map(|_| ()), Some(()));
-        assert_eq!(columns[1], columns[2], "{text}");
-    }
 }

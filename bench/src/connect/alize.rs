@@ -12,9 +12,9 @@ use alize_model::Budgets;
 use alize_model::api::{Applied, Status};
 use anyhow::{Context, Result, bail};
 
-use crate::layout::{self, ENDPOINTS};
+use super::layout::{self, ENDPOINTS};
+use super::report::Memory;
 use crate::process::{Kept, run};
-use crate::report::Memory;
 use crate::world::{Ground, left_over};
 
 const BPFFS: &str = "/sys/fs/bpf";
@@ -56,6 +56,15 @@ fn add_service(file: &mut String, service: u32, protocol: &str, moved: bool) {
 /// Where an instance of that name keeps what it loads.
 pub(crate) fn options(ground: &Ground, name: &str, cgroups: Vec<PathBuf>) -> Options {
     options_of(format!("{}-{name}", ground.name()), ground.folder().join("run"), cgroups)
+}
+
+/// Takes out what an instance loaded; says so if it cannot.
+pub(crate) fn unload(instance: &str, run_dir: &Path) {
+    if let Err(error) =
+        alize_datapath::unload(&options_of(instance.to_owned(), run_dir.to_owned(), Vec::new()))
+    {
+        eprintln!("cannot unload instance {instance}: {error}; try: alize unload --instance {instance}");
+    }
 }
 
 fn options_of(instance: String, run_dir: PathBuf, cgroups: Vec<PathBuf>) -> Options {
@@ -219,9 +228,6 @@ fn said(log: &Path) -> String {
 impl Drop for Agent {
     fn drop(&mut self) {
         self.process = None;
-        let options = options_of(self.instance.clone(), self.run_dir.clone(), Vec::new());
-        if let Err(error) = alize_datapath::unload(&options) {
-            eprintln!("cannot unload instance {0}: {error}; try: alize unload --instance {0}", self.instance);
-        }
+        unload(&self.instance, &self.run_dir);
     }
 }

@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::contest::{Contest, Contestant, Field};
-use crate::layout::ENDPOINTS;
-use crate::order::{Answer, Order, Targets, Work};
+use super::contest::{Contest, Contestant, Field};
+use super::layout::ENDPOINTS;
+use super::order::{Answer, Order, Targets, Work};
+use super::report::{Cell, Slice, Subject, Workload};
+use super::sides::Backend;
+use super::summary::count;
 use crate::process::check_interrupt;
-use crate::report::{Cell, Slice, Subject, Workload};
 use crate::statistics::Random;
-use crate::summary::count;
-use crate::world::Backend;
 
 /// Before the measured time of each slice: caches and clocks settle.
 const WARM_UP: f64 = 0.02;
