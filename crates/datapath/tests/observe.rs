@@ -191,10 +191,50 @@ fn counts_what_is_cut_at_every_byte_and_pipelined() {
         stream.write_all(many.as_bytes()).unwrap();
         read_responses(&mut stream, 16);
     }
-    let logged = server.logged();
-    assert_eq!(logged["GET /answer/many 200"], 8000);
-    assert_eq!(logged["HEAD /large 200"], 7);
-    assert_eq!(counted(&observer, server.address), logged);
+    // What the kernel has counted is there before the client can read the response. nginx's line is written after it.
+    let counted = counted(&observer, server.address);
+    assert_eq!((counted["GET /answer/many 200"], counted["HEAD /large 200"]), (8000, 7));
+    eventually("nginx has logged all", || server.logged() == counted);
+    all_were_followed(&observer);
+}
+
+/// Processes that are moved from one processor to another while they send are where segments overtake each other and
+/// two processors have those of one connection at once.
+#[test]
+fn counts_all_of_processes_that_move_between_processors() {
+    let world = World::new("observe-move");
+    let observer = open(&world);
+    let server = nginx("move");
+    let url = format!("http://{}/answer/moved", server.address);
+    let mut client = Command::new("wrk").args(["-t2", "-c16", "-d4", &url]).stdout(Stdio::null()).spawn().unwrap();
+    let mut moves = 0;
+    while client.try_wait().unwrap().is_none() {
+        for thread in threads_of(&world) {
+            let mut processor = rustix::thread::CpuSet::new();
+            processor.set(moves % 2);
+            moves += 1;
+            // It may have ended.
+            let _ = rustix::thread::sched_setaffinity(rustix::thread::Pid::from_raw(thread), &processor);
+        }
+    }
+    assert!(moves > 1000, "{moves} moves");
+    eventually("all are counted", || counted(&observer, server.address) == server.logged());
+    all_were_followed(&observer);
+}
+
+/// The threads of all other processes in the world's cgroup.
+fn threads_of(world: &World) -> Vec<i32> {
+    let text = fs::read_to_string(world.cgroup().join("cgroup.procs")).unwrap_or_default();
+    let own = std::process::id().to_string();
+    let threads = |process: &str| fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    text.lines()
+        .filter(|process| *process != own)
+        .flat_map(threads)
+        .filter_map(|entry| entry.file_name().to_string_lossy().parse().ok())
+        .collect()
+}
+
+fn all_were_followed(observer: &Observer) {
     let tallies = observer.tallies().unwrap();
     assert_eq!(tallies.unfollowed.iter().map(|(_, count)| count).sum::<u64>(), 0, "{tallies:?}");
 }
