@@ -14,6 +14,11 @@ struct observe_abi_types {
 	enum tally tally;
 	enum request_flags request_flags;
 	enum event_type event_type;
+	enum path_label path_label;
+	enum tcp_kind tcp_kind;
+	enum tcp_reason tcp_reason;
+	enum dns_flags dns_flags;
+	enum filter_sets filter_sets;
 };
 
 struct observe_abi_types observe_abi_types;
@@ -22,6 +27,11 @@ struct series_key observe_abi_series_key;
 struct series observe_abi_series;
 struct path observe_abi_path;
 struct request_event observe_abi_request_event;
+struct tcp_event observe_abi_tcp_event;
+struct dns_event observe_abi_dns_event;
+struct dns_key observe_abi_dns_key;
+struct filter_endpoint observe_abi_filter_endpoint;
+struct filter_cgroup observe_abi_filter_cgroup;
 struct filter observe_abi_filter;
 struct filter_state observe_abi_filter_state;
 struct record observe_abi_record;

@@ -10,9 +10,9 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use alize_datapath::observe::{Filter, Limits, Method, Observer, Rate, Request, Side};
+use alize_datapath::observe::{Event, Filter, Limits, Method, Observer, Rate, Request, Side};
 use world::{World, eventually};
 
 /// How often each "METHOD path status" came.
@@ -95,6 +95,20 @@ fn counted(observer: &Observer, server: SocketAddr) -> Counts {
     counts
 }
 
+/// The kernel's counts become nginx's, which logs a little later.
+fn counts_agree(observer: &Observer, server: &Server) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let (counted, logged) = (counted(observer, server.address), server.logged());
+        if counted == logged {
+            return;
+        }
+        let tallies = observer.tallies().unwrap();
+        assert!(Instant::now() < deadline, "counted {counted:?}, logged {logged:?}, {tallies:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 fn open(world: &World) -> Observer {
     Observer::open(&world.options, &Limits::default()).unwrap_or_else(|error| panic!("{error}"))
 }
@@ -107,7 +121,10 @@ fn run(program: &str, arguments: &[&str]) {
 fn traced(observer: &mut Observer) -> Vec<Request> {
     let mut requests = Vec::new();
     observer
-        .poll(&mut |request| requests.push(request.expect("the kernel writes what can be read")))
+        .poll(&mut |event| match event.expect("the kernel writes what can be read") {
+            Event::Request(request) => requests.push(request),
+            other => panic!("only requests were asked for: {other:?}"),
+        })
         .unwrap();
     requests
 }
@@ -152,7 +169,7 @@ fn counts_what_nginx_logs_at_full_speed() {
         }
     }
     assert!(sent >= 200_000, "the machine is too slow for the test: {sent} requests");
-    eventually("all are counted", || counted(&observer, server.address) == server.logged());
+    counts_agree(&observer, &server);
     let tallies = observer.tallies().unwrap();
     assert_eq!(tallies.unfollowed.iter().map(|(_, count)| count).sum::<u64>(), 0, "{tallies:?}");
 }
@@ -206,7 +223,8 @@ fn counts_all_of_processes_that_move_between_processors() {
     let observer = open(&world);
     let server = nginx("move");
     let url = format!("http://{}/answer/moved", server.address);
-    let mut client = Command::new("wrk").args(["-t2", "-c16", "-d4", &url]).stdout(Stdio::null()).spawn().unwrap();
+    let mut client =
+        Command::new("wrk").args(["-t2", "-c16", "-d4", &url]).stdout(Stdio::null()).spawn().unwrap();
     let mut moves = 0;
     while client.try_wait().unwrap().is_none() {
         for thread in threads_of(&world) {
@@ -218,7 +236,7 @@ fn counts_all_of_processes_that_move_between_processors() {
         }
     }
     assert!(moves > 1000, "{moves} moves");
-    eventually("all are counted", || counted(&observer, server.address) == server.logged());
+    counts_agree(&observer, &server);
     all_were_followed(&observer);
 }
 
@@ -226,7 +244,8 @@ fn counts_all_of_processes_that_move_between_processors() {
 fn threads_of(world: &World) -> Vec<i32> {
     let text = fs::read_to_string(world.cgroup().join("cgroup.procs")).unwrap_or_default();
     let own = std::process::id().to_string();
-    let threads = |process: &str| fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let threads =
+        |process: &str| fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
     text.lines()
         .filter(|process| *process != own)
         .flat_map(threads)
@@ -275,7 +294,7 @@ fn counts_bodies_of_every_framing() {
     run("curl", &["-s", none, "-0", &format!("{url}/large")]);
     run("curl", &["-s", none, "-I", &format!("{url}/large")]);
     run("wrk", &["-t1", "-c8", "-d2", &format!("{url}/answer/w")]);
-    eventually("all are counted", || counted(&observer, server.address) == server.logged());
+    counts_agree(&observer, &server);
     let tallies = observer.tallies().unwrap();
     assert_eq!(tallies.unfollowed.iter().map(|(_, count)| count).sum::<u64>(), 0, "{tallies:?}");
 }
@@ -328,7 +347,7 @@ fn a_trace_shows_both_processes() {
     let requests = traced(&mut observer);
     assert_eq!(requests.len(), 1, "{requests:?}");
     let request = &requests[0];
-    assert!(trace.wants(request));
+    assert!(trace.wants(&Event::Request(request.clone())));
     let client = request.client.as_ref().unwrap();
     assert_eq!((client.pid, client.comm.as_str(), client.uid), (Some(pid), "curl", 0));
     let served = request.server.as_ref().unwrap();
@@ -388,7 +407,8 @@ fn filters_hold_in_the_kernel() {
     ask("/");
     let requests = traced(&mut observer);
     assert_eq!(requests.len(), 1);
-    assert!(traces.iter().all(|trace| trace.wants(&requests[0])));
+    let event = Event::Request(requests[0].clone());
+    assert!(traces.iter().all(|trace| trace.wants(&event)));
 }
 
 #[test]

@@ -211,6 +211,7 @@ pub(crate) enum Command {
         "alize trace"
         "alize trace --service web --status 5xx"
         "alize trace --path-prefix /api/ --min-latency 10ms"
+        "alize trace --tcp --dns                       connections and name look-ups, without requests"
         "alize trace --sample 1/100 --rate-limit 50    of a busy host"
         "alize trace --last 20                         the slowest of the last ten minutes"
         "alize trace --last 20 --failed                the last that failed"
@@ -459,6 +460,15 @@ pub(crate) struct TraceArgs {
 #[command(next_help_heading = "Conditions")]
 #[group(id = "conditions", multiple = true)]
 pub(crate) struct ConditionArgs {
+    /// Connections instead of requests: connects with their latency or failure, ends, resets, retransmits
+    #[arg(long)]
+    pub(crate) tcp: bool,
+    /// DNS queries instead of requests: name, type, code, latency
+    #[arg(long)]
+    pub(crate) dns: bool,
+    /// HTTP requests, besides what --tcp and --dns ask for
+    #[arg(long)]
+    pub(crate) http: bool,
     /// Of this service
     #[arg(long, value_name = "NAME")]
     pub(crate) service: Option<String>,

@@ -62,7 +62,7 @@ static __always_inline void event_fill(struct __sk_buff *skb, struct conversatio
 		       (exchange->status ? 0 : REQUEST_FLAG_UNANSWERED);
 	event->target_length = pending->target_length;
 	event->host_length = pending->host_length;
-	event->zero = 0;
+	event->path_label = PATH_LABEL_OBSERVED;
 	__builtin_memcpy(event->target, pending->target, PATH_SIZE);
 	__builtin_memcpy(event->host, pending->host, HOST_SIZE);
 }

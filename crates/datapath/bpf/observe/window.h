@@ -7,20 +7,7 @@
 #ifndef OBSERVE_WINDOW_H
 #define OBSERVE_WINDOW_H
 
-#ifdef ALIZE_HOST
-#include "host/bpf.h"
-#else
-#include <stdbool.h>
-#include <linux/bpf.h>
-#include <bpf/bpf_helpers.h>
-#include <bpf/bpf_endian.h>
-#endif
-
-#include "abi.h"
-
-#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "words are compared as little-endian text"
-#endif
+#include "words.h"
 
 enum {
 	WINDOW_SIZE = 1024, /* a power of two */
@@ -77,18 +64,12 @@ struct window {
 	__u64 busy; /* see buffers.h */
 };
 
-#define BYTES(byte) (0x0101010101010101ULL * (byte))
-#define HIGH_BITS BYTES(0x80)
-
 /* On the host the sanitizers look at alignment; BPF has no unaligned access to ask for, and needs none to be asked. */
 #ifdef ALIZE_HOST
 typedef __u64 __attribute__((may_alias, aligned(1))) text_word;
 #else
 typedef __u64 text_word;
 #endif
-
-/* Keeps the compiler from folding a mask away: the verifier needs to see it. */
-#define HIDE(x) asm volatile("" : "+r"(x))
 
 /* The bytes from `at` on; WINDOW_MARGIN of them may be read wherever that is. */
 static __always_inline const __u8 *bytes_at(const struct window *window, __u32 at)
@@ -106,32 +87,5 @@ static __always_inline __u8 byte_at(const struct window *window, __u32 at)
 {
 	return *bytes_at(window, at);
 }
-
-/* The high bit of each byte that equals `byte`, exact up to the first such byte. */
-static __always_inline __u64 equal_bytes(__u64 word, __u8 byte)
-{
-	__u64 x = word ^ BYTES(byte);
-	return (x - BYTES(1)) & ~x & HIGH_BITS;
-}
-
-/* The place, 0 to 7, of the first high bit in a mask that is not 0; BPF has no instruction to count zeros. */
-static __always_inline __u32 first_byte(__u64 mask)
-{
-	return ((((mask - 1) & ~mask) & BYTES(1)) * BYTES(1) >> 56) - 1;
-}
-
-/* The first `count` bytes of a word, 0 to 8. */
-static __always_inline __u64 low_bytes(__u64 word, __u32 count)
-{
-	if (count >= 8)
-		return word;
-	return word & ((1ULL << (count * 8)) - 1);
-}
-
-#define TEXT4(a, b, c, d) ((__u64)(a) | (__u64)(b) << 8 | (__u64)(c) << 16 | (__u64)(d) << 24)
-#define TEXT8(a, b, c, d, e, f, g, h) (TEXT4(a, b, c, d) | TEXT4(e, f, g, h) << 32)
-
-/* Makes letters lower case; "-" and ":" stay. A few control characters turn into something else, never into a letter. */
-#define LOWER(word) ((word) | BYTES(0x20))
 
 #endif

@@ -42,16 +42,47 @@ pub(super) fn load(pins: &Pins, limits: &Limits) -> Result<Loaded, Error> {
     keep(object)
 }
 
+/// The maps of `bpf/observe/emit.h`, which other programs write to as well.
+const EMITTED_TO: [&str; 12] = [
+    "tracing",
+    "filters",
+    "filter_states",
+    "filter_endpoints",
+    "filter_cgroups",
+    "traces",
+    "tallies",
+    "slowest",
+    "slowest_orders",
+    "failed_exchanges",
+    "failures_recorded",
+    "drafts",
+];
+
 /// libbpf makes and pins a map whose pin does not exist, and otherwise takes the pinned one if it is compatible: so
 /// pinned maps keep the sizes that they were made with.
 fn prepare_maps(object: &mut OpenObject, pins: &Pins, limits: &Limits) -> Result<(), Error> {
+    share(object, pins, limits, |_| true)
+}
+
+/// Gives an object that emits requests (`bpf/observe/emit.h`) the observer's maps, before it is loaded; its own maps are
+/// left alone. Whoever is first, the observer or the object, makes and pins them.
+pub(crate) fn share_maps(object: &mut OpenObject, pins: &Pins, limits: &Limits) -> Result<(), Error> {
+    share(object, pins, limits, |name| EMITTED_TO.contains(&name))
+}
+
+fn share(
+    object: &mut OpenObject,
+    pins: &Pins,
+    limits: &Limits,
+    ours: impl Fn(&str) -> bool,
+) -> Result<(), Error> {
     let cpus =
         libbpf_rs::num_possible_cpus().map_err(|e| Error::kernel("cannot count", "CPUs", io_error(e)))?;
     for mut map in object.maps_mut() {
         let name = map.name().to_string_lossy().into_owned();
         let error = |e| Error::kernel("cannot prepare map", &name, io_error(e));
         // The compiler's own: constants of this version of the programs.
-        if name.contains('.') {
+        if name.contains('.') || !ours(&name) {
             continue;
         }
         let path = pins.map(&pin_name(&name));
@@ -98,6 +129,8 @@ fn keep(object: Object) -> Result<Loaded, Error> {
         tallies: Map::new(take("tallies")?)?,
         tracing: Map::new(take("tracing")?)?,
         filters: Map::new(take("filters")?)?,
+        filter_endpoints: Map::new(take("filter_endpoints")?)?,
+        filter_cgroups: Map::new(take("filter_cgroups")?)?,
         slowest: Map::new(take("slowest")?)?,
         failed: Map::new(take("failed_exchanges")?)?,
     };

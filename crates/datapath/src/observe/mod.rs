@@ -9,29 +9,37 @@
 //! - While nobody traces, single requests cost the kernel one load more.
 
 mod abi;
+mod dns;
 mod event;
 mod filter;
 mod latency;
 mod load;
 mod recorder;
+mod ring;
 mod series;
+mod tcp;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 
-use libbpf_rs::{Link, MapHandle};
+use libbpf_rs::{Link, MapHandle, OpenObject};
 
+use crate::abi::{Plain, address_words};
 use crate::environment::{self, Cgroup};
 use crate::maps::Map;
 use crate::pin::Pins;
 use crate::{Error, Options, ProgramStatus, attach};
 
-pub use event::{Identity, Malformed, Method, Request, Side};
-pub use filter::{Filter, FilterError, Rate};
+pub use dns::DnsQuery;
+pub use event::{Identity, Malformed, Method, PathLabel, Request, Side};
+pub use filter::{Filter, FilterError, Kinds, Rate};
 pub use latency::Latencies;
+pub use ring::Event;
 pub use series::{Destination, Series, SeriesKey};
+pub use tcp::{TcpEvent, TcpKind, TcpReason};
 
-use abi::{path, record};
-use event::Ring;
+use abi::{filter_cgroup, filter_endpoint, path, record};
+use ring::Ring;
 
 /// Sizes of the maps when they are made. What does not fit is counted and shown, never lost in silence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,9 +65,9 @@ impl Default for Limits {
 pub struct TraceId(u32);
 
 impl TraceId {
-    /// Whether the trace wants this request; several traces share one ring.
-    pub fn wants(self, request: &Request) -> bool {
-        request.matched >> self.0 & 1 == 1
+    /// Whether the trace wants this event; several traces share one ring.
+    pub fn wants(self, event: &Event) -> bool {
+        event.matched() >> self.0 & 1 == 1
     }
 }
 
@@ -149,8 +157,37 @@ struct Maps {
     tallies: Map<u32, u64>,
     tracing: Map<u32, u64>,
     filters: Map<u32, abi::filter>,
+    filter_endpoints: Map<filter_endpoint, u32>,
+    filter_cgroups: Map<filter_cgroup, u32>,
     slowest: Map<u32, record>,
     failed: Map<u32, record>,
+}
+
+/// Puts `wanted` into a set and takes out what else is `ours` in it.
+fn write_set<K: Plain>(
+    set: &Map<K, u32>,
+    ours: impl Fn(&K) -> bool,
+    wanted: impl Iterator<Item = K>,
+) -> Result<(), Error> {
+    // Keys are known by their bytes, which have no padding.
+    let wanted: BTreeMap<Vec<u8>, K> = wanted.map(|key| (key.bytes().to_vec(), key)).collect();
+    let mut over = Vec::new();
+    set.for_each(|key, _| {
+        if ours(&key) && !wanted.contains_key(key.bytes()) {
+            over.push(key);
+        }
+    })?;
+    set.put_all(wanted.into_values().map(|key| (key, 1)))?;
+    set.delete_all(over.into_iter())
+}
+
+/// Gives an object of another feature the maps that `bpf/observe/emit.h` writes to; call it before the object is loaded,
+/// with the pins' folders made. What it emits comes out of [`Observer::poll`], [`Observer::slowest`] and
+/// [`Observer::failed`] like what the observer sees itself.
+pub fn share_maps(object: &mut OpenObject, options: &Options, limits: &Limits) -> Result<(), Error> {
+    let pins = Pins::new(options)?;
+    pins.make_folders()?;
+    load::share_maps(object, &pins, limits)
 }
 
 impl Observer {
@@ -198,10 +235,11 @@ impl Observer {
         Ok(())
     }
 
-    /// Has the kernel send the requests that `filter` describes; [`Observer::poll`] hands them over.
+    /// Has the kernel send the events that `filter` describes; [`Observer::poll`] hands them over.
     pub fn start_trace(&mut self, filter: &Filter) -> Result<TraceId, TraceError> {
         let entry = filter.pack()?;
         let place = self.traces.iter().position(|taken| !taken).ok_or(TraceError::TooMany)?;
+        self.write_sets(place as u32, filter)?;
         self.maps.filters.put_all([(place as u32, entry)].into_iter())?;
         self.traces[place] = true;
         self.switch_traces()?;
@@ -212,7 +250,32 @@ impl Observer {
     pub fn stop_trace(&mut self, trace: TraceId) -> Result<(), Error> {
         self.traces[trace.0 as usize] = false;
         self.switch_traces()?;
-        self.maps.filters.put_all([(trace.0, abi::filter::default())].into_iter())
+        self.maps.filters.put_all([(trace.0, abi::filter::default())].into_iter())?;
+        self.write_sets(trace.0, &Filter::default())
+    }
+
+    /// Has a running trace ask for something else, without a gap.
+    pub fn change_trace(&mut self, trace: TraceId, filter: &Filter) -> Result<(), TraceError> {
+        let entry = filter.pack()?;
+        self.write_sets(trace.0, filter)?;
+        self.maps.filters.put_all([(trace.0, entry)].into_iter())?;
+        Ok(())
+    }
+
+    /// What is in the sets at `place` becomes what `filter` asks for; an earlier process may have left something.
+    fn write_sets(&self, place: u32, filter: &Filter) -> Result<(), Error> {
+        let endpoint = |endpoint: &SocketAddr| filter_endpoint {
+            address: address_words(endpoint.ip()),
+            port: endpoint.port().to_be(),
+            place: place as u16,
+        };
+        let at_place = |key: &filter_endpoint| u32::from(key.place) == place;
+        let endpoints = filter.endpoints.iter().flatten().map(endpoint);
+        write_set(&self.maps.filter_endpoints, at_place, endpoints)?;
+        // A single one is in the filter itself.
+        let cgroups = filter.cgroups.iter().filter(|cgroups| cgroups.len() != 1).flatten();
+        let cgroups = cgroups.map(|&cgroup| filter_cgroup { cgroup, place: place.into() });
+        write_set(&self.maps.filter_cgroups, |key| key.place == u64::from(place), cgroups)
     }
 
     fn switch_traces(&self) -> Result<(), Error> {
@@ -223,7 +286,7 @@ impl Observer {
 
     /// Hands over what has come in the ring since the last call, oldest first. Does not block. Nobody is woken when
     /// something comes: call it on a timer, every 20 to 100 ms while a trace runs.
-    pub fn poll(&mut self, each: &mut dyn FnMut(Result<Request, Malformed>)) -> Result<(), Error> {
+    pub fn poll(&mut self, each: &mut dyn FnMut(Result<Event, Malformed>)) -> Result<(), Error> {
         self.ring.drain(each)
     }
 
