@@ -270,6 +270,9 @@ pub struct ObservedRequest {
     pub reused: bool,
     /// Sent before the response to the one before had ended.
     pub pipelined: bool,
+    /// The connection ended within the response.
+    #[serde(default)]
+    pub broken: bool,
 }
 
 /// Something that happened to a TCP socket, as the kernel saw it.

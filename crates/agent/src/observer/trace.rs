@@ -311,6 +311,7 @@ impl Words<'_> {
             side: side(request.side),
             reused: request.reused,
             pipelined: request.pipelined,
+            broken: request.broken,
         }
     }
 

@@ -244,6 +244,7 @@ pub(crate) mod tests {
             side: "client".into(),
             reused: false,
             pipelined: false,
+            broken: false,
         }
     }
 

@@ -136,6 +136,7 @@ enum request_flags {
 	REQUEST_FLAG_REUSED = 4, /* not the first request of its connection */
 	REQUEST_FLAG_PIPELINED = 8, /* was sent before the response to the one before it ended */
 	REQUEST_FLAG_UNANSWERED = 16,
+	REQUEST_FLAG_BROKEN = 32, /* the connection ended within the response */
 };
 
 enum event_type {

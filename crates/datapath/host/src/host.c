@@ -122,7 +122,7 @@ void host_reset(void)
 	host_now.time = 1;
 	__u32 zero = 0;
 	__u64 active = 1;
-	struct filter filter = {.active = 1, .service = ~0U};
+	struct filter filter = {.active = 1, .service = ~0U, .events = ~0U};
 	bpf_map_update_elem(&tracing, &zero, &active, BPF_ANY);
 	bpf_map_update_elem(&filters, &zero, &filter, BPF_ANY);
 }

@@ -182,6 +182,8 @@ pub struct Request {
     pub reused: bool,
     /// It was sent before the response to the one before had ended.
     pub pipelined: bool,
+    /// The connection ended within the response.
+    pub broken: bool,
 }
 
 /// A record that this version cannot read.
@@ -249,6 +251,7 @@ impl Request {
                 .ok_or(field("length of the host", event.host_length))?,
             reused: flag(request_flags::REQUEST_FLAG_REUSED),
             pipelined: flag(request_flags::REQUEST_FLAG_PIPELINED),
+            broken: flag(request_flags::REQUEST_FLAG_BROKEN),
         })
     }
 }

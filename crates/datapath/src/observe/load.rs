@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 
 use libbpf_rs::{MapCore, MapHandle, Object, ObjectBuilder, OpenObject};
+use tracing::warn;
 
 use super::{Limits, Maps, abi};
 use crate::error::io_error;
@@ -14,15 +15,19 @@ use crate::pin::Pins;
 use crate::{Error, ProgramStatus};
 
 /// What the programs are called.
-pub(super) const PROGRAMS: [&str; 2] = ["alize_observe_egress", "alize_observe_ingress"];
+pub(super) const PROGRAMS: [&str; 3] =
+    ["alize_observe_egress", "alize_observe_ingress", "alize_observe_release"];
 
-const OBJECT: &[u8] = object!("observe");
+/// The observer itself.
+const OBSERVE: &[u8] = object!("observe");
+/// Requests of sockets that are closed before the response; without it they are in no count.
+const RELEASE: &[u8] = object!("observe_release");
 
 /// Working buffers of a CPU; see `bpf/observe/buffers.h`.
 const BUFFERS_PER_CPU: u32 = 4;
 
 pub(super) struct Loaded {
-    pub(super) object: Object,
+    pub(super) objects: Vec<Object>,
     pub(super) maps: Maps,
     pub(super) traces: MapHandle,
     pub(super) every_map: Vec<MapHandle>,
@@ -30,16 +35,36 @@ pub(super) struct Loaded {
 }
 
 pub(super) fn load(pins: &Pins, limits: &Limits) -> Result<Loaded, Error> {
+    let mut loaded = keep(load_object("observe", OBSERVE, pins, limits)?)?;
+    match load_object("observe_release", RELEASE, pins, limits) {
+        Ok(object) => {
+            for program in object.progs() {
+                loaded.programs.push(status(&program)?);
+            }
+            loaded.objects.push(object);
+        }
+        Err(error) => {
+            warn!("requests of sockets that are closed before the response are not counted: {error}")
+        }
+    }
+    Ok(loaded)
+}
+
+pub(super) fn load_object(
+    name: &'static str,
+    bytes: &[u8],
+    pins: &Pins,
+    limits: &Limits,
+) -> Result<Object, Error> {
     let log = Log::begin(LINES_KEPT);
     let refused =
-        |error: libbpf_rs::Error| Error::Verifier { program: "observe".into(), lines: log.take_with(&error) };
+        |error: libbpf_rs::Error| Error::Verifier { program: name.into(), lines: log.take_with(&error) };
     let mut object = ObjectBuilder::default()
-        .name("observe")
-        .and_then(|builder| builder.open_memory(OBJECT))
+        .name(name)
+        .and_then(|builder| builder.open_memory(bytes))
         .map_err(refused)?;
-    prepare_maps(&mut object, pins, limits)?;
-    let object = object.load().map_err(refused)?;
-    keep(object)
+    share(&mut object, pins, limits, |_| true)?;
+    object.load().map_err(refused)
 }
 
 /// The maps of `bpf/observe/emit.h`, which other programs write to as well.
@@ -58,18 +83,14 @@ const EMITTED_TO: [&str; 12] = [
     "drafts",
 ];
 
-/// libbpf makes and pins a map whose pin does not exist, and otherwise takes the pinned one if it is compatible: so
-/// pinned maps keep the sizes that they were made with.
-fn prepare_maps(object: &mut OpenObject, pins: &Pins, limits: &Limits) -> Result<(), Error> {
-    share(object, pins, limits, |_| true)
-}
-
 /// Gives an object that emits requests (`bpf/observe/emit.h`) the observer's maps, before it is loaded; its own maps are
 /// left alone. Whoever is first, the observer or the object, makes and pins them.
 pub(crate) fn share_maps(object: &mut OpenObject, pins: &Pins, limits: &Limits) -> Result<(), Error> {
     share(object, pins, limits, |name| EMITTED_TO.contains(&name))
 }
 
+/// libbpf makes and pins a map whose pin does not exist, and otherwise takes the pinned one if it is compatible: so
+/// pinned maps keep the sizes that they were made with.
 fn share(
     object: &mut OpenObject,
     pins: &Pins,
@@ -136,5 +157,5 @@ fn keep(object: Object) -> Result<Loaded, Error> {
     };
     let traces = take("traces")?;
     let programs = object.progs().map(|program| status(&program)).collect::<Result<_, _>>()?;
-    Ok(Loaded { object, maps, traces, every_map, programs })
+    Ok(Loaded { objects: vec![object], maps, traces, every_map, programs })
 }

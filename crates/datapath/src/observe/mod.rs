@@ -22,7 +22,7 @@ mod tcp;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
-use libbpf_rs::{Link, MapHandle, OpenObject};
+use libbpf_rs::{Link, MapHandle, Object, OpenObject};
 
 use crate::abi::{Plain, address_words};
 use crate::environment::{self, Cgroup};
@@ -213,7 +213,7 @@ impl Observer {
             traces: [false; abi::FILTERS],
         };
         observer.maps.tracing.put_all([(0, 0)].into_iter())?;
-        for program in loaded.object.progs_mut() {
+        for program in loaded.objects.iter().flat_map(Object::progs_mut) {
             for cgroup in &cgroups {
                 attach::attach_one(&program, &pins, cgroup)?;
             }
