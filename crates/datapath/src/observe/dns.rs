@@ -1,11 +1,23 @@
 //! DNS queries, as the kernel sends them.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::abi::{self, dns_event, dns_flags};
+use libbpf_rs::Object;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::abi::{self, dns_event, dns_flags, dns_key};
 use super::event::{Identity, Malformed, identity_of, text};
+use super::{Event, Limits, load};
 use crate::abi::{Plain, socket_addr};
+use crate::maps::Map;
+use crate::pin::Pins;
+use crate::{Error, Options, attach, environment};
+
+/// A query that has no response after this has none: resolvers ask anew after 2 to 5 seconds.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often is looked for such queries.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A DNS query and its response.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,4 +85,56 @@ impl DnsQuery {
             tcp: flag(dns_flags::DNS_FLAG_TCP),
         })
     }
+}
+
+/// The attached programs.
+pub(super) struct Dns {
+    /// Keeps the programs' maps open.
+    _object: Object,
+    queries: Map<dns_key, dns_event>,
+    looked: Instant,
+}
+
+impl Dns {
+    pub(super) fn attach(options: &Options, limits: &Limits) -> Result<Self, Error> {
+        let pins = Pins::new(options)?;
+        let (object, queries) = load::load_dns(&pins, limits)?;
+        for path in &options.cgroups {
+            let cgroup = environment::open_cgroup(path)?;
+            for program in object.progs_mut() {
+                attach::attach_one(&program, &pins, &cgroup)?;
+            }
+        }
+        // What an earlier trace asked for.
+        let mut old = Vec::new();
+        queries.for_each(|key, _| old.push(key))?;
+        queries.delete_all(old.into_iter())?;
+        Ok(Self { _object: object, queries, looked: Instant::now() })
+    }
+
+    /// Hands over queries that nobody has answered for a while, and forgets them.
+    pub(super) fn unanswered(&mut self, each: &mut dyn FnMut(Result<Event, Malformed>)) -> Result<(), Error> {
+        if self.looked.elapsed() < LOOK {
+            return Ok(());
+        }
+        self.looked = Instant::now();
+        let now = clock_gettime(ClockId::Monotonic);
+        let now = Duration::new(now.tv_sec as u64, now.tv_nsec as u32);
+        let mut over = Vec::new();
+        self.queries.for_each(|key, values| {
+            over.extend(values.iter().filter(|event| expired(event, now)).map(|event| (key, *event)));
+        })?;
+        for (key, mut event) in over {
+            self.queries.delete_all(std::iter::once(key))?;
+            event.flags |= dns_flags::DNS_FLAG_UNANSWERED.0 as u8;
+            let waited = now.saturating_sub(Duration::from_nanos(event.time_ns));
+            event.latency_ns = waited.as_nanos().try_into().unwrap_or(u64::MAX);
+            each(DnsQuery::from_event(event).map(Event::Dns));
+        }
+        Ok(())
+    }
+}
+
+fn expired(event: &dns_event, now: Duration) -> bool {
+    now.saturating_sub(Duration::from_nanos(event.time_ns)) >= PATIENCE
 }

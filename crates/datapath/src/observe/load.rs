@@ -6,6 +6,7 @@ use std::io;
 use libbpf_rs::{MapCore, MapHandle, Object, ObjectBuilder, OpenObject};
 use tracing::warn;
 
+use super::abi::{dns_event, dns_key};
 use super::{Limits, Maps, abi};
 use crate::error::io_error;
 use crate::load::{LINES_KEPT, object, status};
@@ -15,13 +16,26 @@ use crate::pin::Pins;
 use crate::{Error, ProgramStatus};
 
 /// What the programs are called.
-pub(super) const PROGRAMS: [&str; 3] =
-    ["alize_observe_egress", "alize_observe_ingress", "alize_observe_release"];
+pub(super) const PROGRAMS: [&str; 6] = [
+    "alize_observe_egress",
+    "alize_observe_ingress",
+    "alize_observe_release",
+    "alize_observe_tcp",
+    DNS_PROGRAMS[0],
+    DNS_PROGRAMS[1],
+];
+
+/// Attached only while a trace asks for DNS.
+pub(super) const DNS_PROGRAMS: [&str; 2] = ["alize_observe_dns_egress", "alize_observe_dns_ingress"];
 
 /// The observer itself.
 const OBSERVE: &[u8] = object!("observe");
 /// Requests of sockets that are closed before the response; without it they are in no count.
 const RELEASE: &[u8] = object!("observe_release");
+/// Connections, for traces of TCP.
+const TCP: &[u8] = object!("observe_tcp");
+/// DNS.
+const DNS: &[u8] = object!("observe_dns");
 
 /// Working buffers of a CPU; see `bpf/observe/buffers.h`.
 const BUFFERS_PER_CPU: u32 = 4;
@@ -36,26 +50,39 @@ pub(super) struct Loaded {
 
 pub(super) fn load(pins: &Pins, limits: &Limits) -> Result<Loaded, Error> {
     let mut loaded = keep(load_object("observe", OBSERVE, pins, limits)?)?;
-    match load_object("observe_release", RELEASE, pins, limits) {
-        Ok(object) => {
-            for program in object.progs() {
-                loaded.programs.push(status(&program)?);
+    let features = [
+        (
+            "observe_release",
+            RELEASE,
+            "requests of sockets that are closed before the response are not counted",
+        ),
+        ("observe_tcp", TCP, "TCP connections cannot be traced"),
+    ];
+    for (name, bytes, missed) in features {
+        match load_object(name, bytes, pins, limits) {
+            Ok(object) => {
+                for program in object.progs() {
+                    loaded.programs.push(status(&program)?);
+                }
+                loaded.objects.push(object);
             }
-            loaded.objects.push(object);
-        }
-        Err(error) => {
-            warn!("requests of sockets that are closed before the response are not counted: {error}")
+            Err(error) => warn!("{missed}: {error}"),
         }
     }
     Ok(loaded)
 }
 
-pub(super) fn load_object(
-    name: &'static str,
-    bytes: &[u8],
-    pins: &Pins,
-    limits: &Limits,
-) -> Result<Object, Error> {
+/// DNS, and the map of what was asked and not yet answered.
+pub(super) fn load_dns(pins: &Pins, limits: &Limits) -> Result<(Object, Map<dns_key, dns_event>), Error> {
+    let object = load_object("observe_dns", DNS, pins, limits)?;
+    let error = |e| Error::kernel("cannot keep map", "dns_queries", e);
+    let map = object.maps().find(|map| map.name() == "dns_queries");
+    let map = map.ok_or_else(|| error(io::Error::other("no program uses it")))?;
+    let queries = Map::new(MapHandle::try_from(&map).map_err(|e| error(io_error(e)))?)?;
+    Ok((object, queries))
+}
+
+fn load_object(name: &'static str, bytes: &[u8], pins: &Pins, limits: &Limits) -> Result<Object, Error> {
     let log = Log::begin(LINES_KEPT);
     let refused =
         |error: libbpf_rs::Error| Error::Verifier { program: name.into(), lines: log.take_with(&error) };

@@ -30,6 +30,7 @@ use crate::maps::Map;
 use crate::pin::Pins;
 use crate::{Error, Options, ProgramStatus, attach};
 
+use dns::Dns;
 pub use dns::DnsQuery;
 pub use event::{Identity, Malformed, Method, PathLabel, Request, Side};
 pub use filter::{Filter, FilterError, Kinds, Rate};
@@ -137,6 +138,9 @@ const TALLIES: [&str; abi::TALLIES] = [
     "event-lost",
     "event-limited",
     "no-window",
+    "dns-query",
+    "dns-malformed",
+    "dns-unmatched",
 ];
 
 /// The loaded programs of one instance. Dropping it changes nothing in the kernel: they are pinned, and go on counting.
@@ -145,8 +149,12 @@ pub struct Observer {
     ring: Ring,
     programs: Vec<ProgramStatus>,
     every_map: Vec<MapHandle>,
-    /// Places of filters in use by this process.
-    traces: [bool; abi::FILTERS],
+    /// What the traces of this process ask for, by the place of their filter.
+    traces: [Option<Kinds>; abi::FILTERS],
+    options: Options,
+    limits: Limits,
+    /// Attached while a trace asks for it.
+    dns: Option<Dns>,
 }
 
 /// The maps that user space reads or writes.
@@ -181,6 +189,21 @@ fn write_set<K: Plain>(
     set.delete_all(over.into_iter())
 }
 
+/// Takes programs out of the kernel's way.
+fn detach_programs(pins: &Pins, programs: &[&str]) -> Result<(), Error> {
+    for path in crate::pin::entries(&pins.links())? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // The rest of the name is the cgroup's number.
+        let program = name.rsplit_once('-').map_or(name.as_str(), |(program, _)| program);
+        if programs.contains(&program) {
+            let error = |e| Error::path("cannot detach", &path, crate::error::io_error(e));
+            Link::open(&path).and_then(|link| link.detach()).map_err(error)?;
+            attach::unpin(&path)?;
+        }
+    }
+    Ok(())
+}
+
 /// Gives an object of another feature the maps that `bpf/observe/emit.h` writes to; call it before the object is loaded,
 /// with the pins' folders made. What it emits comes out of [`Observer::poll`], [`Observer::slowest`] and
 /// [`Observer::failed`] like what the observer sees itself.
@@ -210,8 +233,13 @@ impl Observer {
             maps: loaded.maps,
             programs: loaded.programs,
             every_map: loaded.every_map,
-            traces: [false; abi::FILTERS],
+            traces: [None; abi::FILTERS],
+            options: options.clone(),
+            limits: *limits,
+            dns: None,
         };
+        // Of a process that was killed while it traced.
+        detach_programs(&pins, &load::DNS_PROGRAMS)?;
         observer.maps.tracing.put_all([(0, 0)].into_iter())?;
         for program in loaded.objects.iter().flat_map(Object::progs_mut) {
             for cgroup in &cgroups {
@@ -223,32 +251,29 @@ impl Observer {
 
     /// Takes the programs out of the kernel's way, for good; what they counted stays until [`crate::unload`].
     pub fn detach(options: &Options) -> Result<(), Error> {
-        let pins = Pins::new(options)?;
-        for path in crate::pin::entries(&pins.links())? {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if load::PROGRAMS.iter().any(|program| name.starts_with(program)) {
-                let error = |e| Error::path("cannot detach", &path, crate::error::io_error(e));
-                Link::open(&path).and_then(|link| link.detach()).map_err(error)?;
-                attach::unpin(&path)?;
-            }
-        }
-        Ok(())
+        detach_programs(&Pins::new(options)?, &load::PROGRAMS)
     }
 
     /// Has the kernel send the events that `filter` describes; [`Observer::poll`] hands them over.
     pub fn start_trace(&mut self, filter: &Filter) -> Result<TraceId, TraceError> {
         let entry = filter.pack()?;
-        let place = self.traces.iter().position(|taken| !taken).ok_or(TraceError::TooMany)?;
+        let place = self.traces.iter().position(Option::is_none).ok_or(TraceError::TooMany)?;
+        if filter.kinds.dns && self.dns.is_none() {
+            self.dns = Some(Dns::attach(&self.options, &self.limits)?);
+        }
         self.write_sets(place as u32, filter)?;
         self.maps.filters.put_all([(place as u32, entry)].into_iter())?;
-        self.traces[place] = true;
+        self.traces[place] = Some(filter.kinds);
         self.switch_traces()?;
         Ok(TraceId(place as u32))
     }
 
     /// Ends a trace. What it had sent before may still be in the ring.
     pub fn stop_trace(&mut self, trace: TraceId) -> Result<(), Error> {
-        self.traces[trace.0 as usize] = false;
+        self.traces[trace.0 as usize] = None;
+        if !self.traces.iter().flatten().any(|kinds| kinds.dns) && self.dns.take().is_some() {
+            detach_programs(&Pins::new(&self.options)?, &load::DNS_PROGRAMS)?;
+        }
         self.switch_traces()?;
         self.maps.filters.put_all([(trace.0, abi::filter::default())].into_iter())?;
         self.write_sets(trace.0, &Filter::default())
@@ -279,15 +304,22 @@ impl Observer {
     }
 
     fn switch_traces(&self) -> Result<(), Error> {
-        let active =
-            self.traces.iter().enumerate().fold(0, |mask, (place, &on)| mask | u64::from(on) << place);
+        let active = self
+            .traces
+            .iter()
+            .enumerate()
+            .fold(0, |mask, (place, trace)| mask | u64::from(trace.is_some()) << place);
         self.maps.tracing.put_all([(0, active)].into_iter())
     }
 
     /// Hands over what has come in the ring since the last call, oldest first. Does not block. Nobody is woken when
     /// something comes: call it on a timer, every 20 to 100 ms while a trace runs.
     pub fn poll(&mut self, each: &mut dyn FnMut(Result<Event, Malformed>)) -> Result<(), Error> {
-        self.ring.drain(each)
+        self.ring.drain(each)?;
+        match &mut self.dns {
+            Some(dns) => dns.unanswered(each),
+            None => Ok(()),
+        }
     }
 
     /// Hands over all series with what was counted so far, added up over the CPUs. Series change while they are read.
