@@ -36,6 +36,7 @@ use alize_datapath::Opened;
 use alize_model::Diagnostic;
 
 pub use error::Error;
+pub use alize_datapath::observe::{PathTemplate, TemplateError};
 pub use observer::Observe;
 pub use owner::run;
 pub use source::{LARGEST, host_facts, refusal, text_of};
@@ -55,6 +56,8 @@ pub struct Options {
     pub metrics: Option<SocketAddr>,
     /// When HTTP is observed.
     pub observe: Observe,
+    /// Paths that are counted as one, and are the `route` in the metrics.
+    pub path_templates: Vec<PathTemplate>,
 }
 
 impl Options {
@@ -73,6 +76,7 @@ impl Options {
             socket_mode: Self::SOCKET_MODE,
             metrics: Some(Self::METRICS),
             observe: Observe::default(),
+            path_templates: Vec::new(),
         }
     }
 }

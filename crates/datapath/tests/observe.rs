@@ -524,3 +524,55 @@ fn the_servers_side_counts_for_clients_that_are_not_observed() {
     assert_eq!((found[0].side, found[0].source), (Side::Server, None));
     assert!(found[0].destination.cgroup.is_some());
 }
+
+#[test]
+fn paths_are_counted_under_their_templates() {
+    let world = World::new("observe-templates");
+    let mut observer = open(&world);
+    let templates = ["/answer/users/{name}", "/answer/users/{name}/orders", "/answer/static/**"];
+    let templates: Vec<_> = templates.iter().map(|text| text.parse().unwrap()).collect();
+    observer.set_templates(&templates).unwrap();
+    let server = nginx("templates");
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    let mut ask = |path: &str| {
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).unwrap();
+        read_responses(&mut stream, 1);
+    };
+    // More names than there is room for paths.
+    for name in 0..1500 {
+        ask(&format!("/answer/users/n{name}ame"));
+    }
+    for path in ["/answer/users/7", "/answer/users/bob?x=/y", "/answer/users/bob/orders", "/answer/users/"] {
+        ask(path);
+    }
+    ask("/answer/users/bob/orders/1");
+    ask("/answer/static/css/7/a.css");
+    ask("/answer/static/");
+    ask("/answer/static");
+    let counts = counted(&observer, server.address);
+    let expected = [
+        ("GET /answer/users/{name} 200", 1502),
+        ("GET /answer/users/{name}/orders 200", 1),
+        ("GET /answer/users/ 200", 1),
+        ("GET /answer/users/bob/orders/{n} 200", 1),
+        ("GET /answer/static/** 200", 2),
+        ("GET /answer/static 200", 1),
+    ];
+    assert_eq!(counts, expected.map(|(line, count)| (line.to_owned(), count)).into());
+    assert_eq!(observer.tallies().unwrap().get("path-overflow"), Some(0));
+
+    // Without them the paths have no room, and that is told.
+    observer.set_templates(&[]).unwrap();
+    for name in 0..1500 {
+        ask(&format!("/answer/users/n{name}ame"));
+    }
+    let counts = counted(&observer, server.address);
+    assert_eq!(counts["GET /answer/users/{name} 200"], 1502);
+    let overflow = observer.tallies().unwrap().get("path-overflow").unwrap();
+    // Many new series at once may find no memory for the moment; they are counted, too.
+    let without_series = observer.series_overflow().unwrap().count;
+    let other = counts.get("GET other 200").copied().unwrap_or(0);
+    assert!(overflow >= 400 && other + without_series >= 400, "{overflow} {other} {without_series}");
+    assert_eq!(counts.values().sum::<u64>() + without_series, 3008);
+    observer.set_templates(&vec!["/x".parse().unwrap(); 33]).unwrap_err();
+}
