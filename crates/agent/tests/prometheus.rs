@@ -118,7 +118,8 @@ fn dashboard_queries() -> Vec<(String, String)> {
         let definition = text(&variable["definition"]);
         if let Some(arguments) = definition.strip_prefix("label_values(") {
             let (metric, label) = arguments.trim_end_matches(')').split_once(", ").unwrap();
-            queries.push((text(&variable["label"]), format!("count by ({label}) ({metric}{{{label}!=\"\"}})")));
+            queries
+                .push((text(&variable["label"]), format!("count by ({label}) ({metric}{{{label}!=\"\"}})")));
         }
     }
     queries

@@ -24,7 +24,8 @@ pub(crate) const LONG: Duration = Duration::from_secs(20);
 const CGROUPS: &str = "/sys/fs/cgroup/unified";
 const BPFFS: &str = "/sys/fs/bpf";
 const WORLD: &str = "ALIZE_AGENT_TEST_WORLD";
-const OBSERVE: &str = "ALIZE_TEST_OBSERVE";
+pub(crate) const OBSERVE: &str = "ALIZE_TEST_OBSERVE";
+pub(crate) const OTLP: &str = "ALIZE_TEST_OTLP";
 const CONFIG: &str = "ALIZE_AGENT_TEST_CONFIG";
 
 static WORLDS: AtomicU32 = AtomicU32::new(0);
@@ -59,7 +60,14 @@ impl World {
             Some(_) => alize_agent::Observe::Always,
             None => alize_agent::Observe::default(),
         };
-        Options { config, observe, metrics: Some("127.0.0.1:0".parse().unwrap()), ..Options::new(datapath) }
+        let otlp = std::env::var(OTLP).ok().map(|collector| collector.parse().unwrap());
+        Options {
+            config,
+            observe,
+            otlp,
+            metrics: Some("127.0.0.1:0".parse().unwrap()),
+            ..Options::new(datapath)
+        }
     }
 
     /// Writes the file that the agent watches, as an editor does.
