@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use alize_datapath::observe::{Method, Rate};
+use alize_datapath::observe::{Kinds, Method, Rate};
 use alize_model::api::{Event, Refusal};
 use alize_model::{Diagnostic, Severity};
 use axum::Router;
@@ -203,6 +203,7 @@ fn json_line(event: &Event) -> Bytes {
 /// What a trace asks for. All conditions must hold; what is absent is not asked for.
 #[derive(Deserialize)]
 struct TraceQuery {
+    kinds: Option<String>,
     service: Option<String>,
     status: Option<String>,
     method: Option<String>,
@@ -225,6 +226,7 @@ impl TraceQuery {
         let filter = alize_datapath::observe::Filter {
             status,
             methods,
+            kinds: self.kinds.as_deref().map(kinds).transpose()?.unwrap_or_default(),
             path_prefix: self.path_prefix.unwrap_or_default(),
             min_latency,
             pid: self.pid,
@@ -252,6 +254,20 @@ fn status_range(text: &str) -> Result<(u16, u16), String> {
         (None, None) => number(text).map(|code| (code, code)),
     };
     range.ok_or_else(wrong)
+}
+
+/// `http`, `tcp` and `dns`, separated by commas.
+fn kinds(text: &str) -> Result<Kinds, String> {
+    let mut kinds = Kinds { requests: false, tcp: false, dns: false };
+    for name in text.split(',') {
+        match name.trim() {
+            "http" => kinds.requests = true,
+            "tcp" => kinds.tcp = true,
+            "dns" => kinds.dns = true,
+            other => return Err(format!("kind {other:?} is none of http, tcp and dns")),
+        }
+    }
+    Ok(kinds)
 }
 
 /// Separated by commas.

@@ -21,6 +21,7 @@ mod mesh;
 mod metrics;
 mod notify;
 mod observer;
+mod otlp;
 mod owner;
 mod probe;
 mod process;
@@ -37,8 +38,10 @@ use std::path::PathBuf;
 use alize_datapath::Opened;
 use alize_model::Diagnostic;
 
+pub use alize_datapath::observe::{PathTemplate, TemplateError};
 pub use error::Error;
 pub use observer::Observe;
+pub use otlp::{Collector, CollectorError};
 pub use owner::run;
 pub use proxy::ProxyOptions;
 pub use source::{LARGEST, host_facts, refusal, text_of};
@@ -60,6 +63,10 @@ pub struct Options {
     pub observe: Observe,
     /// How the proxy is started when a service needs it; never when absent.
     pub proxy: Option<ProxyOptions>,
+    /// Where what was counted of HTTP is pushed; only with [`Observe::Always`].
+    pub otlp: Option<Collector>,
+    /// Paths that are counted as one, and are the `route` in the metrics.
+    pub path_templates: Vec<PathTemplate>,
 }
 
 impl Options {
@@ -79,6 +86,8 @@ impl Options {
             metrics: Some(Self::METRICS),
             observe: Observe::default(),
             proxy: None,
+            otlp: None,
+            path_templates: Vec::new(),
         }
     }
 }

@@ -195,6 +195,12 @@ fn trace_conditions() -> Vec<Value> {
     let text = || json!({"type": "string"});
     let number = || json!({"type": "integer", "minimum": 1});
     vec![
+        query(
+            "kinds",
+            "What to tell of, separated by commas: `http` (requests, the default), `tcp` (what happens to connections), \
+             `dns` (queries). Status, method and path are asked of requests alone.",
+            text(),
+        ),
         query("service", "Name of the service.", text()),
         query("status", "`404`, `5xx` or `400-499`.", text()),
         query("method", "One or more, separated by commas; `_OTHER` for all that are not standard.", text()),

@@ -35,6 +35,15 @@ static __always_inline void directions_begin(struct conversation *conversation, 
 	conversation->linked = 0;
 }
 
+/* Who talks to whom: the packet says it. */
+static __always_inline void ends_learn(struct __sk_buff *skb, struct conversation *conversation,
+				       const struct segment *segment, bool request)
+{
+	struct ends *ends = &conversation->ends;
+	segment_end(skb, segment, request, ends->client_address, &ends->client_port);
+	segment_end(skb, segment, !request, ends->server_address, &ends->server_port);
+}
+
 /* The side that is not the client: whether its client's socket is observed. */
 static __always_inline bool client_observed(struct conversation *conversation)
 {
@@ -67,6 +76,7 @@ static __always_inline struct conversation *conversation_begin(struct __sk_buff 
 		return conversation;
 	}
 	directions_begin(conversation, segment);
+	ends_learn(skb, conversation, segment, true);
 	conversation->role = egress ? ROLE_CLIENT : ROLE_SERVER;
 	if (!egress && client_observed(conversation))
 		conversation->state = STATE_PEER;
@@ -85,6 +95,7 @@ static __always_inline bool conversation_rejoin(struct __sk_buff *skb, struct co
 	if (bpf_skb_load_bytes(skb, segment->payload, &word, sizeof(word)) || !known_method(word, &method))
 		return false;
 	directions_begin(conversation, segment);
+	ends_learn(skb, conversation, segment, true);
 	conversation->probation = 1;
 	conversation->state = STATE_FOLLOWED;
 	if (!egress && client_observed(conversation))
@@ -115,7 +126,10 @@ static __always_inline void conversation_follow(struct __sk_buff *skb, struct co
 		conversation_lose(conversation, TALLY_RACED);
 		return;
 	}
-	__u32 reason = direction_follow(skb, conversation, framing, segment, request);
+	__u32 reason = 0;
+	/* Its application may have closed the socket meanwhile. */
+	if (conversation->state == STATE_FOLLOWED)
+		reason = direction_follow(skb, conversation, framing, segment, request);
 	if (!egress)
 		__sync_lock_test_and_set(&framing->busy, 0);
 	/* Even if it is lost already: the server's socket would only find the same. */

@@ -13,7 +13,13 @@ struct observe_abi_types {
 	enum latency latency;
 	enum tally tally;
 	enum request_flags request_flags;
+	enum template_byte template_byte;
 	enum event_type event_type;
+	enum path_label path_label;
+	enum tcp_kind tcp_kind;
+	enum tcp_reason tcp_reason;
+	enum dns_flags dns_flags;
+	enum filter_sets filter_sets;
 };
 
 struct observe_abi_types observe_abi_types;
@@ -21,7 +27,13 @@ struct identity observe_abi_identity;
 struct series_key observe_abi_series_key;
 struct series observe_abi_series;
 struct path observe_abi_path;
+struct template observe_abi_template;
 struct request_event observe_abi_request_event;
+struct tcp_event observe_abi_tcp_event;
+struct dns_event observe_abi_dns_event;
+struct dns_key observe_abi_dns_key;
+struct filter_endpoint observe_abi_filter_endpoint;
+struct filter_cgroup observe_abi_filter_cgroup;
 struct filter observe_abi_filter;
 struct filter_state observe_abi_filter_state;
 struct record observe_abi_record;

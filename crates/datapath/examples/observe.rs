@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use alize_datapath::observe::{Filter, Limits, Observer, Request};
+use alize_datapath::observe::{Event, Filter, Limits, Observer, Request};
 use alize_datapath::{Options, unload};
 use alize_model::Budgets;
 
@@ -47,7 +47,7 @@ fn watch(options: &Options, time: Duration, mode: &str) -> Result<(), Box<dyn st
     let mut seen = 0u64;
     while Instant::now() < end {
         observer.poll(&mut |request| match request {
-            Ok(request) if mode == "trace" => print(&request),
+            Ok(Event::Request(request)) if mode == "trace" => print(&request),
             Ok(_) => seen += 1,
             Err(error) => println!("{error}"),
         })?;

@@ -2,140 +2,18 @@
 //!
 //! Needs root, nginx, curl, wrk and python3.
 
+mod http;
 mod world;
 
-use std::collections::HashMap;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use alize_datapath::observe::{Filter, Limits, Method, Observer, Rate, Request, Side};
+use alize_datapath::observe::{Event, Filter, Method, Observer, Rate, Side};
+use http::{Counts, Server, counted, counts_agree, free_address, nginx, open, read_responses, run, traced};
 use world::{World, eventually};
-
-/// How often each "METHOD path status" came.
-type Counts = HashMap<String, u64>;
-
-/// A server that ends with the test.
-struct Server {
-    process: Child,
-    address: SocketAddr,
-    folder: PathBuf,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Killed outright, nginx would leave its workers behind.
-        let pid = rustix::process::Pid::from_child(&self.process);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let _ = self.process.wait();
-        let _ = fs::remove_dir_all(&self.folder);
-    }
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("a port of loopback is free")
-}
-
-fn nginx(name: &str) -> Server {
-    let folder = std::env::temp_dir().join(format!("observe-{name}-{}", std::process::id()));
-    fs::create_dir_all(folder.join("html")).unwrap();
-    fs::write(folder.join("html/index.html"), "x".repeat(612)).unwrap();
-    fs::write(folder.join("html/large"), "GET / HTTP/1.1\r\n\r\n".repeat(20_000)).unwrap();
-    let address = free_address();
-    let path = folder.display();
-    let configuration = format!(
-        "daemon off; worker_processes 2; pid {path}/pid; error_log {path}/error.log; \
-         events {{ worker_connections 1024; }} \
-         http {{ log_format counted '$request_method $request_uri $status'; \
-         access_log {path}/access.log counted; keepalive_requests 100000000; \
-         client_body_temp_path {path}/body; client_max_body_size 10m; \
-         server {{ listen {address}; root {path}/html; location = /broken {{ return 503; }} \
-         location = /slow {{ alias {path}/html/large; limit_rate 700k; }} \
-         location /answer {{ return 200 \"an answer\\n\"; }} }} }}"
-    );
-    fs::write(folder.join("nginx.conf"), configuration).unwrap();
-    // Workers drop to another user, who must reach the files.
-    let _ = Command::new("chmod").arg("-R").arg("a+rX").arg(&folder).status();
-    let process =
-        Command::new("nginx").arg("-c").arg(folder.join("nginx.conf")).stderr(Stdio::null()).spawn();
-    let server = Server { process: process.expect("nginx is installed"), address, folder };
-    eventually("nginx listens", || TcpStream::connect(address).is_ok());
-    server
-}
-
-impl Server {
-    /// What nginx has logged; it writes a line when it is done with a request.
-    fn logged(&self) -> Counts {
-        let text = fs::read_to_string(self.folder.join("access.log")).unwrap_or_default();
-        let mut counts = Counts::new();
-        for line in text.lines() {
-            *counts.entry(line.to_owned()).or_default() += 1;
-        }
-        counts
-    }
-}
-
-/// What the kernel has counted, by path as it was sent; the tests send none that is folded.
-fn counted(observer: &Observer, server: SocketAddr) -> Counts {
-    let mut counts = Counts::new();
-    let mut each = |series: alize_datapath::observe::Series| {
-        if series.key.destination.address == server {
-            let path = series.key.path.unwrap_or_else(|| "other".into());
-            let status = series.key.status.map_or("unanswered".into(), |status| status.to_string());
-            *counts.entry(format!("{} {path} {status}", series.key.method)).or_default() += series.count;
-            assert_eq!(series.latencies.counts.iter().sum::<u64>(), series.count);
-        }
-    };
-    observer.series(&mut each).expect("series can be read");
-    counts
-}
-
-fn open(world: &World) -> Observer {
-    Observer::open(&world.options, &Limits::default()).unwrap_or_else(|error| panic!("{error}"))
-}
-
-fn run(program: &str, arguments: &[&str]) {
-    let done = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    assert!(done.unwrap_or_else(|error| panic!("{program}: {error}")).success(), "{program} {arguments:?}");
-}
-
-fn traced(observer: &mut Observer) -> Vec<Request> {
-    let mut requests = Vec::new();
-    observer
-        .poll(&mut |request| requests.push(request.expect("the kernel writes what can be read")))
-        .unwrap();
-    requests
-}
-
-/// Reads `count` responses with Content-Length.
-fn read_responses(stream: &mut TcpStream, count: usize) {
-    let mut bytes = Vec::new();
-    let mut piece = [0; 65_536];
-    for _ in 0..count {
-        loop {
-            if let Some(end) = response_end(&bytes) {
-                bytes.drain(..end);
-                break;
-            }
-            let read = stream.read(&mut piece).expect("the server answers");
-            assert_ne!(read, 0, "the server must not close");
-            bytes.extend_from_slice(&piece[..read]);
-        }
-    }
-    assert!(bytes.is_empty());
-}
-
-fn response_end(bytes: &[u8]) -> Option<usize> {
-    let head = bytes.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
-    let text = String::from_utf8_lossy(&bytes[..head]).to_lowercase();
-    let length: usize = text.split("content-length: ").nth(1)?.split("\r\n").next()?.parse().ok()?;
-    (bytes.len() >= head + length).then_some(head + length)
-}
 
 #[test]
 fn counts_what_nginx_logs_at_full_speed() {
@@ -143,16 +21,17 @@ fn counts_what_nginx_logs_at_full_speed() {
     let observer = open(&world);
     let server = nginx("speed");
     let url = format!("http://{}/", server.address);
-    let mut sent = 0;
+    let (mut sent, mut runs) = (0, 0);
     for _ in 0..20 {
         run("wrk", &["-t2", "-c32", "-d3", &url]);
+        runs += 1;
         sent = server.logged().values().sum();
         if sent >= 200_000 {
             break;
         }
     }
     assert!(sent >= 200_000, "the machine is too slow for the test: {sent} requests");
-    eventually("all are counted", || counted(&observer, server.address) == server.logged());
+    counts_agree(&observer, &server, runs * 32);
     let tallies = observer.tallies().unwrap();
     assert_eq!(tallies.unfollowed.iter().map(|(_, count)| count).sum::<u64>(), 0, "{tallies:?}");
 }
@@ -191,10 +70,76 @@ fn counts_what_is_cut_at_every_byte_and_pipelined() {
         stream.write_all(many.as_bytes()).unwrap();
         read_responses(&mut stream, 16);
     }
-    let logged = server.logged();
-    assert_eq!(logged["GET /answer/many 200"], 8000);
-    assert_eq!(logged["HEAD /large 200"], 7);
-    assert_eq!(counted(&observer, server.address), logged);
+    // What the kernel has counted is there before the client can read the response. nginx's line is written after it.
+    let counted = counted(&observer, server.address);
+    assert_eq!((counted["GET /answer/many 200"], counted["HEAD /large 200"]), (8000, 7));
+    eventually("nginx has logged all", || server.logged() == counted);
+    all_were_followed(&observer);
+}
+
+/// The response comes when nobody waits for it any more: the socket is gone, the request is not.
+#[test]
+fn counts_requests_whose_client_has_gone() {
+    let world = World::new("observe-gone");
+    let observer = open(&world);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    for (request, part) in [("/none", ""), ("/part", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc")] {
+        let mut client = TcpStream::connect(address).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        client.write_all(format!("GET {request} HTTP/1.1\r\n\r\n").as_bytes()).unwrap();
+        assert_ne!(server.read(&mut [0; 100]).unwrap(), 0);
+        server.write_all(part.as_bytes()).unwrap();
+        let mut got = vec![0; part.len()];
+        client.read_exact(&mut got).unwrap();
+        drop(client);
+        let _ = server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    }
+    let counts = counted(&observer, address);
+    assert_eq!(counts, Counts::from([("GET /none unanswered".into(), 1), ("GET /part 200".into(), 1)]));
+    let failed = observer.failed().unwrap();
+    assert_eq!((failed.len(), failed[0].target.as_str(), failed[0].broken), (1, "/none", false));
+}
+
+/// Processes that are moved from one processor to another while they send are where segments overtake each other and
+/// two processors have those of one connection at once.
+#[test]
+fn counts_all_of_processes_that_move_between_processors() {
+    let world = World::new("observe-move");
+    let observer = open(&world);
+    let server = nginx("move");
+    let url = format!("http://{}/answer/moved", server.address);
+    let mut client =
+        Command::new("wrk").args(["-t2", "-c16", "-d4", &url]).stdout(Stdio::null()).spawn().unwrap();
+    let mut moves = 0;
+    while client.try_wait().unwrap().is_none() {
+        for thread in threads_of(&world) {
+            let mut processor = rustix::thread::CpuSet::new();
+            processor.set(moves % 2);
+            moves += 1;
+            // It may have ended.
+            let _ = rustix::thread::sched_setaffinity(rustix::thread::Pid::from_raw(thread), &processor);
+        }
+    }
+    assert!(moves > 1000, "{moves} moves");
+    counts_agree(&observer, &server, 16);
+    all_were_followed(&observer);
+}
+
+/// The threads of all other processes in the world's cgroup.
+fn threads_of(world: &World) -> Vec<i32> {
+    let text = fs::read_to_string(world.cgroup().join("cgroup.procs")).unwrap_or_default();
+    let own = std::process::id().to_string();
+    let threads =
+        |process: &str| fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    text.lines()
+        .filter(|process| *process != own)
+        .flat_map(threads)
+        .filter_map(|entry| entry.file_name().to_string_lossy().parse().ok())
+        .collect()
+}
+
+fn all_were_followed(observer: &Observer) {
     let tallies = observer.tallies().unwrap();
     assert_eq!(tallies.unfollowed.iter().map(|(_, count)| count).sum::<u64>(), 0, "{tallies:?}");
 }
@@ -235,7 +180,7 @@ fn counts_bodies_of_every_framing() {
     run("curl", &["-s", none, "-0", &format!("{url}/large")]);
     run("curl", &["-s", none, "-I", &format!("{url}/large")]);
     run("wrk", &["-t1", "-c8", "-d2", &format!("{url}/answer/w")]);
-    eventually("all are counted", || counted(&observer, server.address) == server.logged());
+    counts_agree(&observer, &server, 8);
     let tallies = observer.tallies().unwrap();
     assert_eq!(tallies.unfollowed.iter().map(|(_, count)| count).sum::<u64>(), 0, "{tallies:?}");
 }
@@ -288,7 +233,7 @@ fn a_trace_shows_both_processes() {
     let requests = traced(&mut observer);
     assert_eq!(requests.len(), 1, "{requests:?}");
     let request = &requests[0];
-    assert!(trace.wants(request));
+    assert!(trace.wants(&Event::Request(request.clone())));
     let client = request.client.as_ref().unwrap();
     assert_eq!((client.pid, client.comm.as_str(), client.uid), (Some(pid), "curl", 0));
     let served = request.server.as_ref().unwrap();
@@ -348,7 +293,8 @@ fn filters_hold_in_the_kernel() {
     ask("/");
     let requests = traced(&mut observer);
     assert_eq!(requests.len(), 1);
-    assert!(traces.iter().all(|trace| trace.wants(&requests[0])));
+    let event = Event::Request(requests[0].clone());
+    assert!(traces.iter().all(|trace| trace.wants(&event)));
 }
 
 #[test]
@@ -424,4 +370,56 @@ fn the_servers_side_counts_for_clients_that_are_not_observed() {
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!((found[0].side, found[0].source), (Side::Server, None));
     assert!(found[0].destination.cgroup.is_some());
+}
+
+#[test]
+fn paths_are_counted_under_their_templates() {
+    let world = World::new("observe-templates");
+    let mut observer = open(&world);
+    let templates = ["/answer/users/{name}", "/answer/users/{name}/orders", "/answer/static/**"];
+    let templates: Vec<_> = templates.iter().map(|text| text.parse().unwrap()).collect();
+    observer.set_templates(&templates).unwrap();
+    let server = nginx("templates");
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    let mut ask = |path: &str| {
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).unwrap();
+        read_responses(&mut stream, 1);
+    };
+    // More names than there is room for paths.
+    for name in 0..1500 {
+        ask(&format!("/answer/users/n{name}ame"));
+    }
+    for path in ["/answer/users/7", "/answer/users/bob?x=/y", "/answer/users/bob/orders", "/answer/users/"] {
+        ask(path);
+    }
+    ask("/answer/users/bob/orders/1");
+    ask("/answer/static/css/7/a.css");
+    ask("/answer/static/");
+    ask("/answer/static");
+    let counts = counted(&observer, server.address);
+    let expected = [
+        ("GET /answer/users/{name} 200", 1502),
+        ("GET /answer/users/{name}/orders 200", 1),
+        ("GET /answer/users/ 200", 1),
+        ("GET /answer/users/bob/orders/{n} 200", 1),
+        ("GET /answer/static/** 200", 2),
+        ("GET /answer/static 200", 1),
+    ];
+    assert_eq!(counts, expected.map(|(line, count)| (line.to_owned(), count)).into());
+    assert_eq!(observer.tallies().unwrap().get("path-overflow"), Some(0));
+
+    // Without them the paths have no room, and that is told.
+    observer.set_templates(&[]).unwrap();
+    for name in 0..1500 {
+        ask(&format!("/answer/users/n{name}ame"));
+    }
+    let counts = counted(&observer, server.address);
+    assert_eq!(counts["GET /answer/users/{name} 200"], 1502);
+    let overflow = observer.tallies().unwrap().get("path-overflow").unwrap();
+    // Many new series at once may find no memory for the moment; they are counted, too.
+    let without_series = observer.series_overflow().unwrap().count;
+    let other = counts.get("GET other 200").copied().unwrap_or(0);
+    assert!(overflow >= 400 && other + without_series >= 400, "{overflow} {other} {without_series}");
+    assert_eq!(counts.values().sum::<u64>() + without_series, 3008);
+    observer.set_templates(&vec!["/x".parse().unwrap(); 33]).unwrap_err();
 }

@@ -301,6 +301,9 @@ pub struct Workload {
     pub unit: Option<String>,
     /// Whole id of the container.
     pub container: Option<String>,
+    /// Name of the container, where its engine's files tell it.
+    #[serde(default)]
+    pub container_name: Option<String>,
     /// Who runs the container: `docker`, `containerd`, `podman`, `cri-o`; absent when its path does not tell.
     pub runtime: Option<String>,
     /// UID of the Kubernetes pod.
@@ -356,7 +359,7 @@ pub struct ObservedRequest {
     pub request_bytes: u64,
     /// Head and body of the response.
     pub response_bytes: u64,
-    /// Which way it took: `observed`.
+    /// Which way it took: `observed`, `kernel-l7`, `kernel-l4` or `proxy`.
     pub path_label: String,
     /// At whose socket it was seen: `client` or `server`.
     pub side: String,
@@ -364,6 +367,72 @@ pub struct ObservedRequest {
     pub reused: bool,
     /// Sent before the response to the one before had ended.
     pub pipelined: bool,
+    /// The connection ended within the response.
+    #[serde(default)]
+    pub broken: bool,
+}
+
+/// Something that happened to a TCP socket, as the kernel saw it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ObservedConnection {
+    /// When, seconds since the Unix epoch.
+    pub time: f64,
+    /// `connected`, `accepted`, `failed`, `closed` or `retransmit`.
+    pub event: String,
+    /// Why it failed or ended: `refused`, `timeout`, `unreachable`, `reset-received`, `reset-sent`, `aborted` or `other`;
+    /// absent when it ended in good order.
+    pub reason: Option<String>,
+    /// Which end this is: `client` or `server`.
+    pub side: String,
+    /// Whose socket it is.
+    pub owner: Option<Peer>,
+    /// The address of this end.
+    pub local: SocketAddr,
+    /// The address of the other end, after balancing.
+    pub remote: SocketAddr,
+    /// The one service that has the server's address as its endpoint.
+    pub service: Option<String>,
+    /// How long connecting took, or for `closed` how long the connection lived, in seconds; absent when not known.
+    pub duration: Option<f64>,
+    /// Bytes that the other end has acknowledged so far.
+    pub bytes_sent: u64,
+    /// Bytes received so far.
+    pub bytes_received: u64,
+    /// Segments sent again so far.
+    pub retransmits: u32,
+    /// Smoothed round-trip time in seconds.
+    pub rtt: Option<f64>,
+}
+
+/// A DNS query and its response, as the kernel saw them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ObservedLookup {
+    /// When the query was sent, seconds since the Unix epoch.
+    pub time: f64,
+    /// Who asked.
+    pub client: Option<Peer>,
+    /// From where.
+    pub client_address: SocketAddr,
+    /// The server that was asked.
+    pub server: SocketAddr,
+    /// The name, its first 128 bytes, without the last dot.
+    pub name: String,
+    /// Whether there was more of the name.
+    pub name_cut: bool,
+    /// `A`, `AAAA`, ...; `TYPE<number>` for the rest.
+    pub query_type: String,
+    /// `NOERROR`, `NXDOMAIN`, ...; absent when no response came.
+    pub code: Option<String>,
+    /// Records in the answer.
+    pub answers: u16,
+    /// Seconds to the response; for a query without one, how long was waited.
+    pub latency: f64,
+    /// `udp` or `tcp`.
+    pub transport: String,
+    /// Whether the server had more to say than fits a datagram.
+    pub truncated: bool,
+    /// Whether it was asked more than once.
+    pub repeated: bool,
 }
 
 /// Requests that a trace asked for and did not get.
@@ -383,6 +452,10 @@ pub struct Lost {
 pub enum TraceLine {
     /// A request.
     Request(Box<ObservedRequest>),
+    /// Something that happened to a TCP socket.
+    Tcp(Box<ObservedConnection>),
+    /// A DNS query.
+    Dns(Box<ObservedLookup>),
     /// Requests that are missing here.
     Lost(Lost),
 }

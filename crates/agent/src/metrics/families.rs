@@ -283,7 +283,8 @@ pub(super) const FAMILIES: &[Family] = &[
         kind: Kind::Counter,
         help: "HTTP requests by status class; `none`: there was no response. `path` says who routed them: `proxy` and \
                `kernel-l7`, with the labels `service`, `route`, `endpoint`; `observed`, with the labels `source`, \
-               `service`, `destination`, `method`, are all that were seen in the kernel, with `--observe always`.",
+               `service`, `destination`, `route` (the path template that the path matches, `--path-template`) and \
+               `method`, are all that were seen in the kernel, with `--observe always`.",
         samples: Of::Requests { routed: requests, observed: Some(observed_requests) },
     },
     Family {
@@ -379,10 +380,10 @@ fn durations(view: &RequestsView<'_>, out: &mut Samples<'_>) {
 
 fn observed_requests(http: &HttpTraffic, out: &mut Samples<'_>) {
     for (labels, count) in &http.requests {
-        let [source, service, destination, path] = labels.ends.labels();
+        let [source, service, destination, route, path] = labels.ends.labels();
         let method: Label<'_> = ("method", &labels.method);
         let class: Label<'_> = ("status_class", &labels.status_class);
-        out.add(&[source, service, destination, method, class, path], count);
+        out.add(&[source, service, destination, route, method, class, path], count);
     }
 }
 

@@ -281,11 +281,13 @@ impl Samples<'_> {
 }
 
 impl DurationLabels {
-    fn labels(&self) -> [Label<'_>; 4] {
+    fn labels(&self) -> [Label<'_>; 5] {
+        let Self { source, service, destination, route } = self;
         [
-            ("source", &self.source),
-            ("service", &self.service),
-            ("destination", &self.destination),
+            ("source", source),
+            ("service", service),
+            ("destination", destination),
+            ("route", route),
             ("path", &"observed"),
         ]
     }

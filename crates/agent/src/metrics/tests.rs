@@ -110,6 +110,7 @@ fn http() -> HttpTraffic {
         source: "web.service".into(),
         service: "team/svc-0".into(),
         destination: "docker:0123456789ab".into(),
+        route: "/users/{name}".into(),
     };
     let mut durations = Durations { sum: 0.25, ..Durations::default() };
     durations.latencies.counts[3] = 2;
@@ -175,7 +176,7 @@ fn routed_requests_are_told_by_route_and_endpoint() {
 fn http_is_there_only_if_it_is_observed() {
     let scrape = scrape(1);
     let text = render(&scrape, Dialect::Text);
-    let ends = "source=\"web.service\",service=\"team/svc-0\",destination=\"docker:0123456789ab\"";
+    let ends = "source=\"web.service\",service=\"team/svc-0\",destination=\"docker:0123456789ab\",route=\"/users/{name}\"";
     let requests = format!("{ends},method=\"GET\",status_class=\"2xx\",path=\"observed\"");
     let ends = format!("{ends},path=\"observed\"");
     for line in [

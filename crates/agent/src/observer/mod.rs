@@ -5,6 +5,7 @@
 //! kernel: what a reader does not take in time is dropped and counted.
 
 mod cgroups;
+mod containers;
 mod names;
 mod trace;
 mod traffic;
@@ -15,7 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use alize_datapath::observe::{Limits, Observer, TraceError};
+use alize_datapath::observe::{Limits, Observer, PathTemplate, TraceError};
 use alize_model::api::ObservedRequest;
 use axum::body::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -141,6 +142,7 @@ impl Running {
     pub(crate) fn start(
         options: &alize_datapath::Options,
         observe: Observe,
+        templates: &[PathTemplate],
         mesh: owner::Handle,
     ) -> Result<Self, crate::Error> {
         // Those of an agent that was killed, or told otherwise.
@@ -154,9 +156,9 @@ impl Running {
         }
         let (sender, work) = sync_channel(QUESTIONS);
         let (attached, answer) = sync_channel::<()>(1);
-        let options = options.clone();
+        let (options, templates) = (options.clone(), templates.to_vec());
         let body = move || {
-            let mut watcher = Watcher::new(options, observe, mesh);
+            let mut watcher = Watcher::new(options, observe, templates, mesh);
             if observe == Observe::Always
                 && let Err(error) = watcher.attach()
             {
@@ -195,6 +197,7 @@ impl Running {
 struct Watcher {
     options: alize_datapath::Options,
     observe: Observe,
+    templates: Vec<PathTemplate>,
     mesh: owner::Handle,
     observer: Option<Observer>,
     cgroups: Cgroups,
@@ -210,12 +213,18 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn new(options: alize_datapath::Options, observe: Observe, mesh: owner::Handle) -> Self {
+    fn new(
+        options: alize_datapath::Options,
+        observe: Observe,
+        templates: Vec<PathTemplate>,
+        mesh: owner::Handle,
+    ) -> Self {
         let root = alize_datapath::cgroup2_root().unwrap_or_else(|| "/sys/fs/cgroup".into());
         Self {
             cgroups: Cgroups::new(root, options.cgroups.clone()),
             options,
             observe,
+            templates,
             mesh,
             observer: None,
             names: Names::default(),
@@ -265,7 +274,12 @@ impl Watcher {
             Some(observer) => observer,
             None => {
                 let began = Instant::now();
-                let observer = Observer::open(&self.options, &Limits::default())?;
+                let mut observer = Observer::open(&self.options, &Limits::default())?;
+                match observer.set_templates(&self.templates) {
+                    Ok(()) => {}
+                    Err(TraceError::Kernel(error)) => return Err(error),
+                    Err(error) => warn!("paths are counted as they are: {error}"),
+                }
                 info!("observing HTTP; attached in {:.0} ms", began.elapsed().as_secs_f64() * 1e3);
                 observer
             }

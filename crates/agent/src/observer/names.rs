@@ -42,9 +42,15 @@ impl Names {
         }
     }
 
-    /// Whether there is a service `name`.
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.services.values().any(|known| **known == *name)
+    /// The number of service `name`.
+    pub(crate) fn number(&self, name: &str) -> Option<u32> {
+        self.services.iter().find(|(_, known)| ***known == *name).map(|(number, _)| *number)
+    }
+
+    /// The endpoints that no other service has.
+    pub(crate) fn endpoints_of(&self, name: &str) -> Vec<SocketAddr> {
+        let own = |owner: &Option<Arc<str>>| owner.as_ref().is_some_and(|owner| **owner == *name);
+        self.endpoints.iter().filter(|(_, owner)| own(owner)).map(|(endpoint, _)| *endpoint).collect()
     }
 }
 
@@ -63,7 +69,8 @@ mod tests {
         assert_eq!(names.service(None, address(1)).as_deref(), Some("web"));
         assert_eq!(names.service(None, address(2)), None, "which of the two is not known");
         assert_eq!(names.service(None, address(9)), None);
-        assert!(names.has("api") && !names.has("ap"));
+        assert_eq!((names.number("api"), names.number("ap")), (Some(1), None));
+        assert_eq!(names.endpoints_of("api"), [address(3)]);
         assert!(names.are_of(1) && !names.are_of(2) && !Names::default().are_of(0));
     }
 }

@@ -1,11 +1,12 @@
 //! Traces: from the kernel's records to lines of JSON, each reader with a queue of its own that may overflow.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use alize_datapath::observe::{Filter, Identity, Request, Side, TraceId};
-use alize_model::api::{Lost, ObservedRequest, Peer, TraceLine, Workload};
+use alize_datapath::observe::{DnsQuery, Event, Filter, Identity, Request, Side, TcpEvent, TraceId};
+use alize_model::api::{
+    Lost, ObservedConnection, ObservedLookup, ObservedRequest, Peer, TraceLine, Workload,
+};
 use axum::body::Bytes;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
@@ -35,20 +36,13 @@ pub(crate) struct Wanted {
     pub(crate) cgroup: Option<String>,
 }
 
-/// What the agent looks for itself, because the kernel cannot.
-#[derive(Default)]
-struct Kept {
-    /// Cgroups of which one must be an end; the kernel looks for a single one.
-    cgroups: Option<HashSet<u64>>,
-    /// Name of the service. The kernel does not know what was dialled: it sees the connection after balancing.
-    service: Option<String>,
-}
-
 /// A running trace.
 pub(super) struct Trace {
     id: TraceId,
+    wanted: Wanted,
+    /// What the kernel looks for now: the names in `wanted` as numbers.
+    filter: Filter,
     lines: mpsc::Sender<Bytes>,
-    kept: Kept,
     limited: bool,
     piece: Vec<u8>,
     in_piece: u64,
@@ -56,18 +50,6 @@ pub(super) struct Trace {
 }
 
 impl Trace {
-    fn wants(&self, request: &Request, names: &Names) -> bool {
-        let is = |name: &String| {
-            names.service(request.service, request.server_address).as_deref() == Some(name.as_str())
-        };
-        let among = |cgroups: &HashSet<u64>| {
-            [&request.client, &request.server].into_iter().flatten().any(|end| cgroups.contains(&end.cgroup))
-        };
-        self.id.wants(request)
-            && self.kept.cgroups.as_ref().is_none_or(among)
-            && self.kept.service.as_ref().is_none_or(is)
-    }
-
     fn add(&mut self, line: &TraceLine) {
         if self.piece.len() >= PIECE {
             self.hand_over();
@@ -102,7 +84,7 @@ impl Trace {
 
 impl Watcher {
     pub(super) fn start_trace(&mut self, wanted: &Wanted) -> Result<mpsc::Receiver<Bytes>, Refused> {
-        let (filter, kept) = self.resolve(wanted)?;
+        let filter = self.resolve(wanted)?;
         self.attach()?;
         // What is in the ring was asked for by a trace that had this place before, maybe of another agent.
         self.deliver();
@@ -120,9 +102,10 @@ impl Watcher {
         let (lines, receiver) = mpsc::channel(PIECES);
         self.traces.push(Trace {
             id,
+            wanted: wanted.clone(),
             lines,
-            kept,
             limited: filter.rate.is_some(),
+            filter,
             piece: Vec::new(),
             in_piece: 0,
             lost: Lost::default(),
@@ -131,19 +114,22 @@ impl Watcher {
     }
 
     /// Names become numbers.
-    fn resolve(&mut self, wanted: &Wanted) -> Result<(Filter, Kept), Refused> {
+    fn resolve(&mut self, wanted: &Wanted) -> Result<Filter, Refused> {
         let mut filter = wanted.filter.clone();
         if let Some(name) = &wanted.service {
             self.names_asked = None;
             self.renew_names();
-            if !self.names.has(name) {
+            let Some(number) = self.names.number(name) else {
                 let error = format!("there is no service {name:?}; see GET /v1/services");
                 return Err(Refused::Unknown(error));
-            }
+            };
+            filter.service = Some(number);
+            let mut endpoints = self.names.endpoints_of(name);
+            endpoints.sort();
+            filter.endpoints = Some(endpoints);
         }
-        let mut kept = Kept { service: wanted.service.clone(), cgroups: None };
-        let found = match (&wanted.unit, &wanted.cgroup) {
-            (None, None) => return Ok((filter, kept)),
+        let mut found = match (&wanted.unit, &wanted.cgroup) {
+            (None, None) => return Ok(filter),
             (Some(_), Some(_)) => {
                 return Err(Refused::Wrong("ask for a unit or for a cgroup, not for both".into()));
             }
@@ -154,19 +140,32 @@ impl Watcher {
                 self.cgroups.find(|workload| workload.cgroup == path || workload.cgroup.starts_with(&below))
             }
         };
-        match found[..] {
-            [] => {
-                let what = wanted.unit.as_ref().or(wanted.cgroup.as_ref());
-                let what = what.map(String::as_str).unwrap_or_default();
-                Err(Refused::Unknown(format!("no unit, container or cgroup {what:?} is meshed here")))
+        if found.is_empty() {
+            let what = wanted.unit.as_ref().or(wanted.cgroup.as_ref());
+            let what = what.map(String::as_str).unwrap_or_default();
+            return Err(Refused::Unknown(format!("no unit, container or cgroup {what:?} is meshed here")));
+        }
+        found.sort_unstable();
+        filter.cgroups = Some(found);
+        Ok(filter)
+    }
+
+    /// Endpoints and cgroups come and go while a trace runs; what it asks for by name stays the same.
+    fn renew_filters(&mut self) {
+        for place in 0..self.traces.len() {
+            let wanted = self.traces[place].wanted.clone();
+            if wanted.service.is_none() && wanted.unit.is_none() && wanted.cgroup.is_none() {
+                continue;
             }
-            [only] => {
-                filter.cgroup = Some(only);
-                Ok((filter, kept))
-            }
-            _ => {
-                kept.cgroups = Some(found.into_iter().collect());
-                Ok((filter, kept))
+            // A service or unit that is gone for now is still asked for.
+            let Ok(filter) = self.resolve(&wanted) else { continue };
+            let trace = &mut self.traces[place];
+            let Some(observer) = self.observer.as_mut() else { return };
+            if filter != trace.filter {
+                match observer.change_trace(trace.id, &filter) {
+                    Ok(()) => trace.filter = filter,
+                    Err(error) => warn!("a trace goes on with what it asked for before: {error}"),
+                }
             }
         }
     }
@@ -183,8 +182,8 @@ impl Watcher {
         let offset = clock_offset();
         let (traces, cgroups, names) = (&mut self.traces, &mut self.cgroups, &self.names);
         let mut malformed = None;
-        let polled = observer.poll(&mut |request| match request {
-            Ok(request) => hand_out(&request, traces, cgroups, names, offset),
+        let polled = observer.poll(&mut |event| match event {
+            Ok(event) => hand_out(&event, traces, &mut Words { cgroups, names, offset }),
             Err(error) => malformed = Some(error),
         });
         if let Err(error) = polled {
@@ -197,6 +196,7 @@ impl Watcher {
         if self.looked.elapsed() >= LOOK {
             self.looked = Instant::now();
             self.count_lost();
+            self.renew_filters();
         }
         self.traces.iter_mut().for_each(Trace::tell_lost);
     }
@@ -239,8 +239,8 @@ impl Watcher {
         let (observer, _) = self.attach()?;
         let requests = if failed { observer.failed()? } else { observer.slowest()? };
         let offset = clock_offset();
-        let (cgroups, names) = (&mut self.cgroups, &self.names);
-        Ok(requests.iter().map(|request| observed(request, cgroups, names, offset)).collect())
+        let mut words = Words { cgroups: &mut self.cgroups, names: &self.names, offset };
+        Ok(requests.iter().map(|request| words.request(request)).collect())
     }
 }
 
@@ -249,21 +249,20 @@ fn is_unit(workload: &Workload, wanted: &str) -> bool {
     let unit = |unit: &String| unit == wanted || unit.strip_suffix(".service") == Some(wanted);
     let container = |id: &String| wanted.len() >= 4 && id.starts_with(wanted);
     workload.name == wanted
+        || workload.container_name.as_deref() == Some(wanted)
         || workload.unit.as_ref().is_some_and(unit)
         || workload.container.as_ref().is_some_and(container)
 }
 
-fn hand_out(request: &Request, traces: &mut [Trace], cgroups: &mut Cgroups, names: &Names, offset: f64) {
+fn hand_out(event: &Event, traces: &mut [Trace], words: &mut Words<'_>) {
     let mut line = None;
-    for trace in traces.iter_mut().filter(|trace| trace.wants(request, names)) {
+    for trace in traces.iter_mut().filter(|trace| trace.id.wants(event)) {
         // A reader that takes nothing costs no more than this.
         if trace.lines.capacity() == 0 {
             trace.lost.reader += 1;
             continue;
         }
-        let line = line
-            .get_or_insert_with(|| TraceLine::Request(Box::new(observed(request, cgroups, names, offset))));
-        trace.add(line);
+        trace.add(line.get_or_insert_with(|| words.line(event)));
     }
 }
 
@@ -273,42 +272,144 @@ fn clock_offset() -> f64 {
     unix_time() - (now.tv_sec as f64 + now.tv_nsec as f64 / 1e9)
 }
 
-fn observed(request: &Request, cgroups: &mut Cgroups, names: &Names, offset: f64) -> ObservedRequest {
-    let endpoint = request.server_address;
-    ObservedRequest {
-        time: request.started.as_secs_f64() + offset,
-        client: peer(request.client.as_ref(), cgroups),
-        client_address: request.client_address,
-        server: peer(request.server.as_ref(), cgroups),
-        endpoint,
-        service: names.service(request.service, endpoint).map(|name| name.to_string()),
-        dialled: request.service.is_some(),
-        method: request.method.as_str().into(),
-        host: Some(request.host.clone()).filter(|host| !host.is_empty()),
-        target: request.target.clone(),
-        target_cut: request.target_cut,
-        status: request.status,
-        latency: request.latency.as_secs_f64(),
-        first_byte: request.first_byte.as_ref().map(Duration::as_secs_f64),
-        request_bytes: request.request_bytes,
-        response_bytes: request.response_bytes,
-        path_label: "observed".into(),
-        side: match request.side {
-            Side::Client => "client",
-            Side::Server => "server",
+/// From numbers to the words of the API.
+struct Words<'a> {
+    cgroups: &'a mut Cgroups,
+    names: &'a Names,
+    /// See [`clock_offset`].
+    offset: f64,
+}
+
+impl Words<'_> {
+    fn line(&mut self, event: &Event) -> TraceLine {
+        match event {
+            Event::Request(request) => TraceLine::Request(Box::new(self.request(request))),
+            Event::Tcp(event) => TraceLine::Tcp(Box::new(self.connection(event))),
+            Event::Dns(query) => TraceLine::Dns(Box::new(self.lookup(query))),
         }
-        .into(),
-        reused: request.reused,
-        pipelined: request.pipelined,
+    }
+
+    fn request(&mut self, request: &Request) -> ObservedRequest {
+        let endpoint = request.server_address;
+        ObservedRequest {
+            time: request.started.as_secs_f64() + self.offset,
+            client: self.peer(request.client.as_ref()),
+            client_address: request.client_address,
+            server: self.peer(request.server.as_ref()),
+            endpoint,
+            service: self.names.service(request.service, endpoint).map(|name| name.to_string()),
+            dialled: request.service.is_some(),
+            method: request.method.as_str().into(),
+            host: Some(request.host.clone()).filter(|host| !host.is_empty()),
+            target: request.target.clone(),
+            target_cut: request.target_cut,
+            status: request.status,
+            latency: request.latency.as_secs_f64(),
+            first_byte: request.first_byte.as_ref().map(Duration::as_secs_f64),
+            request_bytes: request.request_bytes,
+            response_bytes: request.response_bytes,
+            path_label: request.path_label.as_str().into(),
+            side: side(request.side),
+            reused: request.reused,
+            pipelined: request.pipelined,
+            broken: request.broken,
+        }
+    }
+
+    fn connection(&mut self, event: &TcpEvent) -> ObservedConnection {
+        ObservedConnection {
+            time: event.time.as_secs_f64() + self.offset,
+            event: event.kind.as_str().into(),
+            reason: event.reason.map(|reason| reason.as_str().into()),
+            side: side(event.side),
+            owner: self.peer(event.owner.as_ref()),
+            local: event.local,
+            remote: event.remote,
+            service: self.names.service(None, event.server()).map(|name| name.to_string()),
+            duration: event.duration.as_ref().map(Duration::as_secs_f64),
+            bytes_sent: event.bytes_sent,
+            bytes_received: event.bytes_received,
+            retransmits: event.retransmits,
+            rtt: event.rtt.as_ref().map(Duration::as_secs_f64),
+        }
+    }
+
+    fn lookup(&mut self, query: &DnsQuery) -> ObservedLookup {
+        ObservedLookup {
+            time: query.time.as_secs_f64() + self.offset,
+            client: self.peer(query.client.as_ref()),
+            client_address: query.client_address,
+            server: query.server_address,
+            name: query.name.clone(),
+            name_cut: query.name_cut,
+            query_type: query_type(query.query_type),
+            code: query.code.map(code),
+            answers: query.answers,
+            latency: query.latency.as_secs_f64(),
+            transport: if query.tcp { "tcp" } else { "udp" }.into(),
+            truncated: query.truncated,
+            repeated: query.repeated,
+        }
+    }
+
+    fn peer(&mut self, identity: Option<&Identity>) -> Option<Peer> {
+        let identity = identity?;
+        Some(Peer {
+            workload: Arc::unwrap_or_clone(self.cgroups.workload(identity.cgroup)),
+            pid: identity.pid,
+            uid: identity.pid.map(|_| identity.uid),
+            comm: identity.pid.map(|_| identity.comm.clone()),
+        })
     }
 }
 
-fn peer(identity: Option<&Identity>, cgroups: &mut Cgroups) -> Option<Peer> {
-    let identity = identity?;
-    Some(Peer {
-        workload: Arc::unwrap_or_clone(cgroups.workload(identity.cgroup)),
-        pid: identity.pid,
-        uid: identity.pid.map(|_| identity.uid),
-        comm: identity.pid.map(|_| identity.comm.clone()),
-    })
+fn side(side: Side) -> String {
+    match side {
+        Side::Client => "client",
+        Side::Server => "server",
+    }
+    .into()
+}
+
+/// IANA's names of the types that are asked for at all; the rest as RFC 3597 writes them.
+fn query_type(number: u16) -> String {
+    let name = match number {
+        1 => "A",
+        2 => "NS",
+        5 => "CNAME",
+        6 => "SOA",
+        12 => "PTR",
+        15 => "MX",
+        16 => "TXT",
+        28 => "AAAA",
+        33 => "SRV",
+        35 => "NAPTR",
+        43 => "DS",
+        48 => "DNSKEY",
+        64 => "SVCB",
+        65 => "HTTPS",
+        255 => "ANY",
+        number => return format!("TYPE{number}"),
+    };
+    name.into()
+}
+
+/// IANA's names.
+fn code(number: u8) -> String {
+    const NAMES: [&str; 11] = [
+        "NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "YXDOMAIN", "YXRRSET", "NXRRSET",
+        "NOTAUTH", "NOTZONE",
+    ];
+    NAMES.get(usize::from(number)).map_or_else(|| format!("RCODE{number}"), |name| (*name).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dns_is_told_by_the_names_of_its_registry() {
+        assert_eq!((query_type(28).as_str(), query_type(65_280).as_str()), ("AAAA", "TYPE65280"));
+        assert_eq!((code(3).as_str(), code(15).as_str()), ("NXDOMAIN", "RCODE15"));
+    }
 }

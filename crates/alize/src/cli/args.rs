@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use alize_agent::{Collector, PathTemplate};
 use alize_model::Budgets;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint, value_parser};
 
@@ -222,6 +223,7 @@ pub(crate) enum Command {
         "alize trace"
         "alize trace --service web --status 5xx"
         "alize trace --path-prefix /api/ --min-latency 10ms"
+        "alize trace --tcp --dns                       connections and name look-ups, without requests"
         "alize trace --sample 1/100 --rate-limit 50    of a busy host"
         "alize trace --last 20                         the slowest of the last ten minutes"
         "alize trace --last 20 --failed                the last that failed"
@@ -335,6 +337,15 @@ pub(crate) struct AgentArgs {
     /// Whether `alize proxy` is started when a service with `protocol: http` is enforced
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub(crate) proxy: StartProxy,
+    /// Push HTTP metrics to an OpenTelemetry collector every 10 seconds (OTLP over HTTP, JSON); needs --observe always
+    #[arg(long, value_name = "http://HOST:PORT", value_parser = Collector::from_str)]
+    pub(crate) otlp: Option<Collector>,
+    /// Count requests whose path matches, such as /users/{name} or /static/**, as one route; may be given 32 times
+    ///
+    /// The first that matches counts. Paths that match none are counted as they are, with numbers, UUIDs and long
+    /// hexadecimal segments folded, as far as there is room.
+    #[arg(long = "path-template", value_name = "PATH", value_parser = PathTemplate::from_str)]
+    pub(crate) path_templates: Vec<PathTemplate>,
     /// Form of the log on standard error
     #[arg(long, value_name = "FORM", default_value = "text")]
     pub(crate) log_format: LogFormat,
@@ -516,6 +527,15 @@ pub(crate) struct TraceArgs {
 #[command(next_help_heading = "Conditions")]
 #[group(id = "conditions", multiple = true)]
 pub(crate) struct ConditionArgs {
+    /// Connections instead of requests: connects with their latency or failure, ends, resets, retransmits
+    #[arg(long)]
+    pub(crate) tcp: bool,
+    /// DNS queries instead of requests: name, type, code, latency
+    #[arg(long)]
+    pub(crate) dns: bool,
+    /// HTTP requests, besides what --tcp and --dns ask for
+    #[arg(long)]
+    pub(crate) http: bool,
     /// Of this service
     #[arg(long, value_name = "NAME")]
     pub(crate) service: Option<String>,

@@ -57,6 +57,8 @@ fn options(global: &Global, args: AgentArgs, file: PathBuf) -> Result<Options, F
         metrics: args.metrics.0,
         observe: args.observe.into(),
         proxy,
+        path_templates: args.path_templates,
+        otlp: args.otlp,
         ..options
     })
 }

@@ -1,4 +1,7 @@
-//! `alize trace`: HTTP requests as the kernel sees them, a line each.
+//! `alize trace`: HTTP requests, connections and DNS queries as the kernel sees them, a line each.
+
+mod connections;
+mod lookups;
 
 use alize_model::api::{Lost, ObservedRequest, TraceLine};
 
@@ -41,7 +44,7 @@ async fn recorded(client: &Client, last: u64, failed: bool, output: Output) -> R
 async fn follow(client: &Client, args: &TraceArgs, output: Output) -> Result<(), Failure> {
     let mut lines = client.trace(&conditions(&args.conditions)).await?;
     let mut columns = Columns::new();
-    if output.form() == Form::Table {
+    if output.form() == Form::Table && shows_requests(&args.conditions) {
         print(&columns_head(&columns, output.paint))?;
     }
     let mut left = args.count.unwrap_or(u64::MAX);
@@ -58,6 +61,14 @@ async fn follow(client: &Client, args: &TraceArgs, output: Output) -> Result<(),
                     columns.line(request, output.paint)
                 })?;
             }
+            TraceLine::Tcp(event) => {
+                left -= 1;
+                output.item(&line, || connections::line(event, output.paint))?;
+            }
+            TraceLine::Dns(lookup) => {
+                left -= 1;
+                output.item(&line, || lookups::line(lookup, output.paint))?;
+            }
             TraceLine::Lost(lost) if output.form() == Form::Table => output.remark(&in_words(lost)),
             TraceLine::Lost(_) => output.item(&line, String::new)?,
         }
@@ -65,9 +76,16 @@ async fn follow(client: &Client, args: &TraceArgs, output: Output) -> Result<(),
     Ok(())
 }
 
+fn shows_requests(conditions: &ConditionArgs) -> bool {
+    conditions.http || !(conditions.tcp || conditions.dns)
+}
+
 /// The conditions in the words of the API.
 pub(crate) fn conditions(args: &ConditionArgs) -> Vec<(&'static str, String)> {
+    let kinds = [(args.http, "http"), (args.tcp, "tcp"), (args.dns, "dns")];
+    let kinds: Vec<&str> = kinds.into_iter().filter(|(asked, _)| *asked).map(|(_, kind)| kind).collect();
     let conditions = [
+        ("kinds", (!kinds.is_empty()).then(|| kinds.join(","))),
         ("service", args.service.clone()),
         ("status", args.status.clone()),
         ("method", args.method.clone()),
@@ -91,7 +109,7 @@ pub(crate) fn in_words(lost: &Lost) -> String {
     ];
     let parts = parts.iter().filter(|(count, _)| *count > 0);
     let parts: Vec<String> = parts.map(|(count, why)| format!("{count} {why}")).collect();
-    format!("requests not shown: {}", parts.join(", "))
+    format!("not shown: {}", parts.join(", "))
 }
 
 /// Widths of the columns, which grow with what was shown so far: a stream has no end to wait for.
@@ -194,6 +212,7 @@ pub(crate) mod tests {
             cgroup: format!("/{name}"),
             unit: Some(name.into()),
             container: None,
+            container_name: None,
             runtime: None,
             pod: None,
         }
@@ -226,6 +245,7 @@ pub(crate) mod tests {
             side: "client".into(),
             reused: false,
             pipelined: false,
+            broken: false,
         }
     }
 
@@ -255,7 +275,7 @@ pub(crate) mod tests {
         let lost = Lost { ring: 3, reader: 0, limited: 12 };
         assert_eq!(
             in_words(&lost),
-            "requests not shown: 3 because the kernel's buffer was full, 12 held back by the rate limit"
+            "not shown: 3 because the kernel's buffer was full, 12 held back by the rate limit"
         );
     }
 }

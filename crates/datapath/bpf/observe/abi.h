@@ -12,13 +12,15 @@
 #include <linux/types.h>
 
 enum observe_abi {
-	OBSERVE_ABI_VERSION = 1,
+	OBSERVE_ABI_VERSION = 2,
 	PATH_SIZE = 112, /* bytes of a request target that are kept */
 	HOST_SIZE = 40, /* bytes of a Host field that are kept */
 	COMM_SIZE = 16, /* TASK_COMM_LEN of the kernel */
 	FILTERS = 4, /* traces that may run at a time */
 	PREFIX_SIZE = 64, /* longest path prefix of a filter */
 	RECORDS = 128, /* places of each half of the flight recorder */
+	TEMPLATES = 32, /* path templates there may be */
+	NAME_SIZE = 128, /* bytes of a DNS name, as text, that are kept */
 };
 
 enum method {
@@ -86,6 +88,9 @@ enum tally {
 	TALLY_EVENT_LOST = 29, /* event ring full */
 	TALLY_EVENT_LIMITED = 30, /* event kept back by its filter's rate */
 	TALLY_NO_WINDOW = 31, /* all working buffers of the CPU were in use: looks for a safe place again */
+	TALLY_DNS_QUERY = 32, /* queries seen while DNS is traced */
+	TALLY_DNS_MALFORMED = 33, /* to or from port 53, and no message that can be read; over TCP also one that is cut */
+	TALLY_DNS_UNMATCHED = 34, /* responses that nobody traced has asked for */
 	TALLIES,
 };
 
@@ -129,16 +134,41 @@ struct path {
 	char text[PATH_SIZE]; /* numbers, UUIDs and long hexadecimal segments are {n}, {uuid} and {hex} */
 };
 
+enum template_byte {
+	TEMPLATE_SEGMENT = 1, /* stands for one segment, which is not empty */
+	TEMPLATE_REST = 2, /* stands for all that follows */
+};
+
+/* Value of `templates`. */
+struct template {
+	__u64 key; /* of `paths`, where its text is */
+	__u32 length; /* 0: the place is empty */
+	__u32 zero;
+	char pattern[PATH_SIZE]; /* bytes of a folded path, and enum template_byte */
+};
+
 enum request_flags {
 	REQUEST_FLAG_PATH_CUT = 1, /* the target is longer than PATH_SIZE */
 	REQUEST_FLAG_HOST_CUT = 2,
 	REQUEST_FLAG_REUSED = 4, /* not the first request of its connection */
 	REQUEST_FLAG_PIPELINED = 8, /* was sent before the response to the one before it ended */
 	REQUEST_FLAG_UNANSWERED = 16,
+	REQUEST_FLAG_BROKEN = 32, /* the connection ended within the response */
 };
 
 enum event_type {
 	EVENT_TYPE_REQUEST = 1,
+	EVENT_TYPE_TCP = 2,
+	EVENT_TYPE_DNS = 3,
+};
+
+/* The way that a request took. */
+enum path_label {
+	PATH_LABEL_OBSERVED = 0, /* went by; nothing was done to it */
+	PATH_LABEL_KERNEL_L7 = 1, /* routed by the kernel */
+	PATH_LABEL_KERNEL_L4 = 2, /* its connection was balanced by the kernel */
+	PATH_LABEL_PROXY = 3, /* routed by the proxy */
+	PATH_LABELS,
 };
 
 /* Record of `traces`; also what the flight recorder keeps. */
@@ -164,9 +194,110 @@ struct request_event {
 	__u8 flags; /* enum request_flags */
 	__u8 target_length;
 	__u8 host_length;
-	__u8 zero;
+	__u8 path_label; /* enum path_label */
 	char target[PATH_SIZE]; /* as sent, query included */
 	char host[HOST_SIZE];
+};
+
+enum tcp_kind {
+	TCP_KIND_CONNECTED = 1, /* the client's end */
+	TCP_KIND_ACCEPTED = 2, /* the server's end */
+	TCP_KIND_FAILED = 3, /* connect() came to nothing */
+	TCP_KIND_CLOSED = 4,
+	TCP_KIND_RETRANSMIT = 5,
+	TCP_KINDS,
+};
+
+/* Why a connection failed or ended. */
+enum tcp_reason {
+	TCP_REASON_NONE = 0, /* closed in good order */
+	TCP_REASON_REFUSED = 1,
+	TCP_REASON_TIMEOUT = 2,
+	TCP_REASON_UNREACHABLE = 3,
+	TCP_REASON_RESET_RECEIVED = 4,
+	TCP_REASON_RESET_SENT = 5, /* closed with data unread, or without lingering */
+	TCP_REASON_ABORTED = 6, /* given up by the application before it was established */
+	TCP_REASON_OTHER = 7,
+	TCP_REASONS,
+};
+
+/* Record of `traces`: something that happened to a TCP socket of a meshed cgroup. */
+struct tcp_event {
+	__u32 type; /* EVENT_TYPE_TCP */
+	__u32 matched; /* bit i: filter i */
+	__u64 time_ns; /* bpf_ktime_get_ns() */
+	__u64 duration_ns; /* CONNECTED, FAILED: since the SYN; CLOSED: since it was established; 0: not known */
+	__u64 bytes_sent; /* acknowledged so far */
+	__u64 bytes_received;
+	struct identity owner; /* whose socket it is */
+	__be32 local_address[4];
+	__be32 remote_address[4];
+	__be16 local_port;
+	__be16 remote_port;
+	__u32 retransmits; /* so far */
+	__u32 rtt_us; /* smoothed */
+	__u8 kind; /* enum tcp_kind */
+	__u8 reason; /* enum tcp_reason */
+	__u8 side; /* enum side */
+	__u8 zero;
+};
+
+enum dns_flags {
+	DNS_FLAG_TCP = 1,
+	DNS_FLAG_UNANSWERED = 2, /* no response within seconds */
+	DNS_FLAG_TRUNCATED = 4, /* the server says that there is more by TCP */
+	DNS_FLAG_NAME_CUT = 8, /* the name is longer than NAME_SIZE */
+	DNS_FLAG_REPEATED = 16, /* asked more than once; the latency is since the first time */
+};
+
+/* Record of `traces`: a DNS query with its response; also the value of `dns_queries`, then without the response. */
+struct dns_event {
+	__u32 type; /* EVENT_TYPE_DNS */
+	__u32 matched; /* bit i: filter i */
+	__u64 time_ns; /* bpf_ktime_get_ns() of the query */
+	__u64 latency_ns; /* to the response */
+	struct identity client;
+	__be32 client_address[4];
+	__be32 server_address[4];
+	__be16 client_port;
+	__be16 server_port;
+	__u16 query_type; /* as in DNS: 1 A, 28 AAAA */
+	__u16 answers; /* records in the answer section */
+	__u8 code; /* response code: 0 no error, 3 no such name */
+	__u8 flags; /* enum dns_flags */
+	__u8 name_length;
+	__u8 zero;
+	__u32 zero2;
+	char name[NAME_SIZE]; /* without the last dot; what is not printable is '?' */
+};
+
+/* Key of `dns_queries`. */
+struct dns_key {
+	__be32 client_address[4];
+	__be32 server_address[4];
+	__be16 client_port;
+	__be16 server_port;
+	__u16 id;
+	__u16 tcp;
+};
+
+/* Sets that a filter may ask for beside itself. */
+enum filter_sets {
+	FILTER_SET_ENDPOINTS = 1, /* the server's address must be in `filter_endpoints` */
+	FILTER_SET_CGROUPS = 2, /* client or server must be in `filter_cgroups` */
+};
+
+/* Key of `filter_endpoints`; the value says nothing. */
+struct filter_endpoint {
+	__be32 address[4];
+	__be16 port;
+	__u16 place; /* of the filter */
+};
+
+/* Key of `filter_cgroups`; likewise. */
+struct filter_cgroup {
+	__u64 cgroup;
+	__u64 place;
 };
 
 /* What a trace wants; all conditions must hold, and 0 means any. Place i of `filters`. */
@@ -184,6 +315,8 @@ struct filter {
 	__u16 status_to; /* included; 0: any */
 	__u32 prefix_length;
 	__u32 comm_length;
+	__u32 events; /* bit i: enum event_type i */
+	__u32 sets; /* enum filter_sets */
 	char prefix[PREFIX_SIZE];
 	char comm[COMM_SIZE]; /* of client or server */
 };

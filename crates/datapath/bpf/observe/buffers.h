@@ -7,6 +7,7 @@
 #define OBSERVE_BUFFERS_H
 
 #include "tallies.h"
+#include "window.h"
 
 enum { BUFFERS_PER_CPU = 4 };
 

@@ -23,8 +23,18 @@ enum {
 	PIPELINE = 32, /* requests outstanding at a time that are told apart; a power of two */
 };
 
+/* Addresses as struct series_key has them. */
+struct ends {
+	__be32 client_address[4];
+	__be32 server_address[4];
+	__be16 client_port;
+	__be16 server_port;
+	__u32 zero;
+};
+
 struct conversation {
 	struct identity self; /* who sent on this socket */
+	struct ends ends;
 	struct framing request;
 	struct framing response;
 	__u64 link; /* key of `links` */
@@ -82,13 +92,12 @@ static __always_inline bool conversation_idle(const struct conversation *convers
 }
 
 /* Place number `number` in the pipeline; NULL where there is no memory. */
-static __always_inline struct pending *pending_at(struct __sk_buff *skb, struct conversation *conversation,
+static __always_inline struct pending *pending_at(struct bpf_sock *sk, struct conversation *conversation,
 						  __u32 number, bool create)
 {
 	__u32 place = number & (PIPELINE - 1);
 	if (!place)
 		return &conversation->first;
-	struct bpf_sock *sk = skb->sk;
 	if (!sk)
 		return 0;
 	struct pipeline *pipeline = bpf_sk_storage_get(&pipelines, sk, 0, create ? BPF_SK_STORAGE_GET_F_CREATE : 0);

@@ -6,13 +6,14 @@
 #include "identity.h"
 #include "recorder.h"
 #include "series.h"
+#include "template.h"
 #include "trace.h"
 
 struct exchange {
 	__u64 now;
 	__u64 response_bytes;
 	__u32 status; /* 0: unanswered */
-	__u32 from_server; /* the packet in hand is the server's */
+	__u32 flags; /* enum request_flags */
 };
 
 /* The server's process, as far as it has shown itself. */
@@ -30,11 +31,10 @@ static __always_inline void server_of(const struct conversation *conversation, s
 		__builtin_memset(server, 0, sizeof(*server));
 }
 
-static __always_inline void event_fill(struct __sk_buff *skb, struct conversation *conversation,
-				       struct pending *pending, const struct segment *segment,
+static __always_inline void event_fill(struct conversation *conversation, struct pending *pending,
 				       const struct exchange *exchange, struct request_event *event)
 {
-	struct segment_end end = {};
+	const struct ends *ends = &conversation->ends;
 	event->type = EVENT_TYPE_REQUEST;
 	event->matched = 0;
 	event->started_ns = pending->started_ns;
@@ -48,30 +48,27 @@ static __always_inline void event_fill(struct __sk_buff *skb, struct conversatio
 	else
 		__builtin_memset(&event->client, 0, sizeof(event->client));
 	server_of(conversation, &event->server);
-	segment_end(skb, segment, exchange->from_server, &end);
-	__builtin_memcpy(event->server_address, end.address, sizeof(end.address));
-	event->server_port = end.port;
-	segment_end(skb, segment, !exchange->from_server, &end);
-	__builtin_memcpy(event->client_address, end.address, sizeof(end.address));
-	event->client_port = end.port;
+	__builtin_memcpy(event->server_address, ends->server_address, sizeof(ends->server_address));
+	__builtin_memcpy(event->client_address, ends->client_address, sizeof(ends->client_address));
+	event->server_port = ends->server_port;
+	event->client_port = ends->client_port;
 	event->service = conversation->service;
 	event->status = exchange->status;
 	event->method = pending->method;
 	event->side = conversation->role == ROLE_CLIENT ? SIDE_CLIENT : SIDE_SERVER;
 	event->flags = pending->flags | (pending->number ? REQUEST_FLAG_REUSED : 0) |
-		       (exchange->status ? 0 : REQUEST_FLAG_UNANSWERED);
+		       (exchange->status ? 0 : REQUEST_FLAG_UNANSWERED) | exchange->flags;
 	event->target_length = pending->target_length;
 	event->host_length = pending->host_length;
-	event->zero = 0;
+	event->path_label = PATH_LABEL_OBSERVED;
 	__builtin_memcpy(event->target, pending->target, PATH_SIZE);
 	__builtin_memcpy(event->host, pending->host, HOST_SIZE);
 }
 
 /* Somebody wants the whole of it: a trace, or the flight recorder. */
-__noinline int exchange_show(struct __sk_buff *skb, struct conversation *conversation, struct pending *pending,
-			     struct segment *segment, struct exchange *exchange)
+__noinline int exchange_show(struct conversation *conversation, struct pending *pending, struct exchange *exchange)
 {
-	if (!conversation || !pending || !segment || !exchange)
+	if (!conversation || !pending || !exchange)
 		return 0;
 	struct window *window = window_take();
 	if (!window) {
@@ -79,7 +76,7 @@ __noinline int exchange_show(struct __sk_buff *skb, struct conversation *convers
 		return 0;
 	}
 	struct request_event *event = (struct request_event *)window->bytes;
-	event_fill(skb, conversation, pending, segment, exchange, event);
+	event_fill(conversation, pending, exchange, event);
 	if (records_slow(event->latency_ns, exchange->now))
 		record_slow(event, exchange->now);
 	if (event->status >= FAILED_FROM || !event->status)
@@ -91,25 +88,23 @@ __noinline int exchange_show(struct __sk_buff *skb, struct conversation *convers
 }
 
 /* Counts the exchange in its series. */
-__noinline int exchange_count(struct __sk_buff *skb, struct conversation *conversation, struct pending *pending,
-			      struct segment *segment, struct exchange *exchange)
+__noinline int exchange_count(struct conversation *conversation, struct pending *pending, struct exchange *exchange)
 {
-	if (!conversation || !pending || !segment || !exchange)
+	if (!conversation || !pending || !exchange)
 		return 0;
-	struct segment_end server = {};
-	segment_end(skb, segment, exchange->from_server, &server);
+	const struct ends *ends = &conversation->ends;
 	bool client_side = conversation->role == ROLE_CLIENT;
 	struct series_key key = {
 		.source = client_side ? conversation->self.cgroup : 0,
 		.destination = client_side ? conversation->destination : conversation->self.cgroup,
 		.path = pending->path,
-		.port = server.port,
+		.port = ends->server_port,
 		.status = exchange->status,
 		.method = pending->method,
 		.side = client_side ? SIDE_CLIENT : SIDE_SERVER,
 		.service = conversation->service,
 	};
-	__builtin_memcpy(key.address, server.address, sizeof(key.address));
+	__builtin_memcpy(key.address, ends->server_address, sizeof(key.address));
 	struct series *series = series_get(&key, pending);
 	__u64 first_byte = pending->first_byte_ns ? pending->first_byte_ns - pending->started_ns : 0;
 	if (series)
@@ -130,8 +125,8 @@ static __always_inline void destination_learn(struct conversation *conversation)
 	conversation->linked = 1;
 }
 
-static __always_inline void exchange_end(struct __sk_buff *skb, struct conversation *conversation,
-					 struct pending *pending, struct segment *segment, struct exchange *exchange)
+static __always_inline void exchange_end(struct conversation *conversation, struct pending *pending,
+					 struct exchange *exchange)
 {
 	if (conversation->probation) {
 		tally(TALLY_UNSEEN_EXCHANGE);
@@ -139,10 +134,34 @@ static __always_inline void exchange_end(struct __sk_buff *skb, struct conversat
 	}
 	tally(exchange->status ? TALLY_EXCHANGE : TALLY_UNANSWERED);
 	destination_learn(conversation);
-	exchange_count(skb, conversation, pending, segment, exchange);
+	exchange_count(conversation, pending, exchange);
 	if (trace_active() || exchange->status >= FAILED_FROM || !exchange->status ||
 	    records_slow(exchange->now - pending->started_ns, exchange->now))
-		exchange_show(skb, conversation, pending, segment, exchange);
+		exchange_show(conversation, pending, exchange);
+}
+
+/* Requests that will have no response, or not all of it: the connection is over. */
+static __always_inline void conversation_end(struct bpf_sock *sk, struct conversation *conversation)
+{
+	struct exchange exchange = {.now = bpf_ktime_get_ns()};
+	const struct framing *response = &conversation->response;
+	if (response->phase > PHASE_FIELDS) {
+		exchange.status = response->status;
+		exchange.response_bytes = response->bytes;
+		exchange.flags = REQUEST_FLAG_BROKEN;
+	}
+	for (int i = 0; i < PIPELINE; i++) {
+		if (conversation->sent == conversation->taken)
+			break;
+		struct pending *pending = pending_at(sk, conversation, conversation->taken, false);
+		if (pending)
+			exchange_end(conversation, pending, &exchange);
+		conversation->taken++;
+		exchange.status = 0;
+		exchange.response_bytes = 0;
+		exchange.flags = 0;
+	}
+	conversation->state = STATE_OFF;
 }
 
 #endif

@@ -108,7 +108,7 @@ static __always_inline void request_over(struct __sk_buff *skb, struct conversat
 {
 	struct framing *framing = &conversation->request;
 	if (!framing->slotless) {
-		struct pending *pending = pending_at(skb, conversation, conversation->sent - 1, true);
+		struct pending *pending = pending_at(skb->sk, conversation, conversation->sent - 1, true);
 		if (pending)
 			pending->request_bytes = framing->bytes;
 	}
@@ -140,6 +140,7 @@ __noinline __u32 request_headed(struct conversation *conversation, struct window
 			pending->flags |= REQUEST_FLAG_PIPELINED;
 		if (pending->foldable)
 			pending->path = path_hash_folded(window, pending);
+		pending->path = path_templated(window, pending);
 		*(volatile __u32 *)&conversation->sent = conversation->sent + 1;
 	}
 	if (!conversation->requests++ && !conversation->probation)
@@ -154,25 +155,23 @@ static __always_inline struct pending *response_slot(struct __sk_buff *skb, stru
 {
 	if (conversation->sent == conversation->taken)
 		return 0;
-	return pending_at(skb, conversation, conversation->taken, false);
+	return pending_at(skb->sk, conversation, conversation->taken, false);
 }
 
 /* The response in hand has ended. */
-__noinline int response_over(struct __sk_buff *skb, struct conversation *conversation, struct segment *segment,
-			     __u64 now)
+__noinline int response_over(struct __sk_buff *skb, struct conversation *conversation, __u64 now)
 {
-	if (!conversation || !segment)
+	if (!conversation)
 		return 0;
 	struct exchange exchange = {
 		.now = now,
 		.response_bytes = conversation->response.bytes,
 		.status = conversation->response.status,
-		.from_server = 1,
 	};
 	message_over(&conversation->response);
 	struct pending *pending = response_slot(skb, conversation);
 	if (pending) {
-		exchange_end(skb, conversation, pending, segment, &exchange);
+		exchange_end(conversation, pending, &exchange);
 		*(volatile __u32 *)&conversation->taken = conversation->taken + 1;
 	} else if (conversation->overflow) {
 		__sync_fetch_and_add(&conversation->overflow, -1);
@@ -199,7 +198,7 @@ static __always_inline __u32 response_headed(struct __sk_buff *skb, struct conve
 	else
 		response_body(framing, method);
 	if (end || framing->phase == PHASE_START)
-		response_over(skb, conversation, &progress->segment, progress->now);
+		response_over(skb, conversation, progress->now);
 	return end;
 }
 
@@ -228,7 +227,7 @@ static __always_inline void body_over(struct __sk_buff *skb, struct conversation
 	if (progress->request)
 		request_over(skb, conversation);
 	else
-		response_over(skb, conversation, &progress->segment, progress->now);
+		response_over(skb, conversation, progress->now);
 }
 
 /* The line goes on in bytes that are not in the window. 1: in the next packet. */
@@ -288,7 +287,7 @@ __noinline int walk_on(struct __sk_buff *skb, struct conversation *conversation,
 	}
 	struct pending *pending = &window->spare;
 	if (progress->request && !framing->slotless)
-		pending = pending_at(skb, conversation, conversation->sent, true);
+		pending = pending_at(skb->sk, conversation, conversation->sent, true);
 	if (!pending) {
 		progress->reason = TALLY_NO_MEMORY;
 		return 1;
@@ -415,22 +414,12 @@ static __always_inline __u32 direction_follow(struct __sk_buff *skb, struct conv
 	return reason;
 }
 
-/* Requests that will have no response: the connection is over. */
-__noinline int conversation_end(struct __sk_buff *skb, struct conversation *conversation, struct segment *segment,
-				__u32 from_server)
+/* A global function, so that the verifier looks at it once. */
+__noinline int conversation_break(struct __sk_buff *skb, struct conversation *conversation)
 {
-	if (!conversation || !segment)
+	if (!conversation)
 		return 0;
-	struct exchange exchange = {.now = bpf_ktime_get_ns(), .from_server = from_server};
-	for (int i = 0; i < PIPELINE; i++) {
-		if (conversation->sent == conversation->taken)
-			break;
-		struct pending *pending = pending_at(skb, conversation, conversation->taken, false);
-		if (pending)
-			exchange_end(skb, conversation, pending, segment, &exchange);
-		conversation->taken++;
-	}
-	conversation->state = STATE_OFF;
+	conversation_end(skb->sk, conversation);
 	return 0;
 }
 
@@ -443,9 +432,9 @@ static __always_inline void conversation_close(struct __sk_buff *skb, struct con
 		/* The end of a body that has no other; not if the connection broke. */
 		if (!(segment->flags & SEGMENT_RST) && framing->phase == PHASE_UNTIL_CLOSE &&
 		    (__s32)(segment->sequence + segment->length - framing->next) >= 0) {
-			response_over(skb, conversation, segment, bpf_ktime_get_ns());
+			response_over(skb, conversation, bpf_ktime_get_ns());
 		}
-		conversation_end(skb, conversation, segment, !request);
+		conversation_break(skb, conversation);
 	}
 	/* A client that has only stopped sending still waits for its responses. */
 }

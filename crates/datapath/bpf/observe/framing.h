@@ -467,6 +467,26 @@ static __always_inline __u64 field_unfinished(struct window *window, struct fram
 	return step(to, OUTCOME_MORE);
 }
 
+/*
+ * The start of the next field line at or after `from` that has to be read: one that matters, the empty line that ends
+ * the head, or one whose end is not in the window. All others, most of a head, are stepped over at once.
+ */
+__noinline __u32 skim_fields(struct window *window, struct pending *pending, __u32 from, __u32 to)
+{
+	if (!window)
+		return from;
+	for (int i = 0; i < FIELD_STEPS; i++) {
+		__u8 first = byte_at(window, from);
+		if (from >= to || first == '\r' || first == '\n' || field_of(window, from, pending) != FIELD_NONE)
+			break;
+		__u32 feed = line_feed(window, from, to);
+		if (feed >= to)
+			break;
+		from = feed + 1;
+	}
+	return from;
+}
+
 /* A field line, or the empty line that ends them. `pending`: a request's, to keep the host in; may be NULL. */
 __noinline __u64 field_next(struct window *window, struct framing *framing, struct pending *pending, __u32 from,
 			    __u32 to)
@@ -475,13 +495,21 @@ __noinline __u64 field_next(struct window *window, struct framing *framing, stru
 		return failed(from, TALLY_NO_MEMORY);
 	if (to > WINDOW_SIZE || from >= to)
 		return step(from, OUTCOME_MORE);
-	__u32 feed = line_feed(window, from, to);
 	bool trailers = framing->phase == PHASE_TRAILERS;
+	__u32 feed = to;
+	if (trailers || framing->flags & FRAMING_SKIP_LINE)
+		feed = line_feed(window, from, to);
 	if (framing->flags & FRAMING_SKIP_LINE) {
 		if (feed >= to)
 			return step(to, OUTCOME_MORE);
 		framing->flags &= ~FRAMING_SKIP_LINE;
 		return step(feed + 1, OUTCOME_ON);
+	}
+	if (!trailers) {
+		from = skim_fields(window, pending, from, to);
+		if (from >= to)
+			return step(to, OUTCOME_MORE);
+		feed = line_feed(window, from, to);
 	}
 	if (feed >= to)
 		return field_unfinished(window, framing, pending, from, to, trailers);

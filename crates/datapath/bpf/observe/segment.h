@@ -52,29 +52,24 @@ static __always_inline bool segment_read(const struct __sk_buff *skb, struct seg
 	return segment->length || segment->flags & (SEGMENT_FIN | SEGMENT_RST);
 }
 
-struct segment_end {
-	__be32 address[4];
-	__be16 port;
-};
-
 /* Who sent the packet, or whom it is for. */
 static __always_inline void segment_end(struct __sk_buff *skb, const struct segment *segment, bool source,
-					struct segment_end *end)
+					__be32 *address, __be16 *port)
 {
 	__u32 header = segment->payload;
 	if (segment->v6) {
-		bpf_skb_load_bytes(skb, source ? 8 : 24, end->address, 16);
+		bpf_skb_load_bytes(skb, source ? 8 : 24, address, 16);
 		header = sizeof(struct ipv6hdr);
 	} else {
 		__u8 first = 0;
-		end->address[0] = 0;
-		end->address[1] = 0;
-		end->address[2] = bpf_htonl(0xffff);
-		bpf_skb_load_bytes(skb, source ? 12 : 16, &end->address[3], 4);
+		address[0] = 0;
+		address[1] = 0;
+		address[2] = bpf_htonl(0xffff);
+		bpf_skb_load_bytes(skb, source ? 12 : 16, &address[3], 4);
 		bpf_skb_load_bytes(skb, 0, &first, 1);
 		header = (first & 15) * 4;
 	}
-	bpf_skb_load_bytes(skb, header + (source ? 0 : 2), &end->port, 2);
+	bpf_skb_load_bytes(skb, header + (source ? 0 : 2), port, 2);
 }
 
 #endif

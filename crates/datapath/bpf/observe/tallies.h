@@ -3,7 +3,7 @@
 #ifndef OBSERVE_TALLIES_H
 #define OBSERVE_TALLIES_H
 
-#include "window.h"
+#include "words.h"
 
 /* Per CPU, yet a soft interrupt may come between load and store, so adding is atomic. */
 #define ADD(counter, amount) __sync_fetch_and_add(&(counter), (amount))

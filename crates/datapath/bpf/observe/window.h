@@ -7,17 +7,7 @@
 #ifndef OBSERVE_WINDOW_H
 #define OBSERVE_WINDOW_H
 
-#ifdef ALIZE_HOST
-#include "host/bpf.h"
-#else
-#include <stdbool.h>
-#include <linux/bpf.h>
-#include <bpf/bpf_helpers.h>
-#include <bpf/bpf_endian.h>
-#endif
-
-#include "abi.h"
-#include "alize/text.h"
+#include "words.h"
 
 enum {
 	WINDOW_SIZE = 1024, /* a power of two */
@@ -69,6 +59,7 @@ struct progress {
 struct window {
 	__u8 bytes[WINDOW_SIZE + WINDOW_MARGIN];
 	__u8 fold[FOLD_SIZE + 8]; /* where target.h writes a folded path */
+	__u64 folded; /* its length */
 	struct progress progress;
 	struct pending spare; /* where a request is read that has no place, and forgotten */
 	__u64 busy; /* see buffers.h */

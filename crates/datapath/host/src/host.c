@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include "observe.bpf.c"
+#include "observe/dns.h"
 
 enum { MAPS = 32, ENTRIES = 512, SOCKETS = 8, LARGEST_PACKET = 1 << 17, EVENTS = 1 << 16 };
 
@@ -122,7 +123,7 @@ void host_reset(void)
 	host_now.time = 1;
 	__u32 zero = 0;
 	__u64 active = 1;
-	struct filter filter = {.active = 1, .service = ~0U};
+	struct filter filter = {.active = 1, .service = ~0U, .events = ~0U};
 	bpf_map_update_elem(&tracing, &zero, &active, BPF_ANY);
 	bpf_map_update_elem(&filters, &zero, &filter, BPF_ANY);
 }
@@ -178,6 +179,18 @@ const void *host_event(__u32 number, __u32 *size)
 __u32 host_latency_bucket(__u64 ns)
 {
 	return latency_bucket(ns);
+}
+
+/* Reads a DNS message; false: it is none. */
+int host_dns(const unsigned char *message, __u32 size, __u32 response, void *event)
+{
+	struct dns_scratch *scratch = calloc(1, sizeof(*scratch));
+	memcpy(scratch->bytes, message, size < DNS_LOAD ? size : DNS_LOAD);
+	scratch->event.type = EVENT_TYPE_DNS;
+	int read = dns_read(scratch, size, response);
+	memcpy(event, &scratch->event, sizeof(scratch->event));
+	free(scratch);
+	return read;
 }
 
 /* The path under which a request is counted; its length. */

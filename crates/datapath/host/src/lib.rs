@@ -5,7 +5,7 @@ pub mod oracle;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use alize_datapath::observe::{Malformed, Request};
+use alize_datapath::observe::{DnsQuery, Malformed, Request};
 
 /// TCP flags of a segment.
 pub mod flags {
@@ -54,6 +54,7 @@ unsafe extern "C" {
     fn host_tally(which: u32) -> u64;
     fn host_event(number: u32, size: *mut u32) -> *const u8;
     fn host_latency_bucket(ns: u64) -> u32;
+    fn host_dns(message: *const u8, size: u32, response: u32, event: *mut u8) -> i32;
     fn host_path(key: *const u64, text: *mut u8) -> u32;
 }
 
@@ -126,6 +127,17 @@ impl Host {
         let length = unsafe { host_path(&key, text.as_mut_ptr()) } as usize;
         Some(String::from_utf8_lossy(&text[..length]).into_owned())
     }
+}
+
+/// The question of a DNS message, as the kernel reads it; `None`: it is no message of that kind.
+pub fn dns(message: &[u8], response: bool) -> Option<Result<DnsQuery, Malformed>> {
+    /// Of `struct dns_event`.
+    const SIZE: usize = 232;
+    let mut event = [0u8; SIZE];
+    let size = message.len().min(65_536) as u32;
+    // SAFETY: no state; the C side copies at most `size` bytes of the message and writes SIZE bytes of the event.
+    let read = unsafe { host_dns(message.as_ptr(), size, response.into(), event.as_mut_ptr()) };
+    (read != 0).then(|| DnsQuery::decode(&event))
 }
 
 /// The bucket in which the kernel counts a latency.

@@ -345,6 +345,14 @@ fn a_broken_connection_leaves_requests_unanswered() {
     });
     assert_eq!(lines, ["GET /a 0", "GET /a 0"]);
     assert_eq!(host.tally(tally::UNANSWERED), 2);
+    let (lines, host) = seen(|connection| {
+        connection.send(From::Client, GET);
+        connection.send(From::Client, GET);
+        connection.send(From::Server, b"HTTP/1.1 404 No\r\nContent-Length: 9\r\n\r\nabc");
+        connection.send_flagged(From::Server, b"", flags::RST);
+    });
+    assert_eq!(lines, ["GET /a 404", "GET /a 0"]);
+    assert_eq!(host.tally(tally::UNANSWERED), 1);
 }
 
 #[test]

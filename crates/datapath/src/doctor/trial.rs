@@ -25,7 +25,7 @@ const LINES_KEPT: usize = 1 << 20;
 const OTHERS: [File; 2] = [
     File {
         name: "observe",
-        bytes: crate::observe::OBJECT,
+        bytes: crate::observe::OBSERVE,
         feature: Some("HTTP is not seen: no trace, top or map"),
         needs: None,
     },

@@ -16,13 +16,16 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/observe_abi.rs"));
 }
 
-use generated::types::{event_type, observe_abi, side, tally};
 pub(crate) use generated::types::{
-    filter, filter_state, identity, latency, method, path, record, request_event, request_flags, series,
-    series_key, slowest_order,
+    dns_event, dns_flags, dns_key, filter, filter_cgroup, filter_endpoint, filter_sets, filter_state,
+    identity, latency, method, path, record, request_event, request_flags, series, series_key, slowest_order,
+    tcp_event, template, template_byte,
 };
+use generated::types::{event_type, observe_abi, path_label, side, tally, tcp_kind, tcp_reason};
 
 pub(crate) const VERSION: u32 = observe_abi::OBSERVE_ABI_VERSION.0;
+pub(crate) const PATH_SIZE: usize = observe_abi::PATH_SIZE.0 as usize;
+pub(crate) const TEMPLATES: usize = observe_abi::TEMPLATES.0 as usize;
 pub(crate) const FILTERS: usize = observe_abi::FILTERS.0 as usize;
 pub(crate) const PREFIX_SIZE: usize = observe_abi::PREFIX_SIZE.0 as usize;
 pub(crate) const COMM_SIZE: usize = observe_abi::COMM_SIZE.0 as usize;
@@ -30,6 +33,11 @@ pub(crate) const METHODS: usize = method::METHODS.0 as usize;
 pub(crate) const TALLIES: usize = tally::TALLIES.0 as usize;
 pub(crate) const UNFOLLOWED: usize = tally::TALLY_UNFOLLOWED.0 as usize;
 pub(crate) const EVENT_TYPE_REQUEST: u32 = event_type::EVENT_TYPE_REQUEST.0;
+pub(crate) const EVENT_TYPE_TCP: u32 = event_type::EVENT_TYPE_TCP.0;
+pub(crate) const EVENT_TYPE_DNS: u32 = event_type::EVENT_TYPE_DNS.0;
+pub(crate) const PATH_LABELS: usize = path_label::PATH_LABELS.0 as usize;
+pub(crate) const TCP_KINDS: usize = tcp_kind::TCP_KINDS.0 as usize;
+pub(crate) const TCP_REASONS: usize = tcp_reason::TCP_REASONS.0 as usize;
 pub(crate) const SIDE_CLIENT: u8 = side::SIDE_CLIENT.0 as u8;
 pub(crate) const SIDE_SERVER: u8 = side::SIDE_SERVER.0 as u8;
 
@@ -43,3 +51,4 @@ macro_rules! plain {
 }
 
 plain!(series_key, series, path, request_event, filter, filter_state, record, slowest_order);
+plain!(template, tcp_event, dns_event, dns_key, filter_endpoint, filter_cgroup);

@@ -2,18 +2,10 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use libbpf_rs::{MapHandle, RingBuffer, RingBufferBuilder};
-
 use super::abi::{self, identity, request_event, request_flags};
-use crate::Error;
 use crate::abi::{NONE, Plain, socket_addr};
-use crate::error::io_error;
-
-/// Events taken over at once. The programs go on writing meanwhile, so there must be an end.
-const AT_ONCE: usize = 16_384;
 
 /// A request method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -101,6 +93,39 @@ impl Side {
     }
 }
 
+/// The way that a request took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PathLabel {
+    /// It went by; nothing was done to it.
+    Observed,
+    /// Routed by the kernel.
+    KernelL7,
+    /// Its connection was balanced by the kernel.
+    KernelL4,
+    /// Routed by the proxy.
+    Proxy,
+}
+
+impl PathLabel {
+    /// In the order of `enum path_label`.
+    const ALL: [PathLabel; abi::PATH_LABELS] =
+        [PathLabel::Observed, PathLabel::KernelL7, PathLabel::KernelL4, PathLabel::Proxy];
+
+    /// As it is shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PathLabel::Observed => "observed",
+            PathLabel::KernelL7 => "kernel-l7",
+            PathLabel::KernelL4 => "kernel-l4",
+            PathLabel::Proxy => "proxy",
+        }
+    }
+
+    fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+}
+
 /// An end of a connection on this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -146,6 +171,8 @@ pub struct Request {
     pub method: Method,
     /// Where it was seen.
     pub side: Side,
+    /// The way that it took.
+    pub path_label: PathLabel,
     /// Target as sent, query included; the first 112 bytes.
     pub target: String,
     /// Whether there was more of the target.
@@ -156,13 +183,15 @@ pub struct Request {
     pub reused: bool,
     /// It was sent before the response to the one before had ended.
     pub pipelined: bool,
+    /// The connection ended within the response.
+    pub broken: bool,
 }
 
 /// A record that this version cannot read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// Too short or too long.
-    #[error("a request record has {found} bytes instead of {expected}")]
+    #[error("a record has {found} bytes instead of {expected}")]
     Size {
         /// Of the record.
         found: usize,
@@ -173,7 +202,7 @@ pub enum Malformed {
     #[error("unknown type {0} of record")]
     Type(u32),
     /// A field has a value that it cannot have.
-    #[error("a request record has {value} as its {field}")]
+    #[error("a record has {value} as its {field}")]
     Field {
         /// The field.
         field: &'static str,
@@ -214,6 +243,8 @@ impl Request {
             status: (event.status != 0).then_some(event.status),
             method: Method::from_number(event.method).ok_or(field("method", event.method))?,
             side: Side::from_number(event.side).ok_or(field("side", event.side))?,
+            path_label: PathLabel::from_number(event.path_label)
+                .ok_or(field("path label", event.path_label))?,
             target: text(&event.target, event.target_length)
                 .ok_or(field("length of the target", event.target_length))?,
             target_cut: flag(request_flags::REQUEST_FLAG_PATH_CUT),
@@ -221,11 +252,12 @@ impl Request {
                 .ok_or(field("length of the host", event.host_length))?,
             reused: flag(request_flags::REQUEST_FLAG_REUSED),
             pipelined: flag(request_flags::REQUEST_FLAG_PIPELINED),
+            broken: flag(request_flags::REQUEST_FLAG_BROKEN),
         })
     }
 }
 
-fn identity_of(identity: &identity) -> Option<Identity> {
+pub(super) fn identity_of(identity: &identity) -> Option<Identity> {
     let end = identity.comm.iter().position(|&byte| byte == 0).unwrap_or(identity.comm.len());
     let pid = (identity.pid != 0).then_some(identity.pid);
     (identity.cgroup != 0).then(|| Identity {
@@ -246,7 +278,7 @@ fn name_of(pid: u32) -> String {
 }
 
 /// The first `length` bytes; `None` when there are not as many.
-fn text(bytes: &[std::ffi::c_char], length: u8) -> Option<String> {
+pub(super) fn text(bytes: &[std::ffi::c_char], length: u8) -> Option<String> {
     bytes.get(..usize::from(length)).map(printable)
 }
 
@@ -255,38 +287,6 @@ pub(super) fn printable(bytes: &[std::ffi::c_char]) -> String {
     let bytes: Vec<u8> = bytes.iter().map(|&byte| byte as u8).collect();
     let text = String::from_utf8_lossy(&bytes);
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
-}
-
-/// The reading end of `traces`.
-pub(super) struct Ring {
-    ring: RingBuffer<'static>,
-    /// Filled by the ring's callback, which must not borrow anything.
-    received: Arc<Mutex<Vec<Result<Request, Malformed>>>>,
-}
-
-impl Ring {
-    pub(super) fn new(map: MapHandle) -> Result<Self, Error> {
-        let received: Arc<Mutex<Vec<_>>> = Arc::default();
-        let sink = received.clone();
-        let mut builder = RingBufferBuilder::new();
-        let error = |e| Error::kernel("cannot read map", "traces", io_error(e));
-        let receive = move |bytes: &[u8]| {
-            sink.lock().unwrap_or_else(PoisonError::into_inner).push(Request::decode(bytes));
-            0
-        };
-        builder.add(&map, receive).map_err(error)?;
-        let ring = builder.build().map_err(error)?;
-        Ok(Self { ring, received })
-    }
-
-    pub(super) fn drain(&mut self, each: &mut dyn FnMut(Result<Request, Malformed>)) -> Result<(), Error> {
-        let read = self.ring.consume_raw_n(AT_ONCE);
-        self.received.lock().unwrap_or_else(PoisonError::into_inner).drain(..).for_each(each);
-        if read < 0 {
-            return Err(Error::kernel("cannot read map", "traces", std::io::Error::from_raw_os_error(-read)));
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! What a trace asks for, in the form that the kernel looks for it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::abi::{self, filter};
+use super::abi::{self, filter, filter_sets};
 use super::event::Method;
 use crate::abi::NONE;
 
@@ -15,9 +16,37 @@ pub struct Rate {
     pub burst: u32,
 }
 
+/// Kinds of events that a trace may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kinds {
+    /// HTTP requests.
+    pub requests: bool,
+    /// What happens to TCP sockets.
+    pub tcp: bool,
+    /// DNS queries.
+    pub dns: bool,
+}
+
+impl Default for Kinds {
+    /// Requests alone.
+    fn default() -> Self {
+        Self { requests: true, tcp: false, dns: false }
+    }
+}
+
+impl Kinds {
+    fn bits(self) -> u32 {
+        u32::from(self.requests) << abi::EVENT_TYPE_REQUEST
+            | u32::from(self.tcp) << abi::EVENT_TYPE_TCP
+            | u32::from(self.dns) << abi::EVENT_TYPE_DNS
+    }
+}
+
 /// What a trace asks for: requests for which all of these hold. The default asks for everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
+    /// What kinds of events. Status, methods and prefix are asked of requests alone.
+    pub kinds: Kinds,
     /// Number of the service that was dialled.
     pub service: Option<u32>,
     /// First and last status, included: `(500, 599)`. Requests without a response have none and do not match.
@@ -32,8 +61,10 @@ pub struct Filter {
     pub pid: Option<u32>,
     /// What the name of the client's or the server's thread begins with; at most 15 bytes.
     pub comm: String,
-    /// Number of the cgroup of the client or of the server.
-    pub cgroup: Option<u64>,
+    /// Number of the cgroup of the client or of the server: one of these; `None`: any.
+    pub cgroups: Option<Vec<u64>>,
+    /// The server's address, after balancing: one of these; `None`: any.
+    pub endpoints: Option<Vec<SocketAddr>>,
     /// One of so many, by chance; 0 and 1: all.
     pub one_in: u32,
     /// At most so many; what is kept back is counted as `event-limited`.
@@ -91,7 +122,15 @@ impl Filter {
         }
         entry.latency_ns = self.min_latency.as_nanos().try_into().unwrap_or(u64::MAX);
         entry.pid = self.pid.unwrap_or(0);
-        entry.cgroup = self.cgroup.unwrap_or(0);
+        entry.events = self.kinds.bits();
+        match self.cgroups.as_deref() {
+            None => {}
+            Some(&[only]) => entry.cgroup = only,
+            Some(_) => entry.sets |= filter_sets::FILTER_SET_CGROUPS.0,
+        }
+        if self.endpoints.is_some() {
+            entry.sets |= filter_sets::FILTER_SET_ENDPOINTS.0;
+        }
         entry.one_in = self.one_in;
         entry.prefix_length = put("path prefix", &self.path_prefix, &mut entry.prefix, abi::PREFIX_SIZE)?;
         // The last byte of the kernel's is always NUL.

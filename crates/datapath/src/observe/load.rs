@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::io;
 
 use libbpf_rs::{MapCore, MapHandle, Object, ObjectBuilder, OpenObject};
+use tracing::warn;
 
+use super::abi::{dns_event, dns_key};
 use super::{Limits, Maps, abi};
 use crate::error::io_error;
 use crate::load::{LINES_KEPT, object, status};
@@ -14,15 +16,32 @@ use crate::pin::Pins;
 use crate::{Error, ProgramStatus, variant};
 
 /// What the programs are called.
-pub(super) const PROGRAMS: [&str; 2] = ["alize_observe_egress", "alize_observe_ingress"];
+pub(super) const PROGRAMS: [&str; 6] = [
+    "alize_observe_egress",
+    "alize_observe_ingress",
+    "alize_observe_release",
+    "alize_observe_tcp",
+    DNS_PROGRAMS[0],
+    DNS_PROGRAMS[1],
+];
 
-pub(crate) const OBJECT: &[u8] = object!("observe");
+/// Attached only while a trace asks for DNS.
+pub(super) const DNS_PROGRAMS: [&str; 2] = ["alize_observe_dns_egress", "alize_observe_dns_ingress"];
+
+/// The observer itself.
+pub(crate) const OBSERVE: &[u8] = object!("observe");
+/// Requests of sockets that are closed before the response; without it they are in no count.
+const RELEASE: &[u8] = object!("observe_release");
+/// Connections, for traces of TCP.
+const TCP: &[u8] = object!("observe_tcp");
+/// DNS.
+const DNS: &[u8] = object!("observe_dns");
 
 /// Working buffers of a CPU; see `bpf/observe/buffers.h`.
 const BUFFERS_PER_CPU: u32 = 4;
 
 pub(super) struct Loaded {
-    pub(super) object: Object,
+    pub(super) objects: Vec<Object>,
     pub(super) maps: Maps,
     pub(super) traces: MapHandle,
     pub(super) every_map: Vec<MapHandle>,
@@ -30,29 +49,89 @@ pub(super) struct Loaded {
 }
 
 pub(super) fn load(pins: &Pins, limits: &Limits) -> Result<Loaded, Error> {
+    let mut loaded = keep(load_object("observe", OBSERVE, pins, limits)?)?;
+    let features = [
+        (
+            "observe_release",
+            RELEASE,
+            "requests of sockets that are closed before the response are not counted",
+        ),
+        ("observe_tcp", TCP, "TCP connections cannot be traced"),
+    ];
+    for (name, bytes, missed) in features {
+        match load_object(name, bytes, pins, limits) {
+            Ok(object) => {
+                for program in object.progs() {
+                    loaded.programs.push(status(&program)?);
+                }
+                loaded.objects.push(object);
+            }
+            Err(error) => warn!("{missed}: {error}"),
+        }
+    }
+    Ok(loaded)
+}
+
+/// DNS, and the map of what was asked and not yet answered.
+pub(super) fn load_dns(pins: &Pins, limits: &Limits) -> Result<(Object, Map<dns_key, dns_event>), Error> {
+    let object = load_object("observe_dns", DNS, pins, limits)?;
+    let error = |e| Error::kernel("cannot keep map", "dns_queries", e);
+    let map = object.maps().find(|map| map.name() == "dns_queries");
+    let map = map.ok_or_else(|| error(io::Error::other("no program uses it")))?;
+    let queries = Map::new(MapHandle::try_from(&map).map_err(|e| error(io_error(e)))?)?;
+    Ok((object, queries))
+}
+
+fn load_object(name: &'static str, bytes: &[u8], pins: &Pins, limits: &Limits) -> Result<Object, Error> {
     let log = Log::begin(LINES_KEPT);
     let refused =
-        |error: libbpf_rs::Error| Error::Verifier { program: "observe".into(), lines: log.take_with(&error) };
+        |error: libbpf_rs::Error| Error::Verifier { program: name.into(), lines: log.take_with(&error) };
     let mut object = ObjectBuilder::default()
-        .name("observe")
-        .and_then(|builder| builder.open_memory(OBJECT))
+        .name(name)
+        .and_then(|builder| builder.open_memory(bytes))
         .map_err(refused)?;
     variant::choose(&mut object);
-    prepare_maps(&mut object, pins, limits)?;
-    let object = object.load().map_err(refused)?;
-    keep(object)
+    share(&mut object, pins, limits, |_| true)?;
+    object.load().map_err(refused)
+}
+
+/// The maps of `bpf/observe/emit.h`, which other programs write to as well.
+const EMITTED_TO: [&str; 12] = [
+    "tracing",
+    "filters",
+    "filter_states",
+    "filter_endpoints",
+    "filter_cgroups",
+    "traces",
+    "tallies",
+    "slowest",
+    "slowest_orders",
+    "failed_exchanges",
+    "failures_recorded",
+    "drafts",
+];
+
+/// Gives an object that emits requests (`bpf/observe/emit.h`) the observer's maps, before it is loaded; its own maps are
+/// left alone. Whoever is first, the observer or the object, makes and pins them.
+pub(crate) fn share_maps(object: &mut OpenObject, pins: &Pins, limits: &Limits) -> Result<(), Error> {
+    share(object, pins, limits, |name| EMITTED_TO.contains(&name))
 }
 
 /// libbpf makes and pins a map whose pin does not exist, and otherwise takes the pinned one if it is compatible: so
 /// pinned maps keep the sizes that they were made with.
-fn prepare_maps(object: &mut OpenObject, pins: &Pins, limits: &Limits) -> Result<(), Error> {
+fn share(
+    object: &mut OpenObject,
+    pins: &Pins,
+    limits: &Limits,
+    ours: impl Fn(&str) -> bool,
+) -> Result<(), Error> {
     let cpus =
         libbpf_rs::num_possible_cpus().map_err(|e| Error::kernel("cannot count", "CPUs", io_error(e)))?;
     for mut map in object.maps_mut() {
         let name = map.name().to_string_lossy().into_owned();
         let error = |e| Error::kernel("cannot prepare map", &name, io_error(e));
         // The compiler's own: constants of this version of the programs.
-        if name.contains('.') {
+        if name.contains('.') || !ours(&name) {
             continue;
         }
         let path = pins.map(&pin_name(&name));
@@ -99,10 +178,14 @@ fn keep(object: Object) -> Result<Loaded, Error> {
         tallies: Map::new(take("tallies")?)?,
         tracing: Map::new(take("tracing")?)?,
         filters: Map::new(take("filters")?)?,
+        templates: Map::new(take("templates")?)?,
+        templated_paths: Map::new(take("templated_paths")?)?,
+        filter_endpoints: Map::new(take("filter_endpoints")?)?,
+        filter_cgroups: Map::new(take("filter_cgroups")?)?,
         slowest: Map::new(take("slowest")?)?,
         failed: Map::new(take("failed_exchanges")?)?,
     };
     let traces = take("traces")?;
     let programs = object.progs().map(|program| status(&program)).collect::<Result<_, _>>()?;
-    Ok(Loaded { object, maps, traces, every_map, programs })
+    Ok(Loaded { objects: vec![object], maps, traces, every_map, programs })
 }

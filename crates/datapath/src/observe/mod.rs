@@ -9,30 +9,41 @@
 //! - While nobody traces, single requests cost the kernel one load more.
 
 mod abi;
+mod dns;
 mod event;
 mod filter;
 mod latency;
 mod load;
 mod recorder;
+mod ring;
 mod series;
+mod tcp;
+mod template;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 
-use libbpf_rs::{Link, MapHandle};
+use libbpf_rs::{Link, MapHandle, Object, OpenObject};
 
+use crate::abi::{Plain, address_words};
 use crate::environment::{self, Cgroup};
 use crate::maps::Map;
 use crate::pin::Pins;
 use crate::{Error, Options, ProgramStatus, attach};
 
-pub use event::{Identity, Malformed, Method, Request, Side};
-pub use filter::{Filter, FilterError, Rate};
+use dns::Dns;
+pub use dns::DnsQuery;
+pub use event::{Identity, Malformed, Method, PathLabel, Request, Side};
+pub use filter::{Filter, FilterError, Kinds, Rate};
 pub use latency::Latencies;
-pub(crate) use load::OBJECT;
+pub use ring::Event;
+pub(crate) use load::OBSERVE;
 pub use series::{Destination, Series, SeriesKey};
+pub use tcp::{TcpEvent, TcpKind, TcpReason};
+pub use template::{PathTemplate, TemplateError};
 
-use abi::{path, record};
-use event::Ring;
+use abi::{filter_cgroup, filter_endpoint, path, record};
+use ring::Ring;
 
 /// Sizes of the maps when they are made. What does not fit is counted and shown, never lost in silence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,9 +69,9 @@ impl Default for Limits {
 pub struct TraceId(u32);
 
 impl TraceId {
-    /// Whether the trace wants this request; several traces share one ring.
-    pub fn wants(self, request: &Request) -> bool {
-        request.matched >> self.0 & 1 == 1
+    /// Whether the trace wants this event; several traces share one ring.
+    pub fn wants(self, event: &Event) -> bool {
+        event.matched() >> self.0 & 1 == 1
     }
 }
 
@@ -74,6 +85,9 @@ pub enum TraceError {
     /// The filter asks for what the kernel cannot look for.
     #[error(transparent)]
     Filter(#[from] FilterError),
+    /// There are more path templates than the kernel compares.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
     /// The kernel refused.
     #[error(transparent)]
     Kernel(#[from] Error),
@@ -130,6 +144,9 @@ const TALLIES: [&str; abi::TALLIES] = [
     "event-lost",
     "event-limited",
     "no-window",
+    "dns-query",
+    "dns-malformed",
+    "dns-unmatched",
 ];
 
 /// The loaded programs of one instance. Dropping it changes nothing in the kernel: they are pinned, and go on counting.
@@ -138,8 +155,13 @@ pub struct Observer {
     ring: Ring,
     programs: Vec<ProgramStatus>,
     every_map: Vec<MapHandle>,
-    /// Places of filters in use by this process.
-    traces: [bool; abi::FILTERS],
+    /// What the traces of this process ask for, by the place of their filter.
+    traces: [Option<Kinds>; abi::FILTERS],
+    options: Options,
+    limits: Limits,
+    /// Attached while a trace asks for it.
+    dns: Option<Dns>,
+    templates: Vec<PathTemplate>,
 }
 
 /// The maps that user space reads or writes.
@@ -150,8 +172,54 @@ struct Maps {
     tallies: Map<u32, u64>,
     tracing: Map<u32, u64>,
     filters: Map<u32, abi::filter>,
+    templates: Map<u32, abi::template>,
+    templated_paths: Map<u64, u64>,
+    filter_endpoints: Map<filter_endpoint, u32>,
+    filter_cgroups: Map<filter_cgroup, u32>,
     slowest: Map<u32, record>,
     failed: Map<u32, record>,
+}
+
+/// Puts `wanted` into a set and takes out what else is `ours` in it.
+fn write_set<K: Plain>(
+    set: &Map<K, u32>,
+    ours: impl Fn(&K) -> bool,
+    wanted: impl Iterator<Item = K>,
+) -> Result<(), Error> {
+    // Keys are known by their bytes, which have no padding.
+    let wanted: BTreeMap<Vec<u8>, K> = wanted.map(|key| (key.bytes().to_vec(), key)).collect();
+    let mut over = Vec::new();
+    set.for_each(|key, _| {
+        if ours(&key) && !wanted.contains_key(key.bytes()) {
+            over.push(key);
+        }
+    })?;
+    set.put_all(wanted.into_values().map(|key| (key, 1)))?;
+    set.delete_all(over.into_iter())
+}
+
+/// Takes programs out of the kernel's way.
+fn detach_programs(pins: &Pins, programs: &[&str]) -> Result<(), Error> {
+    for path in crate::pin::entries(&pins.links())? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // The rest of the name is the cgroup's number.
+        let program = name.rsplit_once('-').map_or(name.as_str(), |(program, _)| program);
+        if programs.contains(&program) {
+            let error = |e| Error::path("cannot detach", &path, crate::error::io_error(e));
+            Link::open(&path).and_then(|link| link.detach()).map_err(error)?;
+            attach::unpin(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives an object of another feature the maps that `bpf/observe/emit.h` writes to; call it before the object is loaded,
+/// with the pins' folders made. What it emits comes out of [`Observer::poll`], [`Observer::slowest`] and
+/// [`Observer::failed`] like what the observer sees itself.
+pub fn share_maps(object: &mut OpenObject, options: &Options, limits: &Limits) -> Result<(), Error> {
+    let pins = Pins::new(options)?;
+    pins.make_folders()?;
+    load::share_maps(object, &pins, limits)
 }
 
 impl Observer {
@@ -174,10 +242,16 @@ impl Observer {
             maps: loaded.maps,
             programs: loaded.programs,
             every_map: loaded.every_map,
-            traces: [false; abi::FILTERS],
+            traces: [None; abi::FILTERS],
+            options: options.clone(),
+            limits: *limits,
+            dns: None,
+            templates: Vec::new(),
         };
+        // Of a process that was killed while it traced.
+        detach_programs(&pins, &load::DNS_PROGRAMS)?;
         observer.maps.tracing.put_all([(0, 0)].into_iter())?;
-        for program in loaded.object.progs_mut() {
+        for program in loaded.objects.iter().flat_map(Object::progs_mut) {
             for cgroup in &cgroups {
                 attach::attach_one(&program, &pins, cgroup)?;
             }
@@ -187,45 +261,75 @@ impl Observer {
 
     /// Takes the programs out of the kernel's way, for good; what they counted stays until [`crate::unload`].
     pub fn detach(options: &Options) -> Result<(), Error> {
-        let pins = Pins::new(options)?;
-        for path in crate::pin::entries(&pins.links())? {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if load::PROGRAMS.iter().any(|program| name.starts_with(program)) {
-                let error = |e| Error::path("cannot detach", &path, crate::error::io_error(e));
-                Link::open(&path).and_then(|link| link.detach()).map_err(error)?;
-                attach::unpin(&path)?;
-            }
-        }
-        Ok(())
+        detach_programs(&Pins::new(options)?, &load::PROGRAMS)
     }
 
-    /// Has the kernel send the requests that `filter` describes; [`Observer::poll`] hands them over.
+    /// Has the kernel send the events that `filter` describes; [`Observer::poll`] hands them over.
     pub fn start_trace(&mut self, filter: &Filter) -> Result<TraceId, TraceError> {
         let entry = filter.pack()?;
-        let place = self.traces.iter().position(|taken| !taken).ok_or(TraceError::TooMany)?;
+        let place = self.traces.iter().position(Option::is_none).ok_or(TraceError::TooMany)?;
+        if filter.kinds.dns && self.dns.is_none() {
+            self.dns = Some(Dns::attach(&self.options, &self.limits)?);
+        }
+        self.write_sets(place as u32, filter)?;
         self.maps.filters.put_all([(place as u32, entry)].into_iter())?;
-        self.traces[place] = true;
+        self.traces[place] = Some(filter.kinds);
         self.switch_traces()?;
         Ok(TraceId(place as u32))
     }
 
     /// Ends a trace. What it had sent before may still be in the ring.
     pub fn stop_trace(&mut self, trace: TraceId) -> Result<(), Error> {
-        self.traces[trace.0 as usize] = false;
+        self.traces[trace.0 as usize] = None;
+        if !self.traces.iter().flatten().any(|kinds| kinds.dns) && self.dns.take().is_some() {
+            detach_programs(&Pins::new(&self.options)?, &load::DNS_PROGRAMS)?;
+        }
         self.switch_traces()?;
-        self.maps.filters.put_all([(trace.0, abi::filter::default())].into_iter())
+        self.maps.filters.put_all([(trace.0, abi::filter::default())].into_iter())?;
+        self.write_sets(trace.0, &Filter::default())
+    }
+
+    /// Has a running trace ask for something else, without a gap.
+    pub fn change_trace(&mut self, trace: TraceId, filter: &Filter) -> Result<(), TraceError> {
+        let entry = filter.pack()?;
+        self.write_sets(trace.0, filter)?;
+        self.maps.filters.put_all([(trace.0, entry)].into_iter())?;
+        Ok(())
+    }
+
+    /// What is in the sets at `place` becomes what `filter` asks for; an earlier process may have left something.
+    fn write_sets(&self, place: u32, filter: &Filter) -> Result<(), Error> {
+        let endpoint = |endpoint: &SocketAddr| filter_endpoint {
+            address: address_words(endpoint.ip()),
+            port: endpoint.port().to_be(),
+            place: place as u16,
+        };
+        let at_place = |key: &filter_endpoint| u32::from(key.place) == place;
+        let endpoints = filter.endpoints.iter().flatten().map(endpoint);
+        write_set(&self.maps.filter_endpoints, at_place, endpoints)?;
+        // A single one is in the filter itself.
+        let cgroups = filter.cgroups.iter().filter(|cgroups| cgroups.len() != 1).flatten();
+        let cgroups = cgroups.map(|&cgroup| filter_cgroup { cgroup, place: place.into() });
+        write_set(&self.maps.filter_cgroups, |key| key.place == u64::from(place), cgroups)
     }
 
     fn switch_traces(&self) -> Result<(), Error> {
-        let active =
-            self.traces.iter().enumerate().fold(0, |mask, (place, &on)| mask | u64::from(on) << place);
+        let active = self
+            .traces
+            .iter()
+            .enumerate()
+            .fold(0, |mask, (place, trace)| mask | u64::from(trace.is_some()) << place);
         self.maps.tracing.put_all([(0, active)].into_iter())
     }
 
     /// Hands over what has come in the ring since the last call, oldest first. Does not block. Nobody is woken when
     /// something comes: call it on a timer, every 20 to 100 ms while a trace runs.
-    pub fn poll(&mut self, each: &mut dyn FnMut(Result<Request, Malformed>)) -> Result<(), Error> {
-        self.ring.drain(each)
+    pub fn poll(&mut self, each: &mut dyn FnMut(Result<Event, Malformed>)) -> Result<(), Error> {
+        self.ring.drain(each)?;
+        match &mut self.dns {
+            Some(dns) => dns.unanswered(each),
+            None => Ok(()),
+        }
     }
 
     /// Hands over all series with what was counted so far, added up over the CPUs. Series change while they are read.
@@ -250,14 +354,32 @@ impl Observer {
         Ok(paths)
     }
 
+    /// Has requests counted under the first of these templates that their path matches; the others as before. What was
+    /// counted stays.
+    pub fn set_templates(&mut self, templates: &[PathTemplate]) -> Result<(), TraceError> {
+        if templates.len() > abi::TEMPLATES {
+            return Err(TraceError::Template(TemplateError::TooMany(templates.len())));
+        }
+        // The texts come first: a path whose text is not there is given that of the request.
+        self.maps.paths.put_all(templates.iter().map(|template| (template.key(), template.path())))?;
+        let entries = templates.iter().map(PathTemplate::entry).chain(std::iter::repeat(Default::default()));
+        self.maps.templates.put_all((0..).zip(entries.take(abi::TEMPLATES)))?;
+        let mut cached = Vec::new();
+        self.maps.templated_paths.for_each(|key, _| cached.push(key))?;
+        self.maps.templated_paths.delete_all(cached.into_iter())?;
+        self.templates = templates.to_vec();
+        Ok(())
+    }
+
     /// Forgets all series and paths, so that there is room for others.
     pub fn reset_series(&self) -> Result<(), Error> {
         let mut keys = Vec::new();
         self.maps.series.for_each(|key, _| keys.push(key))?;
         self.maps.series.delete_all(keys.into_iter())?;
         let mut keys = Vec::new();
+        let kept: Vec<u64> = self.templates.iter().map(PathTemplate::key).collect();
         self.maps.paths.for_each(|key, _| keys.push(key))?;
-        self.maps.paths.delete_all(keys.into_iter())
+        self.maps.paths.delete_all(keys.into_iter().filter(|key| !kept.contains(key)))
     }
 
     /// What happened how often.

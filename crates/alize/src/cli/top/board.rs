@@ -250,6 +250,7 @@ impl Board {
     pub(super) fn take(&mut self, line: &TraceLine) {
         let request = match line {
             TraceLine::Request(request) => request,
+            TraceLine::Tcp(_) | TraceLine::Dns(_) => return,
             TraceLine::Lost(lost) => {
                 if self.live.is_some() {
                     self.remark = in_words(lost);

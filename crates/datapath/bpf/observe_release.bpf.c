@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * cgroup/sock_release: an application closes a socket, or ends. A client that still waits for responses will not have
+ * them: what comes later finds no socket (a FIN_WAIT2 without owner turns into a timewait socket, net/ipv4/tcp.c).
+ */
+#include "observe/exchange.h"
+
+SEC("cgroup/sock_release")
+int alize_observe_release(struct bpf_sock *sk)
+{
+	struct conversation *conversation = bpf_sk_storage_get(&conversations, sk, 0, 0);
+	if (!conversation || conversation->state != STATE_FOLLOWED || conversation->role != ROLE_CLIENT)
+		return 1;
+	/* A response that is being read at this moment is the last one that counts. */
+	if (__sync_lock_test_and_set(&conversation->response.busy, 1))
+		return 1;
+	conversation_end(sk, conversation);
+	__sync_lock_test_and_set(&conversation->response.busy, 0);
+	return 1;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

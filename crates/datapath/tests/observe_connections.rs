@@ -1,0 +1,304 @@
+//! TCP connections and DNS queries as the kernel sees them: real sockets, a real DNS server.
+//!
+//! Needs root, dnsmasq and dig.
+
+mod world;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use alize_datapath::observe::{
+    DnsQuery, Event, Filter, Kinds, Limits, Observer, Side, TcpEvent, TcpKind, TcpReason, TraceId,
+};
+use world::World;
+
+const TCP: Kinds = Kinds { requests: false, tcp: true, dns: false };
+const DNS: Kinds = Kinds { requests: false, tcp: false, dns: true };
+
+fn open(world: &World) -> Observer {
+    Observer::open(&world.options, &Limits::default()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn start(observer: &mut Observer, filter: Filter) -> TraceId {
+    observer.start_trace(&filter).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn polled(observer: &mut Observer) -> Vec<Event> {
+    let mut events = Vec::new();
+    observer.poll(&mut |event| events.push(event.expect("the kernel writes what can be read"))).unwrap();
+    events
+}
+
+fn connections(observer: &mut Observer) -> Vec<TcpEvent> {
+    let connection = |event| match event {
+        Event::Tcp(event) => event,
+        other => panic!("only connections were asked for: {other:?}"),
+    };
+    polled(observer).into_iter().map(connection).collect()
+}
+
+fn queries(observer: &mut Observer) -> Vec<DnsQuery> {
+    let query = |event| match event {
+        Event::Dns(query) => query,
+        other => panic!("only DNS was asked for: {other:?}"),
+    };
+    polled(observer).into_iter().map(query).collect()
+}
+
+/// A connection on which `sent` bytes went out and `received` came back.
+fn exchange(listener: &TcpListener, sent: usize, received: usize) -> (TcpStream, TcpStream) {
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (mut server, _) = listener.accept().unwrap();
+    client.write_all(&vec![1; sent]).unwrap();
+    server.read_exact(&mut vec![0; sent]).unwrap();
+    server.write_all(&vec![2; received]).unwrap();
+    client.read_exact(&mut vec![0; received]).unwrap();
+    (client, server)
+}
+
+#[test]
+fn the_life_of_a_connection_is_told_at_both_ends() {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let world = World::new("tcp-life");
+        let mut observer = open(&world);
+        start(&mut observer, Filter { kinds: TCP, ..Filter::default() });
+        let listener = TcpListener::bind(address).unwrap();
+        let server = listener.local_addr().unwrap();
+        let (client_socket, server_socket) = exchange(&listener, 1000, 50_000);
+        let client = client_socket.local_addr().unwrap();
+        std::thread::sleep(Duration::from_millis(60));
+        drop(client_socket);
+        drop(server_socket);
+        std::thread::sleep(Duration::from_millis(50));
+        let events = connections(&mut observer);
+        let find = |kind, side| -> &TcpEvent {
+            let found = events.iter().find(|event| event.kind == kind && event.side == side);
+            found.unwrap_or_else(|| panic!("{kind:?} {side:?} in {events:#?}"))
+        };
+        assert_eq!(events.len(), 4, "{events:#?}");
+        let connected = find(TcpKind::Connected, Side::Client);
+        assert_eq!((connected.local, connected.remote), (client, server));
+        assert!(connected.duration.is_some_and(|latency| latency < Duration::from_secs(1)));
+        let owner = connected.owner.as_ref().unwrap();
+        assert_eq!(owner.pid, Some(std::process::id()));
+        assert!("tcp_life".starts_with(&owner.comm) || owner.comm.starts_with("the_life"), "{owner:?}");
+        let accepted = find(TcpKind::Accepted, Side::Server);
+        assert_eq!((accepted.local, accepted.remote, accepted.server()), (server, client, server));
+        let closed = find(TcpKind::Closed, Side::Client);
+        assert_eq!((closed.bytes_sent, closed.bytes_received, closed.reason), (1000, 50_000, None));
+        assert!(
+            closed.duration.is_some_and(|life| life >= Duration::from_millis(60)) && closed.rtt.is_some()
+        );
+        let served = find(TcpKind::Closed, Side::Server);
+        assert_eq!((served.bytes_sent, served.bytes_received, served.reason), (50_000, 1000, None));
+        assert_eq!(served.owner.as_ref().unwrap().pid, Some(std::process::id()), "known when it closed");
+    }
+}
+
+#[test]
+fn failures_and_resets_have_their_reason() {
+    let world = World::new("tcp-reasons");
+    let mut observer = open(&world);
+    start(&mut observer, Filter { kinds: TCP, ..Filter::default() });
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    assert!(TcpStream::connect(free).is_err());
+    let events = connections(&mut observer);
+    let refused: Vec<_> = events.iter().filter(|event| event.remote == free).collect();
+    assert_eq!(refused.len(), 1, "{events:#?}");
+    assert_eq!((refused[0].kind, refused[0].reason), (TcpKind::Failed, Some(TcpReason::Refused)));
+    assert!(refused[0].duration.is_some());
+
+    // What is unread when a socket is closed turns its end into a reset.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (client, mut server) = exchange(&listener, 1, 1);
+    server.write_all(b"never read").unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    drop(client);
+    std::thread::sleep(Duration::from_millis(50));
+    drop(server);
+    let events = connections(&mut observer);
+    let ends: Vec<_> = events.iter().filter(|event| event.kind == TcpKind::Closed).collect();
+    let reason = |side| ends.iter().find(|event| event.side == side).unwrap().reason;
+    assert_eq!(reason(Side::Client), Some(TcpReason::ResetSent));
+    assert_eq!(reason(Side::Server), Some(TcpReason::ResetReceived));
+}
+
+#[test]
+fn a_lost_syn_is_told_as_retransmit_and_as_timeout() {
+    let world = World::new("tcp-lost");
+    let mut observer = open(&world);
+    start(&mut observer, Filter { kinds: TCP, ..Filter::default() });
+    // A full backlog drops SYNs (tcp_conn_request).
+    let socket =
+        rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    rustix::net::bind(&socket, &any).unwrap();
+    rustix::net::listen(&socket, 0).unwrap();
+    let listener = TcpListener::from(socket);
+    let full = listener.local_addr().unwrap();
+    let _waiting: Vec<_> =
+        (0..2).filter_map(|_| TcpStream::connect_timeout(&full, Duration::from_millis(300)).ok()).collect();
+    assert!(TcpStream::connect_timeout(&full, Duration::from_millis(1500)).is_err(), "the backlog is full");
+    let events = connections(&mut observer);
+    let again =
+        events.iter().filter(|event| event.kind == TcpKind::Retransmit && event.remote == full).count();
+    assert!(again >= 1, "{events:#?}");
+    let failed = events.iter().rfind(|event| event.kind == TcpKind::Failed && event.remote == full).unwrap();
+    assert_eq!(failed.reason, Some(TcpReason::Timeout));
+    assert!(failed.retransmits >= 1 && failed.duration >= Some(Duration::from_millis(1000)), "{failed:#?}");
+}
+
+#[test]
+fn filters_of_connections_hold_in_the_kernel() {
+    let world = World::new("tcp-filters");
+    let mut observer = open(&world);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = listener.local_addr().unwrap();
+    let other: SocketAddr = "127.0.0.1:9".parse().unwrap();
+    let own = std::process::id();
+    let filter = |filter: Filter| Filter { kinds: TCP, ..filter };
+    let cases = [
+        (filter(Filter::default()), true),
+        (filter(Filter { endpoints: Some(vec![server, other]), ..Filter::default() }), true),
+        (filter(Filter { endpoints: Some(vec![other]), ..Filter::default() }), false),
+        (filter(Filter { endpoints: Some(vec![]), ..Filter::default() }), false),
+        (filter(Filter { pid: Some(own), ..Filter::default() }), true),
+        (filter(Filter { pid: Some(own + 1), ..Filter::default() }), false),
+        (filter(Filter { cgroups: Some(vec![1, 2]), ..Filter::default() }), false),
+        (filter(Filter { min_latency: Duration::from_secs(9), ..Filter::default() }), false),
+        (Filter::default(), false),
+    ];
+    for (filter, expected) in cases {
+        let trace = start(&mut observer, filter.clone());
+        drop(exchange(&listener, 1, 1));
+        assert_eq!(!connections(&mut observer).is_empty(), expected, "{filter:?}");
+        observer.stop_trace(trace).unwrap();
+    }
+}
+
+/// dnsmasq on port 53 of an address of loopback that is this test's own.
+struct Server {
+    process: Child,
+    address: String,
+}
+
+impl Server {
+    fn start() -> Self {
+        let id = std::process::id();
+        let address = format!("127.{}.{}.53", 64 + id / 200 % 60, 1 + id % 200);
+        let process = Command::new("dnsmasq")
+            .args([
+                "--keep-in-foreground",
+                "--no-resolv",
+                "--no-hosts",
+                "--conf-file=/dev/null",
+                "--pid-file",
+            ])
+            .args(["--bind-interfaces", "--except-interface=lo", &format!("--listen-address={address}")])
+            .args(["--address=/known.example/10.1.2.3", "--address=/known.example/fd00::1"])
+            .args(["--address=/example/", "--user=root"])
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("dnsmasq is installed");
+        let server = Self { process, address };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while TcpStream::connect((server.address.as_str(), 53)).is_err() {
+            assert!(Instant::now() < deadline, "dnsmasq listens");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        server
+    }
+
+    fn dig(&self, arguments: &[&str]) -> u32 {
+        let child = Command::new("dig")
+            .arg(format!("@{}", self.address))
+            .args(["+tries=1", "+time=1", "+noedns"])
+            .args(arguments)
+            .stdout(Stdio::null())
+            .spawn();
+        let mut child = child.expect("dig is installed");
+        let pid = child.id();
+        child.wait().unwrap();
+        pid
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn dns_queries_have_name_type_code_latency_and_process() {
+    let world = World::new("dns");
+    let mut observer = open(&world);
+    let server = Server::start();
+    server.dig(&["before.example", "A"]);
+    let trace = start(&mut observer, Filter { kinds: DNS, ..Filter::default() });
+    let pid = server.dig(&["known.example", "A"]);
+    server.dig(&["known.example", "AAAA"]);
+    server.dig(&["no.such.example", "A"]);
+    server.dig(&["+tcp", "known.example", "A"]);
+    let seen = queries(&mut observer);
+    let short =
+        |query: &DnsQuery| (query.name.clone(), query.query_type, query.code, query.answers, query.tcp);
+    let expected = [
+        ("known.example".to_owned(), 1, Some(0), 1, false),
+        ("known.example".to_owned(), 28, Some(0), 1, false),
+        ("no.such.example".to_owned(), 1, Some(3), 0, false),
+        ("known.example".to_owned(), 1, Some(0), 1, true),
+    ];
+    assert_eq!(seen.iter().map(short).collect::<Vec<_>>(), expected);
+    let first = &seen[0];
+    assert_eq!(first.server_address.to_string(), format!("{}:53", server.address));
+    assert_eq!(first.client.as_ref().and_then(|client| client.pid), Some(pid));
+    assert!(first.latency > Duration::ZERO && first.latency < Duration::from_secs(1));
+    assert_eq!(observer.tallies().unwrap().get("dns-malformed"), Some(0));
+
+    // Of another name than "dig", and too fast: nothing.
+    observer.stop_trace(trace).unwrap();
+    let other = start(&mut observer, Filter { kinds: DNS, comm: "curl".into(), ..Filter::default() });
+    let slow = Filter { kinds: DNS, min_latency: Duration::from_secs(3), ..Filter::default() };
+    let slow = start(&mut observer, slow);
+    server.dig(&["known.example", "A"]);
+    assert_eq!(queries(&mut observer), []);
+    observer.stop_trace(other).unwrap();
+    observer.stop_trace(slow).unwrap();
+    let before = observer.tallies().unwrap().get("dns-query");
+    server.dig(&["known.example", "A"]);
+    assert_eq!(observer.tallies().unwrap().get("dns-query"), before, "nobody asks, nothing is attached");
+}
+
+#[test]
+fn dns_that_is_not_answered_or_malformed_is_told() {
+    let world = World::new("dns-silent");
+    let mut observer = open(&world);
+    start(&mut observer, Filter { kinds: DNS, ..Filter::default() });
+    let silent: SocketAddr = format!("127.{}.77.1:53", 128 + std::process::id() % 100).parse().unwrap();
+    let _listens = UdpSocket::bind(silent).unwrap();
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let query = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x04mute\x07example\0\0\x01\0\x01";
+    client.send_to(query, silent).unwrap();
+    client.send_to(query, silent).unwrap();
+    client.send_to(&query[..20], silent).unwrap();
+    client.send_to(b"\x12\x35\x01\0\0\x01\0\0\0\0\0\0\xc0\x0c\0\x01\0\x01", silent).unwrap();
+    assert_eq!(queries(&mut observer), []);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let seen = loop {
+        let seen = queries(&mut observer);
+        if !seen.is_empty() {
+            break seen;
+        }
+        assert!(Instant::now() < deadline, "a query without response is told");
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    assert_eq!((seen[0].name.as_str(), seen[0].code, seen[0].repeated), ("mute.example", None, true));
+    assert!(seen[0].latency >= Duration::from_secs(5));
+    let tallies = observer.tallies().unwrap();
+    assert_eq!((tallies.get("dns-malformed"), tallies.get("dns-query")), (Some(2), Some(1)));
+}
