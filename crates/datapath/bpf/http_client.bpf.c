@@ -125,8 +125,11 @@ int alize_http_client(struct sk_msg_md *msg)
 
 	__u32 number = client->slot;
 	struct http_slot *slot = slot_get(number);
-	if (slot && slot_is_lent(slot, client->lease))
-		return pass(client, HTTP_REASON_PIPELINED, number);
+	if (slot && slot_is_lent(slot, client->lease)) {
+		/* The proxy has given the client all of a response that it carried, and is about to give back the slot. */
+		bool carried = READ_ONCE(slot->state) & HTTP_SLOT_COPY;
+		return pass(client, carried ? HTTP_REASON_UNREAD : HTTP_REASON_PIPELINED, number);
+	}
 	const struct tcp_sock *tcp = (struct tcp_sock *)bpf_skc_to_tcp_sock(sk);
 	if (!tcp || !client_rests(client, tcp))
 		return pass(client, HTTP_REASON_UNREAD, SLOT_NONE);

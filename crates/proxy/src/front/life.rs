@@ -49,6 +49,7 @@ pub(crate) async fn live(
             Phase::Draining => return None,
             Phase::HandingOver => return Some(front),
         }
+        let mut ended = false;
         if !front.has_unread() {
             tokio::select! {
                 biased;
@@ -59,9 +60,11 @@ pub(crate) async fn live(
             match front.socket.try_read(&mut lock(&front.incoming).buffer, READ) {
                 Ok(Some(1..)) => {}
                 Ok(None) => continue,
-                Ok(Some(_)) | Err(_) => return None,
+                Ok(Some(_)) => ended = true,
+                Err(_) => return None,
             }
         }
+        // After the look into the socket: what came has come by now, and the kernel tells before it lets bytes pass.
         loop {
             match proxy.kernel.standing(&front.origin.client) {
                 Standing::Settled => break,
@@ -71,6 +74,10 @@ pub(crate) async fn live(
                     return None;
                 }
             }
+        }
+        if ended {
+            tokio::time::sleep(proxy.kernel.may_be_owed(&front.origin.client)).await;
+            return None;
         }
         // What serving needs is made when there is something to serve, and is gone when the connection sleeps.
         match Box::pin(serve(&proxy, &front, phase.clone())).await {
@@ -100,11 +107,7 @@ async fn serve(proxy: &Arc<Proxy>, front: &Arc<Front>, phase: watch::Receiver<Ph
             std::future::poll_fn(|cx| front.socket.poll_read(cx, &mut lock(&front.incoming).buffer, READ));
         match tokio::time::timeout_at(deadline, more).await {
             Ok(Ok(1..)) => {}
-            Ok(Ok(0)) => {
-                tokio::time::sleep(proxy.kernel.may_be_owed(&front.origin.client)).await;
-                return End::Close;
-            }
-            Ok(Err(_)) => return End::Close,
+            Ok(Ok(0) | Err(_)) => return End::Close,
             Err(_) => return http1::refuse_slow_head(proxy, front).await,
         }
     }

@@ -159,12 +159,12 @@ impl Routed {
         let events = lock(&self.router).events();
         for event in events {
             match event {
-                Event::Passed { reason, slot: Some(slot), .. } if reason != "pipelined" => {
+                Event::Passed { reason: "endpoint-gone" | "excess", slot: Some(slot), .. } => {
                     // What was begun on it cannot be finished.
                     let lent = self.slots.drop_slot(&mut lock(&self.router), slot);
                     lock(&self.broken).extend(lent.filter(|lent| lent.open).map(|lent| lent.cookie));
                 }
-                Event::Passed { cookie, slot: Some(_), .. } => {
+                Event::Passed { reason: "pipelined", cookie, slot: Some(_) } => {
                     lock(&self.impatient).entry(cookie).or_default();
                 }
                 Event::Passed { .. } => {}
@@ -230,7 +230,10 @@ impl Kernel for Routed {
         };
         let mut router = lock(&self.router);
         if router.is_open(client.cookie) {
-            lock(&self.impatient).insert(client.cookie, None);
+            // Of a response that is carried here the client has seen the end, perhaps before the slot is back.
+            if router.state(slot).lent.is_some_and(|lent| !lent.copy) {
+                lock(&self.impatient).insert(client.cookie, None);
+            }
             return Standing::Owed;
         }
         self.slots.drop_slot(&mut router, slot);
