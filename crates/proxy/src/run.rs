@@ -116,6 +116,11 @@ impl Handle {
         self.doors.fail(client, reason, begun).await;
     }
 
+    /// Counts a request that the kernel has routed by rule number `route` of a service, and whose response was carried here.
+    pub(crate) fn count_carried(&self, service: u32, route: u32, request: crate::counters::Request) {
+        self.proxy.mesh().count_carried(service, route, request);
+    }
+
     /// Counts something that should not happen.
     pub fn anomaly(&self, what: &'static str) {
         self.proxy.anomaly(what);

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use http::{Method, Version};
+use http::{Method, StatusCode, Version};
 use tokio::net::TcpStream;
 
 use super::http1::{self, Asked};
@@ -22,17 +22,23 @@ pub struct Outcome {
     pub back: Option<TcpStream>,
     /// What went over the front connection so far.
     pub resting: Resting,
+    /// The response's status; `None` if none came.
+    pub status: Option<StatusCode>,
+    /// Bytes that were written to the client.
+    pub bytes: u64,
 }
 
 /// Copies the response that `back` owes to a request with `method` to `front`, between the front's own exchanges.
 pub(crate) async fn relay(proxy: &Proxy, front: &Arc<Front>, back: TcpStream, method: Method) -> Outcome {
     let _turn = front.turn.lock().await;
+    let before = front.socket.totals().1;
     let lent: Lent = Arc::new(Mutex::new(None));
     let mut exchange = Box::new(Exchange::owed(Back::lent(back, &lent), method.clone()));
     let Ok(response) = std::future::poll_fn(|cx| exchange.poll_head(cx)).await else {
         front.socket.reset();
-        return Outcome { complete: false, back: None, resting: front.resting() };
+        return Outcome { complete: false, back: None, resting: front.resting(), status: None, bytes: 0 };
     };
+    let status = Some(response.status());
     let response =
         response.map(|()| if exchange.left() == Some(0) { Body::Empty } else { Body::Exchange(exchange) });
     let asked = Asked { method, version: Version::HTTP_11, keep_alive: true, expects: false };
@@ -42,7 +48,13 @@ pub(crate) async fn relay(proxy: &Proxy, front: &Arc<Front>, back: TcpStream, me
         front.socket.shutdown_read();
     }
     let back = lock(&lent).take().map(crate::socket::Socket::into_stream);
-    Outcome { complete: end != End::Close, back, resting: front.resting() }
+    Outcome {
+        complete: end != End::Close,
+        back,
+        resting: front.resting(),
+        status,
+        bytes: front.socket.totals().1 - before,
+    }
 }
 
 /// Tells the client that the response to a request of its, which the kernel has routed, will not come. If the response has

@@ -12,7 +12,7 @@ use alize_model::http::{Action, Http, RouteTable};
 use super::limit::{Limits, Tries};
 use super::outlier::Record;
 use super::spec::{EndpointSpec, Plan, Spec};
-use crate::counters::Counters;
+use crate::counters::{self, Counters};
 use crate::kernel::InForce;
 
 /// All services. A request sees one mesh from its head to its end.
@@ -119,6 +119,13 @@ impl Mesh {
 
     pub(super) fn named(&self, name: &ServiceName) -> Option<&Arc<Service>> {
         self.by_name.get(name).and_then(|number| self.by_number.get(number))
+    }
+
+    /// Counts a request that the kernel has routed and whose response was carried here.
+    pub(crate) fn count_carried(&self, service: u32, route: u32, mut request: counters::Request) {
+        let Some(service) = self.by_number.get(&service) else { return };
+        request.route = service.http().routes.get(route as usize).map(|route| Arc::clone(&route.name));
+        service.live.counters.request(request);
     }
 
     pub(crate) fn counters(&self) -> Vec<ServiceCounters> {

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::Routed;
 use crate::back::lock;
+use crate::counters;
 use crate::kernel::{Kernel, Netns};
 use crate::reason::Reason;
 
@@ -262,9 +263,24 @@ async fn attend(routed: Weak<Routed>, slot: Slot, mut stream: TcpStream) {
 /// Carries a response to its client; the connection, if another request may follow.
 async fn carry(routed: &Arc<Routed>, slot: Slot, lent: Lent, stream: TcpStream) -> Option<TcpStream> {
     let handle = routed.handle.get()?.clone();
-    let method = lock(&routed.router).state(slot).method;
-    let method = http::Method::from_bytes(method.as_str().as_bytes()).ok()?;
+    let (state, endpoint) = {
+        let state = lock(&routed.router).state(slot);
+        let place = lock(&routed.slots.open).get(&slot).map(|held| held.place.1);
+        (state, place.and_then(|endpoint| routed.known(endpoint)).map(|known| known.address))
+    };
+    let method = http::Method::from_bytes(state.method.as_str().as_bytes()).ok()?;
     let outcome = handle.relay(lent.cookie, stream, method).await?;
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let now = Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32);
+    let request = counters::Request {
+        route: None,
+        endpoint,
+        status: outcome.status,
+        request_bytes: state.request_bytes,
+        response_bytes: outcome.bytes,
+        took: now.saturating_sub(state.started),
+    };
+    handle.count_carried(state.service, state.route, request);
     let back = outcome.back.filter(|_| outcome.complete);
     let again = back.filter(|_| lock(&routed.router).finish(slot));
     if outcome.complete {
