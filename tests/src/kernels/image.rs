@@ -26,9 +26,8 @@ pub(super) fn image(kernel: Kernel) -> Result<PathBuf> {
         Some(image) => Ok(image),
         None => fetch(kernel, &folder).with_context(|| {
             format!(
-                "kernel {} (Debian {}) is not kept in {} and cannot be fetched; it needs the network and a Debian mirror \
-                 in /etc/apt that carries that suite",
-                kernel.name,
+                "Debian's kernel of {} is not kept in {} and cannot be fetched; it needs the network and a Debian mirror in \
+                 /etc/apt that carries that suite",
                 kernel.suite,
                 folder.display()
             )
