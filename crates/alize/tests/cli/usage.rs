@@ -4,9 +4,10 @@ use std::process::{Command, Stdio};
 
 use crate::program::{Folder, alize, answer, code, run, run_with_input};
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     "run",
     "agent",
+    "proxy",
     "check",
     "apply",
     "status",
