@@ -210,6 +210,12 @@ const GROUPS: &[Group] = &[
         ],
     },
     Group {
+        name: "weights",
+        routes: "
+      - to: [{labels: {v: '1'}, weight: 70}, {labels: {v: '2'}, weight: 30}, {labels: {v: '3'}, weight: 0}]",
+        requests: &[],
+    },
+    Group {
         name: "grpc",
         routes: "
       - {match: {grpc: {service: shop.Cart, method: Add}}, to: {v: '1'}}
@@ -328,6 +334,16 @@ fn the_proxy_keeps_to_the_gateway_api() {
         assert!(begun.elapsed() < Duration::from_secs(20), "no proxy");
         thread::sleep(Duration::from_millis(20));
     }
+    let weights = GROUPS.iter().position(|group| group.name == "weights").map(|index| doors[index]);
+    let answers: Vec<String> = (0..500).map(|_| ask(weights.expect("a group"), "GET /", "")).collect();
+    let from = |name: &str| answers.iter().filter(|a| a.contains(&format!("\r\n\r\n{name}\r\n"))).count();
+    // Five standard deviations of 500 draws.
+    assert!(
+        (299..=401).contains(&from("v1")) && from("v1") + from("v2") == 500,
+        "{} {}",
+        from("v1"),
+        from("v2")
+    );
     let mut wrong = Vec::new();
     for (group, door) in GROUPS.iter().zip(doors) {
         for (request, headers, expected) in group.requests {
