@@ -26,15 +26,20 @@ pub(super) fn of_one(service: &ServiceStatus, paint: Paint, width: Option<usize>
         let to: Vec<String> = route.backends.iter().map(|backend| shown(backend, route)).collect();
         let lines = route.matches.len().max(to.len()).max(1);
         for line in 0..lines {
-            let at = |all: &[String]| visible(all.get(line).map_or("", String::as_str));
-            let first = |text: String| if line == 0 { text } else { String::new() };
+            // A space is no missing value: what stands above goes on.
+            let at = |all: &[String]| match all.get(line) {
+                Some(text) => visible(text),
+                None if line > 0 => " ".into(),
+                None => String::new(),
+            };
+            let first = |text: String| if line == 0 { text } else { " ".into() };
             let requests: u64 = route.requests.values().sum();
             table.row(vec![
                 first(visible(&route.name)).into(),
                 at(&route.matches).into(),
                 at(&to).into(),
                 first(visible(&route.does.join(", "))).into(),
-                if line == 0 { path(route) } else { "".into() },
+                if line == 0 { path(route) } else { " ".into() },
                 first(count(requests)).into(),
                 first(reasons(&route.requests)).into(),
             ]);

@@ -60,7 +60,12 @@ fn against(test: &str, status: &'static str, body: &'static str, args: &[&str]) 
 const SERVICES: &str = r#"[{"name":"web","id":1,"protocol":"http","mode":"enforce","addresses":["10.96.0.10:80"],
 "balance":"weighted-random","affinity":null,"usable":1,"traffic":{"connections":1000,"established":990,"open":7,
 "failures":{"refused":3},"bytes_sent":1536,"bytes_received":0,"retransmits":0,"smoothed_rtt":0.00123},
-"refused":{"no-endpoint":2},"shadow":{},"endpoints":[
+"refused":{"no-endpoint":2},"shadow":{},"routes":[
+{"name":"api","matches":["/api/*","POST /form"],"backends":[{"target":"version=v1","weight":9,"share":0.9},
+{"target":"version=v2","weight":1,"share":0.1}],"does":["timeout 2s"],"path":"proxy","proxied":[{"reason":"timeout",
+"because":"the route has a timeout","paths":["/api/*","/form"]}],"requests":{"2xx":1234,"5xx":6}},
+{"name":"rest","matches":["/*"],"backends":[{"target":"all","weight":1,"share":1.0}],"does":[],"path":"kernel",
+"proxied":[],"requests":{}}],"endpoints":[
 {"address":"10.0.0.1:8080","id":5,"weight":9,"share":0.9,"labels":{"version":"v1"},"state":"active","reason":null,
 "traffic":{"connections":910,"established":900,"open":7,"failures":{},"bytes_sent":1536,"bytes_received":0,
 "retransmits":0,"smoothed_rtt":null}},
@@ -79,6 +84,21 @@ fn services_in_a_table() {
          web      10.96.0.10:80  http      enforce  weighted-random     1/2        1.00k     7       3        2  \
          1.50 KiB       0 B  1.23 ms\n"
     );
+}
+
+#[test]
+fn routes_with_the_way_that_they_take() {
+    let shown = against("routes", "200 OK", &SERVICES[1..SERVICES.len() - 1], &["services", "web"]);
+    assert_eq!(shown.code, 0, "{}", shown.err);
+    let expected = "
+ROUTE  MATCHES     TO                 DOES        PATH    REQUESTS  STATUS
+api    /api/*      version=v1 90.0 %  timeout 2s  proxy      1.24k  1.23k 2xx, 6 5xx
+       POST /form  version=v2 10.0 %
+rest   /*          all                -           kernel         0  -
+  api, /api/* /form: proxy, because the route has a timeout (timeout)
+";
+    let out: String = shown.out.lines().map(|line| format!("{}\n", line.trim_end())).collect();
+    assert!(out.contains(expected), "{out}");
 }
 
 #[test]

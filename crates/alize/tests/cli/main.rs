@@ -2,6 +2,7 @@
 
 mod answers;
 mod check;
+mod gateway;
 mod observe;
 mod program;
 mod proxy;

@@ -7,6 +7,7 @@ use crate::program::{Folder, alize, answer, code, run, run_with_input};
 const COMMANDS: [&str; 19] = [
     "run",
     "agent",
+    "proxy",
     "check",
     "apply",
     "status",

@@ -165,12 +165,15 @@ impl RouteTable {
             return KernelTable { any: None, classes: vec![KernelClass { pattern, verdicts }] };
         }
         let reasons = self.reasons(elsewhere);
-        let patterns = self.patterns();
-        let lower = |pattern: &KernelPattern| KernelClass {
-            pattern: pattern.clone(),
-            verdicts: Method::ALL.map(|method| self.lower(pattern, method, &patterns, &reasons)),
+        let told_apart = self.told_apart();
+        let class = |pattern: &KernelPattern| {
+            let candidates = self.candidates(pattern, &told_apart);
+            KernelClass {
+                pattern: pattern.clone(),
+                verdicts: Method::ALL.map(|method| lower(&candidates, method, &reasons)),
+            }
         };
-        let classes: Vec<KernelClass> = patterns.iter().map(lower).collect();
+        let classes: Vec<KernelClass> = told_apart.patterns.iter().map(class).collect();
         match sole_rule(&classes) {
             Some(rule) => KernelTable { any: Some(rule), classes: Vec::new() },
             None => KernelTable { any: None, classes: without_repetition(classes) },
@@ -187,17 +190,19 @@ impl RouteTable {
             return ways;
         }
         let reasons = self.reasons(elsewhere);
-        let patterns = self.patterns();
-        for class in &patterns {
+        let told_apart = self.told_apart();
+        for class in &told_apart.patterns {
+            let candidates = self.candidates(class, &told_apart);
             for method in Method::ALL.into_iter().filter(|m| !matches!(m, Method::Connect | Method::Trace)) {
-                let verdict = self.lower(class, method, &patterns, &reasons);
-                for entry in self.candidates(class, method, &patterns) {
-                    let Some(way) = ways.get_mut(usize::from(entry.found.rule)) else { continue };
+                let verdict = lower(&candidates, method, &reasons);
+                for candidate in possible(&candidates, method) {
+                    let Some(way) = ways.get_mut(usize::from(candidate.rule)) else { continue };
                     match verdict {
-                        KernelVerdict::Rule(rule) => way.kernel |= rule == entry.found.rule,
+                        KernelVerdict::Rule(rule) => way.kernel |= rule == candidate.rule,
                         KernelVerdict::Proxy(reason) => {
                             let patterns = way.proxy.entry(reason).or_default();
-                            if !patterns.contains(class) {
+                            // Classes come one after the other.
+                            if patterns.last() != Some(class) {
                                 patterns.push(class.clone());
                             }
                         }
@@ -214,67 +219,101 @@ impl RouteTable {
         self.http().routes.iter().map(reason).collect()
     }
 
-    /// The patterns by which requests are told apart.
-    fn patterns(&self) -> BTreeSet<KernelPattern> {
+    /// The patterns by which requests are told apart, and what is not told apart by them.
+    fn told_apart(&self) -> ToldApart {
         let mut patterns: BTreeSet<KernelPattern> = self.entries.iter().filter_map(pattern).collect();
         patterns.insert(KernelPattern::Prefix("/".into()));
-        patterns
+        let mut within: HashMap<String, Vec<u16>> = HashMap::new();
+        for (index, entry) in (0..).zip(&self.entries) {
+            let path: &str = match &entry.path {
+                PathTest::Exact(path) | PathTest::Prefix(path) if told_apart(path).is_err() => path,
+                PathTest::Regex(_, folder) => folder,
+                PathTest::Exact(_) | PathTest::Prefix(_) => continue,
+            };
+            if let Some(closest) = closest_class(path, &patterns) {
+                within.entry(closest.to_owned()).or_default().push(index);
+            }
+        }
+        ToldApart { patterns, within }
     }
 
-    /// The matches that a request of a class may have, the first first; behind one that takes all there is no other.
-    fn candidates<'a>(
-        &'a self,
-        class: &'a KernelPattern,
-        method: Method,
-        classes: &'a BTreeSet<KernelPattern>,
-    ) -> impl Iterator<Item = &'a Entry> {
-        let mut ended = false;
-        self.entries.iter().filter(move |entry| {
-            if ended {
-                return false;
+    /// The matches that requests of a class may have as far as their path tells, in the order of precedence.
+    fn candidates(&self, class: &KernelPattern, told_apart: &ToldApart) -> Vec<Candidate> {
+        let above = || super::table::prefixes(class.path(), usize::MAX);
+        let mut indices: Vec<u16> = match class {
+            KernelPattern::Exact(path) => {
+                self.exact.get(path).into_iter().chain([&self.regex]).flatten().copied().collect()
             }
-            match stand(entry, class, method, classes) {
-                Stand::None => false,
-                Stand::Some(_) => true,
-                Stand::All => {
-                    ended = true;
-                    true
-                }
+            // A regular expression that begins in a folder around the class may go on into it.
+            KernelPattern::Prefix(_) => {
+                above().filter_map(|prefix| told_apart.within.get(prefix)).flatten().copied().collect()
             }
-        })
-    }
-
-    /// The verdict for the requests of a class with one method.
-    fn lower(
-        &self,
-        class: &KernelPattern,
-        method: Method,
-        classes: &BTreeSet<KernelPattern>,
-        reasons: &[Option<Reason>],
-    ) -> KernelVerdict {
-        if matches!(method, Method::Connect | Method::Trace) {
-            return KernelVerdict::Proxy(Reason::Method);
-        }
-        let mut candidates = self.candidates(class, method, classes);
-        let Some(first) = candidates.next() else { return KernelVerdict::Proxy(Reason::NoRoute) };
-        let rule = first.found.rule;
-        let mut last = first;
-        for next in candidates {
-            last = next;
-        }
-        let alike = self.candidates(class, method, classes).all(|entry| entry.found.rule == rule);
-        // Several matches do no harm if all of them have the same route, and the last of them takes the rest.
-        match (stand(first, class, method, classes), stand(last, class, method, classes)) {
-            (_, Stand::All) if alike => match reasons.get(usize::from(rule)).copied().flatten() {
-                Some(reason) => KernelVerdict::Proxy(reason),
-                None => KernelVerdict::Rule(rule),
-            },
-            (Stand::Some(reason), _) => KernelVerdict::Proxy(reason),
-            (Stand::All | Stand::None, _) => KernelVerdict::Proxy(Reason::NoRoute),
-        }
+        };
+        indices.extend(above().filter_map(|prefix| self.prefix.get(prefix)).flatten());
+        indices.sort_unstable();
+        indices.dedup();
+        let entries = indices.into_iter().filter_map(|index| self.entries.get(usize::from(index)));
+        let candidate = |entry: &Entry| {
+            let unsure = match path_stand(&entry.path, class, &told_apart.patterns) {
+                Stand::None => return None,
+                Stand::Some(reason) => Some(reason),
+                Stand::All if !entry.headers.is_empty() => Some(Reason::HeaderMatch),
+                Stand::All if !entry.query.is_empty() => Some(Reason::QueryMatch),
+                Stand::All => None,
+            };
+            Some(Candidate { rule: entry.found.rule, method: entry.method, unsure })
+        };
+        entries.filter_map(candidate).collect()
     }
 }
 
+/// A match that requests of a class may have.
+#[derive(Clone, Copy)]
+struct Candidate {
+    rule: u16,
+    method: Option<Method>,
+    /// Why it may not take all of them.
+    unsure: Option<Reason>,
+}
+
+/// The patterns of the kernel, and what lies within each without being told apart.
+struct ToldApart {
+    patterns: BTreeSet<KernelPattern>,
+    /// By the prefix of the closest class around it: matches whose path is not told apart, and regular expressions by the
+    /// folder in which they begin.
+    within: HashMap<String, Vec<u16>>,
+}
+
+/// The matches that requests with one method may have; behind one that takes all there is no other.
+fn possible(candidates: &[Candidate], method: Method) -> impl Iterator<Item = Candidate> {
+    let mut ended = false;
+    let fits = move |candidate: &Candidate| candidate.method.is_none_or(|only| only == method);
+    let all = candidates.iter().copied().filter(fits);
+    all.take_while(move |candidate| !std::mem::replace(&mut ended, candidate.unsure.is_none()))
+}
+
+/// The verdict for the requests of a class with one method.
+fn lower(candidates: &[Candidate], method: Method, reasons: &[Option<Reason>]) -> KernelVerdict {
+    if matches!(method, Method::Connect | Method::Trace) {
+        return KernelVerdict::Proxy(Reason::Method);
+    }
+    let mut possible = possible(candidates, method);
+    let Some(first) = possible.next() else { return KernelVerdict::Proxy(Reason::NoRoute) };
+    let (mut alike, mut last) = (true, first);
+    for next in possible {
+        alike &= next.rule == first.rule;
+        last = next;
+    }
+    // Several matches do no harm if all of them have the same route, and the last of them takes the rest.
+    match (first.unsure, last.unsure) {
+        (_, None) if alike => match reasons.get(usize::from(first.rule)).copied().flatten() {
+            Some(reason) => KernelVerdict::Proxy(reason),
+            None => KernelVerdict::Rule(first.rule),
+        },
+        (Some(reason), _) => KernelVerdict::Proxy(reason),
+        (None, _) => KernelVerdict::Proxy(Reason::NoRoute),
+    }
+}
 fn method_reason(method: Method, reason: Reason) -> Reason {
     if matches!(method, Method::Connect | Method::Trace) { Reason::Method } else { reason }
 }
@@ -299,17 +338,6 @@ fn told_apart(path: &str) -> Result<(), Reason> {
         _ if !path.starts_with('/') || !path.bytes().all(plain) => Err(Reason::OddPath),
         _ if path.contains("//") || path.split('/').any(dots) => Err(Reason::OddPath),
         _ => Ok(()),
-    }
-}
-
-fn stand(entry: &Entry, class: &KernelPattern, method: Method, classes: &BTreeSet<KernelPattern>) -> Stand {
-    if entry.method.is_some_and(|only| only != method) {
-        return Stand::None;
-    }
-    match path_stand(&entry.path, class, classes) {
-        Stand::All if !entry.headers.is_empty() => Stand::Some(Reason::HeaderMatch),
-        Stand::All if !entry.query.is_empty() => Stand::Some(Reason::QueryMatch),
-        stand => stand,
     }
 }
 

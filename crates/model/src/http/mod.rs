@@ -54,6 +54,8 @@ impl Http {
     pub const MOST_ROUTES: usize = 1024;
     /// So many matches may all routes of one service have together.
     pub const MOST_MATCHES: usize = 4096;
+    /// So many backends may one route have.
+    pub const MOST_BACKENDS: usize = 256;
     /// The name of the route of a service that has none in the file.
     pub const DEFAULT_ROUTE: &'static str = "default";
 

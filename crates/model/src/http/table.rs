@@ -55,9 +55,9 @@ pub struct RouteTable {
     http: Arc<Http>,
     /// Every match of every route, in the order of precedence.
     pub(super) entries: Vec<Entry>,
-    exact: HashMap<Arc<str>, Vec<u16>>,
-    regex: Vec<u16>,
-    prefix: HashMap<Arc<str>, Vec<u16>>,
+    pub(super) exact: HashMap<Arc<str>, Vec<u16>>,
+    pub(super) regex: Vec<u16>,
+    pub(super) prefix: HashMap<Arc<str>, Vec<u16>>,
     /// The most `/` in a prefix: a path of ten thousand is not cut ten thousand times.
     deepest: usize,
 }

@@ -1,6 +1,6 @@
 //! The key `to`: where requests go.
 
-use crate::http::{Backend, Target};
+use crate::http::{Backend, Http, Target};
 use crate::{Labels, ServiceName};
 
 use super::super::endpoint;
@@ -30,7 +30,13 @@ pub(super) fn read<'a>(
     let mut all: Vec<At<Backend>> = Vec::new();
     let errors_before = reader.remarks.errors();
     let at = reader.list(token, what, |reader, item| {
+        let at = item.at;
         let Some(backend) = read_one(reader, item, names)? else { return Ok(()) };
+        if all.len() == Http::MOST_BACKENDS {
+            let help = format!("at most {}: select several endpoints by one label", Http::MOST_BACKENDS);
+            reader.remarks.error(at, "the route has too many backends", help);
+            return Ok(());
+        }
         match all.iter().find(|other| other.value.target == backend.value.target) {
             Some(first) => {
                 let first = reader.remarks.place(first.at);
