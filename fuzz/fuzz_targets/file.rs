@@ -4,7 +4,9 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use alize_model::http::{Action, Head, Http, KernelVerdict, Method, PathMatch, Reason, RouteTable};
 use alize_model::{
     Balance, Budgets, Diagnostics, HostFacts, Mode, Probe, Protocol, Service, Severity, Snapshot, Source,
     parse,
@@ -49,6 +51,42 @@ fn check(snapshot: &Snapshot, local: IpAddr) {
             assert!(service.mode == Mode::Observe || frontend.address != local);
         }
         check_service(service);
+        check_http(snapshot, service);
+    }
+}
+
+/// Routes are there exactly for HTTP, compile, and are lowered to a table that has a verdict for every request and never
+/// one that the table contradicts.
+fn check_http(snapshot: &Snapshot, service: &Service) {
+    assert_eq!(service.http.is_some(), service.protocol == Protocol::Http);
+    let Some(http) = &service.http else { return };
+    assert!((1..=Http::MOST_ROUTES).contains(&http.routes.len()));
+    let table = RouteTable::compile(http);
+    let kernel = snapshot.kernel_table(service).expect("it speaks HTTP");
+    let mut names = HashSet::new();
+    let mut paths = vec!["/".to_owned(), "/a/b".to_owned()];
+    for route in &http.routes {
+        assert!(names.insert(Arc::clone(&route.name)) && !route.matches.is_empty());
+        if let Action::Forward(forward) = &route.action {
+            assert!(forward.backends.iter().any(|backend| backend.weight > 0));
+        }
+        for condition in &route.matches {
+            if let PathMatch::Exact(path) | PathMatch::Prefix(path) = &condition.path {
+                assert!(path.starts_with('/') && (path.len() == 1 || matches!(condition.path, PathMatch::Exact(_)) || !path.ends_with('/')));
+                paths.extend([path.to_string(), format!("{path}/x")]);
+            }
+        }
+    }
+    let headers: &[(&str, &str)] = &[("host", "a")];
+    for path in &paths {
+        for method in Method::ALL {
+            let found = table.find(&Head { method: method.as_str(), path, query: None, headers });
+            match kernel.verdict(method, path) {
+                KernelVerdict::Rule(rule) => assert_eq!(found.map(|found| found.rule), Some(rule), "{path}"),
+                KernelVerdict::Proxy(Reason::NoRoute) => assert_eq!(found, None, "{path}"),
+                KernelVerdict::Proxy(_) => {}
+            }
+        }
     }
 }
 

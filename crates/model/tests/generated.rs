@@ -56,6 +56,35 @@ fn every_example_is_accepted_without_a_remark() {
     }
 }
 
+/// The guide's examples: whole files, or keys of a service with endpoints of two versions.
+#[test]
+fn every_example_of_the_guide_to_routing_is_accepted_without_a_remark() {
+    let guide = fs::read_to_string(root().join("docs/guide/routing.md")).unwrap();
+    let blocks: Vec<_> =
+        guide.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(blocks.len() >= 6, "{}", blocks.len());
+    for block in blocks {
+        let text = match block.starts_with("services:") {
+            true => block.to_owned(),
+            false => {
+                let keys: String = block.lines().map(|line| format!("    {line}\n")).collect();
+                let endpoint = |n| format!("{{address: '10.0.0.{n}:80', labels: {{version: v{n}}}}}");
+                let endpoints = format!("[{}, {}]", endpoint(1), endpoint(2));
+                format!(
+                    "services:\n  - name: web\n    protocol: http\n    address: 10.96.0.1:80\n    endpoints: {endpoints}\n{keys}"
+                )
+            }
+        };
+        let source = Source { name: "routing.md", text: &text };
+        let (_, warnings) = parse(source, &Budgets::default(), &HostFacts::default())
+            .unwrap_or_else(|diagnostics| panic!("{diagnostics}\n{text}"));
+        assert!(warnings.is_empty(), "{warnings:?}\n{text}");
+        let schema = json_schema();
+        check(&schema, &schema, &document(&text).unwrap())
+            .unwrap_or_else(|problem| panic!("{problem}\n{text}"));
+    }
+}
+
 #[test]
 fn every_example_keeps_to_the_schema() {
     let schema = json_schema();
