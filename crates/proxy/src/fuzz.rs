@@ -87,6 +87,7 @@ pub fn check_request(bytes: &[u8], cuts: &[u8]) {
         }
     }
     let Some(Ok((head, message))) = whole else { return };
+    check_by_httparse(bytes, &head);
     let Ok(Some((trailers, _))) = &message.end else { return };
     let mut out = Out::default();
     head::write_request(&head.parts, message.framing, || ([192, 0, 2, 1], 80).into(), out.tail());
@@ -106,6 +107,27 @@ pub fn check_request(bytes: &[u8], cuts: &[u8]) {
     assert!(head.parts.headers.iter().all(|(name, value)| {
         name == http::header::CONTENT_LENGTH || again.parts.headers.get_all(name).iter().any(|v| v == value)
     }));
+}
+
+/// What passes is a request to httparse, too, and the same one.
+fn check_by_httparse(bytes: &[u8], head: &head::RequestHead) {
+    let start = bytes.chunks_exact(2).take_while(|pair| *pair == b"\r\n").count() * 2;
+    let mut fields = [httparse::EMPTY_HEADER; 256];
+    let mut request = httparse::Request::new(&mut fields);
+    let status = request.parse(&bytes[start..]);
+    assert!(matches!(status, Ok(httparse::Status::Complete(_))), "{status:?}: {}", bytes.escape_ascii());
+    assert_eq!(request.method, Some(head.parts.method.as_str()));
+    let target = request.path.unwrap_or_default();
+    let path = head.parts.uri.path_and_query().map(|path| path.as_str());
+    assert!(path.is_none_or(|path| target.ends_with(path) || path == "/"), "{target} was read as {path:?}");
+    for (name, value) in &head.parts.headers {
+        let host = name == http::header::HOST && !target.starts_with('/');
+        let found = request
+            .headers
+            .iter()
+            .any(|field| name == field.name && value.as_bytes() == field.value.trim_ascii());
+        assert!(found || host || name == http::header::TE, "{name}: {value:?} was not sent");
+    }
 }
 
 /// A response reads the same however it is cut.

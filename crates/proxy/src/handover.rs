@@ -23,7 +23,7 @@ use tokio::net::{TcpStream, UnixListener};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::front::{Front, Origin};
+use crate::front::{Front, Leaving, Origin};
 use crate::kernel::Netns;
 use crate::listen::Doors;
 use crate::proxy::{Phase, Proxy};
@@ -245,7 +245,7 @@ impl Heir {
     pub(crate) async fn give(
         self,
         doors: &Doors,
-        leaving: &mut mpsc::UnboundedReceiver<Arc<Front>>,
+        leaving: &mut mpsc::UnboundedReceiver<Leaving>,
         deadline: Instant,
     ) {
         doors.close_all();
@@ -254,12 +254,12 @@ impl Heir {
         loop {
             tokio::select! {
                 biased;
-                Some(front) = leaving.recv() => self.give_one(&front).await,
+                Some(leaving) = leaving.recv() => self.give_one(&leaving.front).await,
                 _ = drained.as_mut() => break,
             }
         }
-        while let Ok(front) = leaving.try_recv() {
-            self.give_one(&front).await;
+        while let Ok(leaving) = leaving.try_recv() {
+            self.give_one(&leaving.front).await;
         }
         let _ = timeout_at(Instant::now() + PATIENCE, send(&self.0, &Word::End, &[])).await;
     }

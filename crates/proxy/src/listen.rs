@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::back::lock;
-use crate::front::{self, Front, Origin, Outcome};
+use crate::front::{self, Front, Leaving, Origin, Outcome};
 use crate::kernel::{Accepted, Netns};
 use crate::proxy::{Phase, Proxy};
 use crate::reason::Reason;
@@ -29,7 +29,7 @@ pub(crate) struct Doors {
     listeners: Mutex<Vec<Door>>,
     fronts: Mutex<std::collections::HashMap<u64, Weak<Front>>>,
     /// Takes fronts that are at rest while the proxy hands over.
-    leaving: mpsc::UnboundedSender<Arc<Front>>,
+    leaving: mpsc::UnboundedSender<Leaving>,
 }
 
 struct Door {
@@ -39,7 +39,7 @@ struct Door {
 }
 
 impl Doors {
-    pub(crate) fn new(proxy: &Arc<Proxy>, leaving: mpsc::UnboundedSender<Arc<Front>>) -> Arc<Self> {
+    pub(crate) fn new(proxy: &Arc<Proxy>, leaving: mpsc::UnboundedSender<Leaving>) -> Arc<Self> {
         Arc::new(Self {
             proxy: Arc::clone(proxy),
             listeners: Mutex::default(),

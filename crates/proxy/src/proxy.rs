@@ -12,6 +12,9 @@ use crate::back::{Backs, lock};
 use crate::kernel::Kernel;
 use crate::route::{Mesh, Plan};
 
+/// Connections on their way to a successor at once.
+const LEAVING: usize = 32;
+
 /// What the process is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -54,6 +57,8 @@ pub(crate) struct Proxy {
     pub(crate) backs: Backs,
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) mirrors: Arc<tokio::sync::Semaphore>,
+    /// Turns of connections that are handed over.
+    pub(crate) leaving: Arc<tokio::sync::Semaphore>,
     mesh: RwLock<Arc<Mesh>>,
     pub(crate) accepted: AtomicU64,
     pub(crate) open: AtomicU64,
@@ -68,6 +73,7 @@ impl Proxy {
             limits,
             phase: watch::Sender::new(Phase::Serving),
             mirrors: Arc::new(tokio::sync::Semaphore::new(limits.mirrors)),
+            leaving: Arc::new(tokio::sync::Semaphore::new(LEAVING)),
             mesh: RwLock::default(),
             accepted: AtomicU64::new(0),
             open: AtomicU64::new(0),

@@ -72,6 +72,41 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 31] = [
+        Self::BadRequestLine,
+        Self::BadTarget,
+        Self::BadField,
+        Self::BadHost,
+        Self::AmbiguousLength,
+        Self::BadChunk,
+        Self::BadTrailer,
+        Self::ClientGone,
+        Self::InjectedFault,
+        Self::RouteResponds,
+        Self::RouteRedirects,
+        Self::CorsPreflight,
+        Self::NoRoute,
+        Self::HeadTimeout,
+        Self::LongTarget,
+        Self::BadExpectation,
+        Self::RateLimited,
+        Self::LongHead,
+        Self::BadCoding,
+        Self::EndpointClosed,
+        Self::BadResponse,
+        Self::NoService,
+        Self::NoEndpoint,
+        Self::CircuitOpen,
+        Self::PoolExhausted,
+        Self::ConnectFailed,
+        Self::ConnectTimeout,
+        Self::TryTimeout,
+        Self::EndpointSilent,
+        Self::RequestTimeout,
+        Self::BadVersion,
+    ];
+
     /// Its stable name: in the `x-alize-reason` header and on metrics.
     pub fn name(self) -> &'static str {
         match self {
@@ -109,8 +144,73 @@ impl Reason {
         }
     }
 
+    /// A sentence for people: what happened, and what to check.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::BadRequestLine => {
+                "The request line is none, or a line of the head does not end with CR LF."
+            }
+            Self::BadTarget => "The target is of no form that fits the method.",
+            Self::BadField => {
+                "A header field is malformed: a space before the colon, a folded line, a name that is no token."
+            }
+            Self::BadHost => {
+                "There is no `Host`, there are several, or it is malformed; or it differs from the target."
+            }
+            Self::AmbiguousLength => {
+                "The length of the body could be read in two ways: `Content-Length` beside `Transfer-Encoding`, several of either, a number that is none."
+            }
+            Self::BadChunk => "A chunk of the body is malformed.",
+            Self::BadTrailer => "The trailers are malformed or too long.",
+            Self::ClientGone => "The client went away before it was answered.",
+            Self::InjectedFault => "The route's `fault` says so; the status is the route's.",
+            Self::RouteResponds => {
+                "The route's `respond` says so; the status is the route's, and there is no reason header."
+            }
+            Self::RouteRedirects => {
+                "The route's `redirect` says so; the status is the route's, and there is no reason header."
+            }
+            Self::CorsPreflight => {
+                "The route's `cors` answers what a browser asks first; there is no reason header."
+            }
+            Self::NoRoute => {
+                "No route of the service is for the request. Check `routes`, or add one without `match`."
+            }
+            Self::HeadTimeout => "The head of the request took longer than 10 s.",
+            Self::LongTarget => "The request line is longer than 32 KiB.",
+            Self::BadExpectation => "`Expect` is something else than `100-continue`.",
+            Self::RateLimited => {
+                "The `rate-limit` of the service or the route is used up; `Retry-After` says for how long."
+            }
+            Self::LongHead => "The head is longer than 32 KiB, or has more than 128 fields.",
+            Self::BadCoding => "`Transfer-Encoding` is something else than `chunked`.",
+            Self::EndpointClosed => {
+                "The endpoint ended the connection before it answered, and the request could not be sent again."
+            }
+            Self::BadResponse => {
+                "What the endpoint answered is no response of HTTP/1.1, or could be read in two ways."
+            }
+            Self::NoService => "The proxy knows no service for the connection. Check that the agent runs.",
+            Self::NoEndpoint => {
+                "No backend of the route has an endpoint that takes requests. Check `alize endpoints`."
+            }
+            Self::CircuitOpen => "Every endpoint has as many requests as its `circuit` allows.",
+            Self::PoolExhausted => {
+                "Every connection that `pool` or `circuit` allows is busy, and none became free in time."
+            }
+            Self::ConnectFailed => "The endpoint refused the connection, or could not be reached.",
+            Self::ConnectTimeout => "The endpoint did not accept the connection within `connect-timeout`.",
+            Self::TryTimeout => {
+                "The endpoint did not begin to answer within the route's `timeout: {try: ...}`."
+            }
+            Self::EndpointSilent => "The endpoint was silent for longer than `response-timeout`.",
+            Self::RequestTimeout => "The request took longer than the route's `timeout`.",
+            Self::BadVersion => "The version of HTTP is none of 1.0, 1.1 and 2.",
+        }
+    }
+
     /// The status of the answer; where the route has one of its own, what stands in for it.
-    pub(crate) fn status(self) -> StatusCode {
+    pub fn status(self) -> StatusCode {
         match self {
             Self::BadRequestLine
             | Self::BadTarget
@@ -144,7 +244,7 @@ impl Reason {
     }
 
     /// The code that a gRPC client is told, which reads no status of HTTP.
-    pub(crate) fn grpc(self) -> u8 {
+    pub fn grpc(self) -> u8 {
         match self {
             Self::TryTimeout | Self::EndpointSilent | Self::RequestTimeout | Self::HeadTimeout => 4, // DEADLINE_EXCEEDED
             Self::RateLimited => 8,                     // RESOURCE_EXHAUSTED

@@ -29,6 +29,7 @@ impl Child {
         let failed = |source| Problem::Start { program: options.program.display().to_string(), source };
         let mut child = Command::new(&options.program)
             .args(&options.arguments)
+            .env(options.environment.0, options.environment.1)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .process_group(0)

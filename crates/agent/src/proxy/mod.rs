@@ -42,6 +42,8 @@ pub struct ProxyOptions {
     pub program: PathBuf,
     /// Its arguments.
     pub arguments: Vec<OsString>,
+    /// A variable that it finds in its environment.
+    pub environment: (&'static str, &'static str),
     /// Where it is asked, usually `/run/alize/<instance>.proxy.sock`.
     pub socket: PathBuf,
 }

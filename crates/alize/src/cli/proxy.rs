@@ -117,7 +117,8 @@ pub(super) fn for_agent(
     arguments.extend(cgroups.iter().flat_map(|cgroup| ["--cgroup".into(), cgroup.into()]));
     arguments.extend((0..global.verbose).map(|_| "-v".into()));
     arguments.extend((0..global.quiet).map(|_| "-q".into()));
-    Ok(ProxyOptions { program, arguments, socket: socket(&place.run_dir, &global.instance) })
+    let environment = alize_proxy::ENVIRONMENT;
+    Ok(ProxyOptions { program, arguments, environment, socket: socket(&place.run_dir, &global.instance) })
 }
 
 fn socket(run_dir: &Path, instance: &str) -> PathBuf {

@@ -43,7 +43,7 @@ pub struct Http {
     pub outlier: Option<Outlier>,
     /// For the whole service.
     pub rate_limit: Option<RateLimit>,
-    /// Whether answers that the proxy makes itself carry `server: alize` and `alize-reason`.
+    /// Whether answers that the proxy makes itself carry `server: alize` and `x-alize-reason`.
     pub reason_header: bool,
     /// In the order of the file; never empty, at most [`Http::MOST_ROUTES`]. A rule's number is its place here.
     pub routes: Vec<Route>,

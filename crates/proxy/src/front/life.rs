@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::{Front, http1, http2};
 use crate::back::lock;
@@ -37,22 +37,44 @@ enum Spoken {
     Http2,
 }
 
-/// Serves a connection until it ends, or until it is to be handed over: then it is given back, at rest.
+/// A connection at rest on its way to another proxy, in its turn.
+pub(crate) struct Leaving {
+    pub(crate) front: Arc<Front>,
+    /// Few leave at once: those that wait for their turn are served here meanwhile.
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Leaving {
+    fn new(front: Arc<Front>, turn: OwnedSemaphorePermit) -> Self {
+        Self { front, _turn: turn }
+    }
+}
+
+/// Serves a connection until it ends, or until it is its turn to be handed over: then it is given back, at rest.
 pub(crate) async fn live(
     proxy: Arc<Proxy>,
     front: Arc<Front>,
     mut phase: watch::Receiver<Phase>,
-) -> Option<Arc<Front>> {
+) -> Option<Leaving> {
     loop {
-        match *phase.borrow_and_update() {
+        let present = *phase.borrow_and_update();
+        let turn = || Arc::clone(&proxy.leaving);
+        match present {
             Phase::Serving => {}
             Phase::Draining => return None,
-            Phase::HandingOver => return Some(front),
+            Phase::HandingOver => {
+                if let Ok(turn) = turn().try_acquire_owned() {
+                    return Some(Leaving::new(front, turn));
+                }
+            }
         }
         let mut ended = false;
         if !front.has_unread() {
             tokio::select! {
                 biased;
+                turn = turn().acquire_owned(), if present == Phase::HandingOver => {
+                    return Some(Leaving::new(front, turn.ok()?));
+                }
                 readable = front.socket.stream().readable() => readable.ok()?,
                 _ = phase.changed() => continue,
             }
@@ -149,7 +171,7 @@ mod tests {
         let front = Front::new(crate::socket::Socket::new(stream), origin, BytesMut::new());
         let asleep = size_of_val(&live(Arc::clone(&proxy), Arc::clone(&front), proxy.phase.subscribe()));
         let awake = size_of_val(&serve(&proxy, &front, proxy.phase.subscribe()));
-        assert!(asleep + size_of::<Front>() <= 640, "asleep: {asleep} and {}", size_of::<Front>());
+        assert!(asleep + size_of::<Front>() <= 768, "asleep: {asleep} and {}", size_of::<Front>());
         assert!(awake <= 2_560, "awake: {awake}");
     }
 }

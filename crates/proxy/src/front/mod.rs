@@ -23,7 +23,7 @@ use crate::socket::Socket;
 use crate::wire::{Decoder, Framing, head};
 
 pub(crate) use inbound::Inbound;
-pub(crate) use life::live;
+pub(crate) use life::{Leaving, live};
 pub use relay::Outcome;
 pub(crate) use relay::{fail, relay};
 

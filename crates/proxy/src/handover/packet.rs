@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Mutex;
 
 use rustix::fd::BorrowedFd;
 use rustix::net::{
@@ -15,6 +16,8 @@ use rustix::net::{
 };
 use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
+
+use crate::back::lock;
 
 /// Descriptors in a packet; the kernel allows 253.
 pub(super) const MOST_SOCKETS: usize = 64;
@@ -41,7 +44,7 @@ impl Door {
     }
 
     pub(super) async fn accept(&self) -> io::Result<Packets> {
-        Ok(Packets(self.0.accept().await?.0))
+        Ok(Packets::new(self.0.accept().await?.0))
     }
 }
 
@@ -51,13 +54,21 @@ fn socket() -> io::Result<OwnedFd> {
 }
 
 /// A connection. To tokio it is a stream, but it is read and written by whole packets only.
-pub(crate) struct Packets(UnixStream);
+pub(crate) struct Packets {
+    stream: UnixStream,
+    /// Where packets are read into: clearing it for each would cost more than all else.
+    space: Mutex<Vec<u8>>,
+}
 
 impl Packets {
+    fn new(stream: UnixStream) -> Self {
+        Self { stream, space: Mutex::default() }
+    }
+
     pub(super) fn connect(path: &Path) -> io::Result<Self> {
         let socket = socket()?;
         connect(&socket, &SocketAddrUnix::new(path)?)?;
-        Ok(Self(UnixStream::from_std(socket.into())?))
+        Ok(Self::new(UnixStream::from_std(socket.into())?))
     }
 
     pub(super) async fn send(&self, text: &[u8], sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -67,27 +78,27 @@ impl Packets {
             if !sockets.is_empty() {
                 control.push(SendAncillaryMessage::ScmRights(sockets));
             }
-            Ok(sendmsg(&self.0, &[IoSlice::new(text)], &mut control, SendFlags::NOSIGNAL)?)
+            Ok(sendmsg(&self.stream, &[IoSlice::new(text)], &mut control, SendFlags::NOSIGNAL)?)
         };
-        let sent = self.0.async_io(Interest::WRITABLE, write).await?;
+        let sent = self.stream.async_io(Interest::WRITABLE, write).await?;
         if sent == text.len() { Ok(()) } else { Err(io::Error::other("a packet was cut")) }
     }
 
     /// The next packet; `None` at the end.
     pub(super) async fn receive(&self) -> io::Result<Option<(Vec<u8>, Sockets)>> {
-        self.0.async_io(Interest::READABLE, || receive_now(&self.0)).await
+        self.stream.async_io(Interest::READABLE, || receive_now(&self.stream, &mut lock(&self.space))).await
     }
 }
 
-fn receive_now(socket: &UnixStream) -> io::Result<Option<(Vec<u8>, Sockets)>> {
-    let mut text = vec![0; LONGEST];
+fn receive_now(socket: &UnixStream, text: &mut Vec<u8>) -> io::Result<Option<(Vec<u8>, Sockets)>> {
+    text.resize(LONGEST, 0);
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_SOCKETS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let message = recvmsg(socket, &mut [IoSliceMut::new(&mut text)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let message = recvmsg(socket, &mut [IoSliceMut::new(text)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
     if message.bytes == 0 {
         return Ok(None);
     }
-    text.truncate(message.bytes);
+    let text = text[..message.bytes].to_vec();
     let sockets = control.drain().filter_map(|message| match message {
         RecvAncillaryMessage::ScmRights(sockets) => Some(sockets),
         _ => None,

@@ -6,6 +6,7 @@
 pub(crate) mod framing;
 pub(crate) mod head;
 pub(crate) mod spelling;
+mod write;
 
 pub(crate) use framing::{Decoded, Decoder, Encoder, Framing};
 pub(crate) use head::{Fault, RequestHead};

@@ -50,7 +50,7 @@ keys! {
         Outlier "outlier": Kind::Table(OutlierKey::TABLE), Absent::Means("answers eject nobody");
         /// A bound on the requests of the whole service on this host: what is beyond it is answered 429 at once.
         RateLimit "rate-limit": Kind::Table(RateLimitKey::TABLE), Absent::Means("no bound");
-        /// Whether answers that Alizé makes itself say so: `server: alize`, and the reason in `alize-reason`.
+        /// Whether answers that Alizé makes itself say so: `server: alize`, and the reason in `x-alize-reason`.
         ReasonHeader "reason-header": Kind::Boolean, Absent::Word("true");
     }
 }
