@@ -17,6 +17,8 @@ use crate::statistics::{Random, median};
 
 /// Small requests before anything is measured: connections are made, caches filled, and the path is looked at.
 const TRIAL_SECONDS: f64 = 0.15;
+/// Of each way and workload, before the first round.
+const WARM_UP_SECONDS: f64 = 0.1;
 /// So far a slice may be from its length.
 const STARVED: f64 = 0.5;
 /// A slice is taken again so often at most.
@@ -123,6 +125,7 @@ impl<'a> Field<'a> {
                 cells.push((place, Cell { view, workload, subject, rate, rounds: Vec::new() }));
             }
         }
+        self.warm_up(&cells, seconds)?;
         let mut order: Vec<usize> = (0..cells.len()).collect();
         let mut random = Random::new(0xbe7c4);
         for round in 1..=rounds {
@@ -140,6 +143,18 @@ impl<'a> Field<'a> {
         }
         for (place, cell) in cells {
             self.keep(place, cell);
+        }
+        Ok(())
+    }
+
+    /// Nothing that is measured is the first of its kind: connections are open, pools are filled.
+    fn warm_up(&mut self, cells: &[(usize, Cell)], seconds: f64) -> Result<()> {
+        for (place, cell) in cells {
+            let scene = &mut self.scenes[*place];
+            let what = format!("{}: {}", scene.subject.label(), cell.workload.label());
+            self.progress.step(&format!("warm-up, {what}"));
+            let order = cell.workload.order(SERVICE, cell.rate, seconds.min(WARM_UP_SECONDS), "");
+            scene.load(&order).context(what)?;
         }
         Ok(())
     }
