@@ -82,7 +82,8 @@ fn ratio_of_medians(of: &[f64], to: &[f64]) -> Option<Estimate> {
         .collect();
     ratios.sort_by(f64::total_cmp);
     let at = |share: f64| ratios.get(((ratios.len().max(1) - 1) as f64 * share).round() as usize).copied();
-    Some(Estimate { value, low: at(0.025)?, high: at(0.975)? })
+    let found = Estimate { value, low: at(0.025)?, high: at(0.975)? };
+    Some(super::summary::unless_few(found, of.len().min(to.len())))
 }
 
 #[cfg(test)]

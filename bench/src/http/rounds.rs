@@ -1,6 +1,6 @@
 //! Measuring: every way has one slice of each workload in each round, in an order drawn anew for each.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -10,17 +10,22 @@ use super::place::{SERVICE, View};
 use super::progress::Progress;
 use super::report::{Cell, Figure, Memory, Report, Slice};
 use super::scene::{Means, Scene};
-use super::subject::Subject;
+use super::subject::{Mesh, Subject};
 use super::workload::{Exchange, Load, Workload};
 use crate::process::check_interrupt;
 use crate::statistics::{Random, median};
 
 /// Small requests before anything is measured: connections are made, caches filled, and the path is looked at.
 const TRIAL_SECONDS: f64 = 0.15;
+/// Of each way and workload, before the first round.
+const WARM_UP_SECONDS: f64 = 0.1;
 /// So far a slice may be from its length.
 const STARVED: f64 = 0.5;
 /// A slice is taken again so often at most.
 const MOST_AGAIN: u64 = 4;
+/// How long a way may take until it is the one that its name says, and between two looks.
+const PATIENCE: Duration = Duration::from_secs(6);
+const PAUSE: Duration = Duration::from_millis(200);
 /// How long the machine is looked at without load, in each round.
 const IDLE: Duration = Duration::from_millis(250);
 
@@ -120,6 +125,7 @@ impl<'a> Field<'a> {
                 cells.push((place, Cell { view, workload, subject, rate, rounds: Vec::new() }));
             }
         }
+        self.warm_up(&cells, seconds)?;
         let mut order: Vec<usize> = (0..cells.len()).collect();
         let mut random = Random::new(0xbe7c4);
         for round in 1..=rounds {
@@ -137,6 +143,18 @@ impl<'a> Field<'a> {
         }
         for (place, cell) in cells {
             self.keep(place, cell);
+        }
+        Ok(())
+    }
+
+    /// Nothing that is measured is the first of its kind: connections are open, pools are filled.
+    fn warm_up(&mut self, cells: &[(usize, Cell)], seconds: f64) -> Result<()> {
+        for (place, cell) in cells {
+            let scene = &mut self.scenes[*place];
+            let what = format!("{}: {}", scene.subject.label(), cell.workload.label());
+            self.progress.step(&format!("warm-up, {what}"));
+            let order = cell.workload.order(SERVICE, cell.rate, seconds.min(WARM_UP_SECONDS), "");
+            scene.load(&order).context(what)?;
         }
         Ok(())
     }
@@ -195,7 +213,30 @@ fn slice(scene: &mut Scene, cell: &Cell, seconds: f64) -> Result<(Slice, u64)> {
 }
 
 /// That the way works, and is the one that its name says.
+///
+/// Alizé's proxy finds the network namespaces of clients by and by; connections that are made before are balanced as a
+/// whole, for as long as they live. So it is tried with new connections for a while.
 pub(crate) fn try_out(scene: &mut Scene) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let tried = try_once(scene);
+        let routed = matches!(scene.mesh(), Some(Mesh::Requests { .. } | Mesh::Proxy));
+        if tried.is_ok() || !routed || Instant::now() >= deadline {
+            return tried;
+        }
+        check_interrupt()?;
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn try_once(scene: &mut Scene) -> Result<()> {
+    // An order of short connections closes those that stayed open.
+    scene.load(&Workload::new(Exchange::Short, Load::Saturation, 1).order(
+        SERVICE,
+        None,
+        TRIAL_SECONDS / 3.0,
+        "",
+    ))?;
     let workload = Workload::new(Exchange::Small, Load::Saturation, 4);
     let order = workload.order(SERVICE, None, TRIAL_SECONDS, "");
     let first = scene.load(&order)?;
@@ -204,9 +245,8 @@ pub(crate) fn try_out(scene: &mut Scene) -> Result<()> {
     }
     anyhow::ensure!(first.loaded.completed > 0, "no request was answered");
     let Some(mesh) = scene.mesh() else { return Ok(()) };
-    let connections = first.paths.unwrap_or_default();
-    if mesh == super::subject::Mesh::Connections {
-        return mesh::check(mesh, &connections, 0, workload.connections as u64);
+    if mesh == Mesh::Connections {
+        return mesh::check(mesh, &first.paths.unwrap_or_default(), 0, workload.connections as u64);
     }
     // The first requests of a connection may go by user space, which opens what the kernel then uses.
     let second = scene.load(&order)?;

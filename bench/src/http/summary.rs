@@ -12,6 +12,9 @@ use crate::statistics::{Estimate, estimate, median, paired_ratios};
 /// Where the machine does more than this when it does nothing of ours (CPUs), its CPU time says nothing about a request.
 const MOST_IDLE: f64 = 0.2;
 
+/// Rounds without which there is no interval.
+const FEWEST: usize = 3;
+
 /// One way under one workload: medians over rounds, percentiles of all rounds together.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Row {
@@ -76,7 +79,16 @@ pub(crate) fn noise(report: &Report, view: View, workload: Workload, figure: Fig
 /// Round by round, so that what slows the machine for a while cancels out.
 pub(crate) fn ratio(report: &Report, of: &Cell, to: &Cell, figure: Figure) -> Option<Estimate> {
     let idle = report.idle_rate();
-    estimate(&paired_ratios(&of.each(figure, idle), &to.each(figure, idle)))
+    let ratios = paired_ratios(&of.each(figure, idle), &to.each(figure, idle));
+    Some(unless_few(estimate(&ratios)?, ratios.len()))
+}
+
+/// One or two rounds say nothing about how far rounds differ.
+pub(crate) fn unless_few(found: Estimate, rounds: usize) -> Estimate {
+    match rounds {
+        0..FEWEST => Estimate { low: f64::NEG_INFINITY, high: f64::INFINITY, ..found },
+        _ => found,
+    }
 }
 
 /// Better or worse only if the interval lies beyond 1 and the value beyond what equals showed.
@@ -161,6 +173,13 @@ pub(crate) mod tests {
         assert_eq!(judge(ratio(1.3, 0.9, 1.7), true, 0.0), Verdict::Noise);
         // The interval does not, but equals differ as much.
         assert_eq!(judge(ratio(1.04, 1.02, 1.06), true, 0.05), Verdict::Noise);
+    }
+
+    #[test]
+    fn two_rounds_decide_nothing() {
+        let found = Estimate { value: 3.0, low: 2.9, high: 3.1 };
+        assert_eq!(judge(unless_few(found, 2), true, 0.0), Verdict::Noise);
+        assert_eq!(judge(unless_few(found, 3), true, 0.0), Verdict::Better);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::place::View;
 use super::report::{Cell, Figure, Report};
 use super::scene::Held;
 use super::subject::Subject;
-use super::summary::ratio;
+use super::summary::{ratio, unless_few};
 use super::workload::{CONNECTIONS, Exchange, Load, Workload};
 use crate::statistics::{Estimate, estimate, median, paired_differences};
 use crate::units;
@@ -193,7 +193,10 @@ impl Look<'_> {
         let workload = Self::saturation(Exchange::Small, 1);
         let each = |subject| Some(self.cell(workload, subject)?.each(Figure::P50, 0.0));
         let difference = each(Subject::AlizeRemote).zip(each(Subject::Direct));
-        let found = difference.and_then(|(remote, direct)| estimate(&paired_differences(&remote, &direct)));
+        let found = difference.and_then(|(remote, direct)| {
+            let differences = paired_differences(&remote, &direct);
+            Some(unless_few(estimate(&differences)?, differences.len()))
+        });
         let finding = found.map(|found| Finding {
             outcome: Limit::AtMost(30_000.0).judge(found),
             text: format!("{:+.1} µs [{:+.1}, {:+.1}]", found.value / 1e3, found.low / 1e3, found.high / 1e3),
@@ -250,7 +253,8 @@ impl Look<'_> {
         };
         let own = each(Subject::AlizeLocal);
         let find = |chain: &Subject| {
-            let found = estimate(&crate::statistics::paired_ratios(&each(*chain), &own))?;
+            let ratios = crate::statistics::paired_ratios(&each(*chain), &own);
+            let found = unless_few(estimate(&ratios)?, ratios.len());
             let (theirs, own) = (median(&each(*chain))?, median(&own)?);
             let text = format!(
                 "{} {} ({} over {})",
