@@ -19,7 +19,7 @@ fn the_agent_itself() {
 /// Refuses with 400 what a strict reader of the protocol would, and keeps the last that was right.
 const RECEIVER: &str = r#"
 import http.server, json, sys
-def fields(value, **known):
+def fields(value, /, **known):
     assert isinstance(value, dict), value
     for name, item in value.items():
         assert name in known, "unknown field " + name

@@ -89,7 +89,8 @@ enum tally {
 	TALLY_EVENT_LIMITED = 30, /* event kept back by its filter's rate */
 	TALLY_NO_WINDOW = 31, /* all working buffers of the CPU were in use: looks for a safe place again */
 	TALLY_DNS_QUERY = 32, /* queries seen while DNS is traced */
-	TALLY_DNS_MALFORMED = 33, /* to or from port 53, and no message that can be read; over TCP also one that is cut */
+	TALLY_DNS_MALFORMED =
+		33, /* to or from port 53, and no message that can be read; over TCP also one that is cut */
 	TALLY_DNS_UNMATCHED = 34, /* responses that nobody traced has asked for */
 	TALLIES,
 };
@@ -140,7 +141,8 @@ enum template_byte {
 };
 
 /* Value of `templates`. */
-struct template {
+struct template
+{
 	__u64 key; /* of `paths`, where its text is */
 	__u32 length; /* 0: the place is empty */
 	__u32 zero;
