@@ -33,6 +33,11 @@ lint: ## Formatting, clippy, dependencies, C style
 	$(CARGO) deny --log-level error check bans licenses sources
 	clang-format --dry-run -Werror $$(git ls-files '*.bpf.c' 'crates/datapath/bpf/*.h' 'crates/datapath/tests/host/*.[ch]')
 
+.PHONY: proof
+proof: ## Compare what the kernel counts with the servers' logs, for 1,000,000 requests
+	@script/setup build test
+	@$(ROOT) env ALIZE_PROOF_REQUESTS=1000000 $(CARGO) test --quiet -p alize-datapath --test observe_proof -- --nocapture
+
 .PHONY: test-kernels
 test-kernels: ## Run the data path's kernel tests under other kernels, in virtual machines
 	@script/setup build kernels

@@ -13,6 +13,7 @@ struct observe_abi_types {
 	enum latency latency;
 	enum tally tally;
 	enum request_flags request_flags;
+	enum template_byte template_byte;
 	enum event_type event_type;
 	enum path_label path_label;
 	enum tcp_kind tcp_kind;
@@ -26,6 +27,7 @@ struct identity observe_abi_identity;
 struct series_key observe_abi_series_key;
 struct series observe_abi_series;
 struct path observe_abi_path;
+struct template observe_abi_template;
 struct request_event observe_abi_request_event;
 struct tcp_event observe_abi_tcp_event;
 struct dns_event observe_abi_dns_event;

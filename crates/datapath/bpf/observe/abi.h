@@ -19,6 +19,7 @@ enum observe_abi {
 	FILTERS = 4, /* traces that may run at a time */
 	PREFIX_SIZE = 64, /* longest path prefix of a filter */
 	RECORDS = 128, /* places of each half of the flight recorder */
+	TEMPLATES = 32, /* path templates there may be */
 	NAME_SIZE = 128, /* bytes of a DNS name, as text, that are kept */
 };
 
@@ -88,7 +89,8 @@ enum tally {
 	TALLY_EVENT_LIMITED = 30, /* event kept back by its filter's rate */
 	TALLY_NO_WINDOW = 31, /* all working buffers of the CPU were in use: looks for a safe place again */
 	TALLY_DNS_QUERY = 32, /* queries seen while DNS is traced */
-	TALLY_DNS_MALFORMED = 33, /* to or from port 53, and no message that can be read; over TCP also one that is cut */
+	TALLY_DNS_MALFORMED =
+		33, /* to or from port 53, and no message that can be read; over TCP also one that is cut */
 	TALLY_DNS_UNMATCHED = 34, /* responses that nobody traced has asked for */
 	TALLIES,
 };
@@ -131,6 +133,20 @@ struct path {
 	__u32 length;
 	__u32 zero;
 	char text[PATH_SIZE]; /* numbers, UUIDs and long hexadecimal segments are {n}, {uuid} and {hex} */
+};
+
+enum template_byte {
+	TEMPLATE_SEGMENT = 1, /* stands for one segment, which is not empty */
+	TEMPLATE_REST = 2, /* stands for all that follows */
+};
+
+/* Value of `templates`. */
+struct template
+{
+	__u64 key; /* of `paths`, where its text is */
+	__u32 length; /* 0: the place is empty */
+	__u32 zero;
+	char pattern[PATH_SIZE]; /* bytes of a folded path, and enum template_byte */
 };
 
 enum request_flags {

@@ -93,8 +93,8 @@ static __always_inline __u8 end_reason(int error, __u32 state)
 {
 	switch (error) {
 	case 0: /* closed without a FIN of ours: data was unread, or SO_LINGER was 0 (tcp_close) */
-		return state == BPF_TCP_ESTABLISHED || state == BPF_TCP_CLOSE_WAIT ? TCP_REASON_RESET_SENT :
-										     TCP_REASON_NONE;
+		return state == BPF_TCP_ESTABLISHED || state == BPF_TCP_CLOSE_WAIT ? TCP_REASON_RESET_SENT
+										   : TCP_REASON_NONE;
 	case ERRNO_ECONNRESET:
 	case ERRNO_EPIPE:
 		return TCP_REASON_RESET_RECEIVED;

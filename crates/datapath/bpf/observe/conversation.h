@@ -92,8 +92,8 @@ static __always_inline bool conversation_idle(const struct conversation *convers
 }
 
 /* Place number `number` in the pipeline; NULL where there is no memory. */
-static __always_inline struct pending *pending_at(struct bpf_sock *sk, struct conversation *conversation,
-						  __u32 number, bool create)
+static __always_inline struct pending *pending_at(struct bpf_sock *sk, struct conversation *conversation, __u32 number,
+						  bool create)
 {
 	__u32 place = number & (PIPELINE - 1);
 	if (!place)

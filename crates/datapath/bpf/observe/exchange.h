@@ -6,6 +6,7 @@
 #include "identity.h"
 #include "recorder.h"
 #include "series.h"
+#include "template.h"
 #include "trace.h"
 
 struct exchange {

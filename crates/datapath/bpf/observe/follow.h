@@ -136,6 +136,7 @@ __noinline __u32 request_headed(struct conversation *conversation, struct window
 			pending->flags |= REQUEST_FLAG_PIPELINED;
 		if (pending->foldable)
 			pending->path = path_hash_folded(window, pending);
+		pending->path = path_templated(window, pending);
 		*(volatile __u32 *)&conversation->sent = conversation->sent + 1;
 	}
 	if (!conversation->requests++ && !conversation->probation)

@@ -173,7 +173,8 @@ __noinline __u32 path_fold(struct window *window, struct pending *pending)
 		return 0;
 	struct fold fold = {.window = window, .pending = pending, .length = pending->path_length};
 	bpf_loop(PATH_SIZE + 1, fold_step, &fold, 0);
-	return fold.out <= PATH_SIZE ? fold.out : PATH_SIZE;
+	window->folded = fold.out <= PATH_SIZE ? fold.out : PATH_SIZE;
+	return window->folded;
 }
 
 /* As the hash of target_keep(), for a path that had digits. */

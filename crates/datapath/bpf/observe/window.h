@@ -59,6 +59,7 @@ struct progress {
 struct window {
 	__u8 bytes[WINDOW_SIZE + WINDOW_MARGIN];
 	__u8 fold[FOLD_SIZE + 8]; /* where target.h writes a folded path */
+	__u64 folded; /* its length */
 	struct progress progress;
 	struct pending spare; /* where a request is read that has no place, and forgotten */
 	__u64 busy; /* see buffers.h */

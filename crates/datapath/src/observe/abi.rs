@@ -19,11 +19,13 @@ mod generated {
 pub(crate) use generated::types::{
     dns_event, dns_flags, dns_key, filter, filter_cgroup, filter_endpoint, filter_sets, filter_state,
     identity, latency, method, path, record, request_event, request_flags, series, series_key, slowest_order,
-    tcp_event,
+    tcp_event, template, template_byte,
 };
 use generated::types::{event_type, observe_abi, path_label, side, tally, tcp_kind, tcp_reason};
 
 pub(crate) const VERSION: u32 = observe_abi::OBSERVE_ABI_VERSION.0;
+pub(crate) const PATH_SIZE: usize = observe_abi::PATH_SIZE.0 as usize;
+pub(crate) const TEMPLATES: usize = observe_abi::TEMPLATES.0 as usize;
 pub(crate) const FILTERS: usize = observe_abi::FILTERS.0 as usize;
 pub(crate) const PREFIX_SIZE: usize = observe_abi::PREFIX_SIZE.0 as usize;
 pub(crate) const COMM_SIZE: usize = observe_abi::COMM_SIZE.0 as usize;
@@ -49,4 +51,4 @@ macro_rules! plain {
 }
 
 plain!(series_key, series, path, request_event, filter, filter_state, record, slowest_order);
-plain!(tcp_event, dns_event, dns_key, filter_endpoint, filter_cgroup);
+plain!(template, tcp_event, dns_event, dns_key, filter_endpoint, filter_cgroup);

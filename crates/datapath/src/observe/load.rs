@@ -177,6 +177,8 @@ fn keep(object: Object) -> Result<Loaded, Error> {
         tallies: Map::new(take("tallies")?)?,
         tracing: Map::new(take("tracing")?)?,
         filters: Map::new(take("filters")?)?,
+        templates: Map::new(take("templates")?)?,
+        templated_paths: Map::new(take("templated_paths")?)?,
         filter_endpoints: Map::new(take("filter_endpoints")?)?,
         filter_cgroups: Map::new(take("filter_cgroups")?)?,
         slowest: Map::new(take("slowest")?)?,

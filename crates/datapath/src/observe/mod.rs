@@ -18,6 +18,7 @@ mod recorder;
 mod ring;
 mod series;
 mod tcp;
+mod template;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -38,6 +39,7 @@ pub use latency::Latencies;
 pub use ring::Event;
 pub use series::{Destination, Series, SeriesKey};
 pub use tcp::{TcpEvent, TcpKind, TcpReason};
+pub use template::{PathTemplate, TemplateError};
 
 use abi::{filter_cgroup, filter_endpoint, path, record};
 use ring::Ring;
@@ -82,6 +84,9 @@ pub enum TraceError {
     /// The filter asks for what the kernel cannot look for.
     #[error(transparent)]
     Filter(#[from] FilterError),
+    /// There are more path templates than the kernel compares.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
     /// The kernel refused.
     #[error(transparent)]
     Kernel(#[from] Error),
@@ -155,6 +160,7 @@ pub struct Observer {
     limits: Limits,
     /// Attached while a trace asks for it.
     dns: Option<Dns>,
+    templates: Vec<PathTemplate>,
 }
 
 /// The maps that user space reads or writes.
@@ -165,6 +171,8 @@ struct Maps {
     tallies: Map<u32, u64>,
     tracing: Map<u32, u64>,
     filters: Map<u32, abi::filter>,
+    templates: Map<u32, abi::template>,
+    templated_paths: Map<u64, u64>,
     filter_endpoints: Map<filter_endpoint, u32>,
     filter_cgroups: Map<filter_cgroup, u32>,
     slowest: Map<u32, record>,
@@ -237,6 +245,7 @@ impl Observer {
             options: options.clone(),
             limits: *limits,
             dns: None,
+            templates: Vec::new(),
         };
         // Of a process that was killed while it traced.
         detach_programs(&pins, &load::DNS_PROGRAMS)?;
@@ -344,14 +353,32 @@ impl Observer {
         Ok(paths)
     }
 
+    /// Has requests counted under the first of these templates that their path matches; the others as before. What was
+    /// counted stays.
+    pub fn set_templates(&mut self, templates: &[PathTemplate]) -> Result<(), TraceError> {
+        if templates.len() > abi::TEMPLATES {
+            return Err(TraceError::Template(TemplateError::TooMany(templates.len())));
+        }
+        // The texts come first: a path whose text is not there is given that of the request.
+        self.maps.paths.put_all(templates.iter().map(|template| (template.key(), template.path())))?;
+        let entries = templates.iter().map(PathTemplate::entry).chain(std::iter::repeat(Default::default()));
+        self.maps.templates.put_all((0..).zip(entries.take(abi::TEMPLATES)))?;
+        let mut cached = Vec::new();
+        self.maps.templated_paths.for_each(|key, _| cached.push(key))?;
+        self.maps.templated_paths.delete_all(cached.into_iter())?;
+        self.templates = templates.to_vec();
+        Ok(())
+    }
+
     /// Forgets all series and paths, so that there is room for others.
     pub fn reset_series(&self) -> Result<(), Error> {
         let mut keys = Vec::new();
         self.maps.series.for_each(|key, _| keys.push(key))?;
         self.maps.series.delete_all(keys.into_iter())?;
         let mut keys = Vec::new();
+        let kept: Vec<u64> = self.templates.iter().map(PathTemplate::key).collect();
         self.maps.paths.for_each(|key, _| keys.push(key))?;
-        self.maps.paths.delete_all(keys.into_iter())
+        self.maps.paths.delete_all(keys.into_iter().filter(|key| !kept.contains(key)))
     }
 
     /// What happened how often.
