@@ -21,6 +21,7 @@ mod mesh;
 mod metrics;
 mod notify;
 mod observer;
+mod otlp;
 mod owner;
 mod probe;
 mod process;
@@ -35,8 +36,10 @@ use std::path::PathBuf;
 use alize_datapath::Opened;
 use alize_model::Diagnostic;
 
+pub use alize_datapath::observe::{PathTemplate, TemplateError};
 pub use error::Error;
 pub use observer::Observe;
+pub use otlp::{Collector, CollectorError};
 pub use owner::run;
 pub use source::{LARGEST, host_facts, refusal, text_of};
 
@@ -55,6 +58,10 @@ pub struct Options {
     pub metrics: Option<SocketAddr>,
     /// When HTTP is observed.
     pub observe: Observe,
+    /// Where what was counted of HTTP is pushed; only with [`Observe::Always`].
+    pub otlp: Option<Collector>,
+    /// Paths that are counted as one, and are the `route` in the metrics.
+    pub path_templates: Vec<PathTemplate>,
 }
 
 impl Options {
@@ -73,6 +80,8 @@ impl Options {
             socket_mode: Self::SOCKET_MODE,
             metrics: Some(Self::METRICS),
             observe: Observe::default(),
+            otlp: None,
+            path_templates: Vec::new(),
         }
     }
 }

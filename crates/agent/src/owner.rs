@@ -90,10 +90,11 @@ pub async fn run(options: Options, on_ready: impl FnOnce(&Ready)) -> Result<(), 
     let mut owner = Owner::new(mesh, &options)?;
     let (sender, work) = mpsc::channel(16);
     let mesh = Handle(sender);
-    let observer = match Running::start(&options.datapath, options.observe, mesh.clone()) {
-        Ok(observer) => observer,
-        Err(error) => return Err(give_up(owner.mesh, &options, error)),
-    };
+    let observer =
+        match Running::start(&options.datapath, options.observe, &options.path_templates, mesh.clone()) {
+            Ok(observer) => observer,
+            Err(error) => return Err(give_up(owner.mesh, &options, error)),
+        };
     let service = Api::new(mesh, observer.handle());
     let mut servers = JoinSet::new();
     servers.spawn(serve(api, api::router(service.clone()), API_CONNECTIONS));
@@ -101,6 +102,14 @@ pub async fn run(options: Options, on_ready: impl FnOnce(&Ready)) -> Result<(), 
     if let Some((listener, address)) = metrics {
         servers.spawn(serve(listener, api::metrics_router(service), METRICS_CONNECTIONS));
         metrics_address = Some(address);
+    }
+    match &options.otlp {
+        Some(collector) if options.observe == crate::Observe::Always => {
+            let instance = options.datapath.instance.clone();
+            servers.spawn(crate::otlp::push(collector.clone(), instance, observer.handle()));
+        }
+        Some(collector) => warn!("nothing is pushed to {collector}: HTTP is not observed all the time"),
+        None => {}
     }
     on_ready(&owner.mesh.ready(&options.socket, metrics_address));
     notify::ready(&owner.mesh.summary());

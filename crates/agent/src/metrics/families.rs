@@ -269,14 +269,15 @@ pub(super) const FAMILIES: &[Family] = &[
     http(
         "alize_http_requests",
         Kind::Counter,
-        "HTTP requests seen in the kernel, by status class; `none`: the connection ended before the response did. Only \
+        "HTTP requests seen in the kernel, by status class and by route, which is the path template (`--path-template`) that \
+         the path matches; `none`: the connection ended before the response did. Only \
          with `--observe always`, as all names that begin with `alize_http` or `alize_observe`.",
         |http, out| {
             for (labels, count) in &http.requests {
-                let [source, service, destination] = labels.ends.labels();
+                let [source, service, destination, route] = labels.ends.labels();
                 let method: Label<'_> = ("method", &labels.method);
                 out.add(
-                    &[source, service, destination, method, ("status_class", &labels.status_class)],
+                    &[source, service, destination, route, method, ("status_class", &labels.status_class)],
                     count,
                 );
             }

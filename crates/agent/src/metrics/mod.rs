@@ -210,8 +210,8 @@ impl Samples<'_> {
         for (bound, below) in durations.cumulative() {
             count = below;
             let bound = if bound.is_finite() { bound.to_string() } else { "+Inf".to_owned() };
-            let [source, service, destination] = labels;
-            self.write("_bucket", &[source, service, destination, ("le", &bound)], below);
+            let [source, service, destination, route] = labels;
+            self.write("_bucket", &[source, service, destination, route, ("le", &bound)], below);
         }
         self.summary(&labels, durations.sum, count);
     }
@@ -233,8 +233,9 @@ impl Samples<'_> {
 }
 
 impl DurationLabels {
-    fn labels(&self) -> [Label<'_>; 3] {
-        [("source", &self.source), ("service", &self.service), ("destination", &self.destination)]
+    fn labels(&self) -> [Label<'_>; 4] {
+        let Self { source, service, destination, route } = self;
+        [("source", source), ("service", service), ("destination", destination), ("route", route)]
     }
 }
 

@@ -87,6 +87,7 @@ fn http() -> HttpTraffic {
         source: "web.service".into(),
         service: "team/svc-0".into(),
         destination: "docker:0123456789ab".into(),
+        route: "/users/{name}".into(),
     };
     let mut durations = Durations { sum: 0.25, ..Durations::default() };
     durations.latencies.counts[3] = 2;
@@ -105,7 +106,7 @@ fn http() -> HttpTraffic {
 fn http_is_there_only_if_it_is_observed() {
     let scrape = scrape(1);
     let text = render(&scrape, Dialect::Text);
-    let ends = "source=\"web.service\",service=\"team/svc-0\",destination=\"docker:0123456789ab\"";
+    let ends = "source=\"web.service\",service=\"team/svc-0\",destination=\"docker:0123456789ab\",route=\"/users/{name}\"";
     for line in [
         format!("alize_http_requests_total{{{ends},method=\"GET\",status_class=\"2xx\"}} 2"),
         format!("alize_http_request_duration_seconds_bucket{{{ends},le=\"0.00000762939453125\"}} 2"),

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use alize_model::api::Workload;
 
-use super::workload::{gone, workload};
+use super::containers::Containers;
+use super::workload::{gone, named, workload};
 
 /// The tree is walked at most this often; what appears between two walks is a number until the next.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -22,6 +23,7 @@ const MOST: usize = 65_536;
 pub(super) struct Cgroups {
     root: PathBuf,
     meshed: Vec<PathBuf>,
+    containers: Containers,
     known: HashMap<u64, Arc<Workload>>,
     walked: Option<Instant>,
 }
@@ -29,7 +31,7 @@ pub(super) struct Cgroups {
 impl Cgroups {
     /// Nothing is read yet. `root` is where cgroup v2 is mounted.
     pub(super) fn new(root: PathBuf, meshed: Vec<PathBuf>) -> Self {
-        Self { root, meshed, known: HashMap::new(), walked: None }
+        Self { root, meshed, containers: Containers::new("/".into()), known: HashMap::new(), walked: None }
     }
 
     /// The workload of cgroup `number`.
@@ -59,6 +61,14 @@ impl Cgroups {
         format!("/{}", path.strip_prefix(&self.root).unwrap_or(path).to_string_lossy().trim_matches('/'))
     }
 
+    fn named(&self, workload: Workload) -> Workload {
+        let name = |id: &String| self.containers.name(workload.runtime.as_deref(), id);
+        match workload.container.as_ref().and_then(name) {
+            Some(name) => named(workload, name),
+            None => workload,
+        }
+    }
+
     fn walk(&mut self) {
         if self.known.len() >= MOST {
             self.known.clear();
@@ -69,9 +79,13 @@ impl Cgroups {
             // It may have been removed meanwhile.
             let Ok(found) = fs::metadata(&folder) else { continue };
             let path = self.inner_path(&folder.to_string_lossy());
-            let same = self.known.get(&found.ino()).is_some_and(|known| known.cgroup == path);
-            if !same {
-                self.known.insert(found.ino(), Arc::new(workload(&path)));
+            // An engine may write the name down after it has made the cgroup.
+            let settled = |known: &Workload| {
+                known.cgroup == path && (known.container.is_none() || known.container_name.is_some())
+            };
+            if !self.known.get(&found.ino()).is_some_and(|known| settled(known)) {
+                let workload = self.named(workload(&path));
+                self.known.insert(found.ino(), Arc::new(workload));
             }
             let below = fs::read_dir(&folder).into_iter().flatten().flatten();
             unseen.extend(
@@ -107,6 +121,22 @@ mod tests {
         fs::remove_dir_all(&root).unwrap();
         cgroups.walk();
         assert_eq!(cgroups.workload(number).name, "web.service");
+
+        // A container goes by its id until its engine has written its name down.
+        let id = "0123456789abcdef".repeat(4);
+        let scope = root.join(format!("system.slice/docker-{id}.scope"));
+        fs::create_dir_all(&scope).unwrap();
+        let number = fs::metadata(&scope).unwrap().ino();
+        cgroups.containers = Containers::new(root.clone());
+        cgroups.walk();
+        assert_eq!(cgroups.workload(number).name, "docker:0123456789ab");
+        let state = root.join(format!("var/lib/docker/containers/{id}"));
+        fs::create_dir_all(&state).unwrap();
+        fs::write(state.join("config.v2.json"), r#"{"Name": "/web"}"#).unwrap();
+        cgroups.walk();
+        let found = cgroups.workload(number);
+        assert_eq!((found.name.as_str(), found.container_name.as_deref()), ("docker:web", Some("web")));
+        fs::remove_dir_all(&root).unwrap();
         assert_eq!(cgroups.workload(u64::MAX).name, format!("cgroup:{}", u64::MAX));
     }
 }

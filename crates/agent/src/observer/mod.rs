@@ -5,6 +5,7 @@
 //! kernel: what a reader does not take in time is dropped and counted.
 
 mod cgroups;
+mod containers;
 mod names;
 mod trace;
 mod traffic;
@@ -15,7 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use alize_datapath::observe::{Limits, Observer, TraceError};
+use alize_datapath::observe::{Limits, Observer, PathTemplate, TraceError};
 use alize_model::api::ObservedRequest;
 use axum::body::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -27,9 +28,7 @@ pub(crate) use names::Names;
 use trace::Trace;
 pub(crate) use trace::Wanted;
 use traffic::Places;
-#[cfg(test)]
-pub(crate) use traffic::RequestLabels;
-pub(crate) use traffic::{DurationLabels, Durations, HttpTraffic};
+pub(crate) use traffic::{DurationLabels, Durations, HttpTraffic, RequestLabels};
 
 /// When HTTP is observed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -139,6 +138,7 @@ impl Running {
     pub(crate) fn start(
         options: &alize_datapath::Options,
         observe: Observe,
+        templates: &[PathTemplate],
         mesh: owner::Handle,
     ) -> Result<Self, crate::Error> {
         // Those of an agent that was killed, or told otherwise.
@@ -152,9 +152,9 @@ impl Running {
         }
         let (sender, work) = sync_channel(QUESTIONS);
         let (attached, answer) = sync_channel::<()>(1);
-        let options = options.clone();
+        let (options, templates) = (options.clone(), templates.to_vec());
         let body = move || {
-            let mut watcher = Watcher::new(options, observe, mesh);
+            let mut watcher = Watcher::new(options, observe, templates, mesh);
             if observe == Observe::Always
                 && let Err(error) = watcher.attach()
             {
@@ -193,6 +193,7 @@ impl Running {
 struct Watcher {
     options: alize_datapath::Options,
     observe: Observe,
+    templates: Vec<PathTemplate>,
     mesh: owner::Handle,
     observer: Option<Observer>,
     cgroups: Cgroups,
@@ -208,12 +209,18 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn new(options: alize_datapath::Options, observe: Observe, mesh: owner::Handle) -> Self {
+    fn new(
+        options: alize_datapath::Options,
+        observe: Observe,
+        templates: Vec<PathTemplate>,
+        mesh: owner::Handle,
+    ) -> Self {
         let root = alize_datapath::cgroup2_root().unwrap_or_else(|| "/sys/fs/cgroup".into());
         Self {
             cgroups: Cgroups::new(root, options.cgroups.clone()),
             options,
             observe,
+            templates,
             mesh,
             observer: None,
             names: Names::default(),
@@ -263,7 +270,12 @@ impl Watcher {
             Some(observer) => observer,
             None => {
                 let began = Instant::now();
-                let observer = Observer::open(&self.options, &Limits::default())?;
+                let mut observer = Observer::open(&self.options, &Limits::default())?;
+                match observer.set_templates(&self.templates) {
+                    Ok(()) => {}
+                    Err(TraceError::Kernel(error)) => return Err(error),
+                    Err(error) => warn!("paths are counted as they are: {error}"),
+                }
                 info!("observing HTTP; attached in {:.0} ms", began.elapsed().as_secs_f64() * 1e3);
                 observer
             }

@@ -249,6 +249,7 @@ fn is_unit(workload: &Workload, wanted: &str) -> bool {
     let unit = |unit: &String| unit == wanted || unit.strip_suffix(".service") == Some(wanted);
     let container = |id: &String| wanted.len() >= 4 && id.starts_with(wanted);
     workload.name == wanted
+        || workload.container_name.as_deref() == Some(wanted)
         || workload.unit.as_ref().is_some_and(unit)
         || workload.container.as_ref().is_some_and(container)
 }

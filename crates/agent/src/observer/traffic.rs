@@ -71,6 +71,8 @@ pub(crate) struct DurationLabels {
     pub(crate) source: String,
     pub(crate) service: String,
     pub(crate) destination: String,
+    /// The path template that the request matches; empty: none.
+    pub(crate) route: String,
 }
 
 /// A histogram.
@@ -155,7 +157,7 @@ impl HttpTraffic {
 
 impl DurationLabels {
     fn other() -> Self {
-        Self { source: OTHER.into(), service: OTHER.into(), destination: OTHER.into() }
+        Self { source: OTHER.into(), service: OTHER.into(), destination: OTHER.into(), route: OTHER.into() }
     }
 }
 
@@ -204,6 +206,7 @@ impl Watcher {
         read.sort_by_key(|series| std::cmp::Reverse(series.count));
         let overflow = observer.series_overflow()?;
         let Tallies { unfollowed, events } = observer.tallies()?;
+        let is_template = |path: &str| self.templates.iter().any(|template| template.as_str() == path);
         let mut traffic = HttpTraffic { unfollowed, events, ..HttpTraffic::default() };
         for series in &read {
             let destination = series.key.destination;
@@ -218,6 +221,7 @@ impl Watcher {
                     .map(|name| name.to_string())
                     .unwrap_or_default(),
                 destination: name(destination.cgroup),
+                route: series.key.path.clone().filter(|path| is_template(path)).unwrap_or_default(),
             };
             traffic.add(&mut self.places, ends, series);
         }
@@ -304,7 +308,12 @@ mod tests {
     }
 
     fn ends(source: usize) -> DurationLabels {
-        DurationLabels { source: source.to_string(), service: "web".into(), destination: String::new() }
+        DurationLabels {
+            source: source.to_string(),
+            service: "web".into(),
+            destination: String::new(),
+            route: String::new(),
+        }
     }
 
     #[test]

@@ -37,9 +37,16 @@ pub(crate) fn workload(path: &str) -> Workload {
         cgroup: format!("/{}", parts.join("/")),
         unit,
         container: container.map(str::to_owned),
+        container_name: None,
         runtime: runtime.flatten().map(str::to_owned),
         pod,
     }
+}
+
+/// The same with the name that the container's engine knows.
+pub(crate) fn named(workload: Workload, name: String) -> Workload {
+    let runtime = workload.runtime.as_deref().map(|runtime| format!("{runtime}:")).unwrap_or_default();
+    Workload { name: format!("{runtime}{name}"), container_name: Some(name), ..workload }
 }
 
 /// What is known of a cgroup without a path.
@@ -51,6 +58,7 @@ pub(crate) fn gone(cgroup: u64) -> Workload {
         cgroup: cgroup.to_string(),
         unit: None,
         container: None,
+        container_name: None,
         runtime: None,
         pod: None,
     }

@@ -24,6 +24,8 @@ pub(crate) const LONG: Duration = Duration::from_secs(20);
 const CGROUPS: &str = "/sys/fs/cgroup/unified";
 const BPFFS: &str = "/sys/fs/bpf";
 const WORLD: &str = "ALIZE_AGENT_TEST_WORLD";
+pub(crate) const OBSERVE: &str = "ALIZE_TEST_OBSERVE";
+pub(crate) const OTLP: &str = "ALIZE_TEST_OTLP";
 const CONFIG: &str = "ALIZE_AGENT_TEST_CONFIG";
 
 static WORLDS: AtomicU32 = AtomicU32::new(0);
@@ -54,7 +56,18 @@ impl World {
             cgroups: vec![self.cgroup.clone()],
             budgets: Budgets { services: 4096, endpoints: 16_384, slots: 65_536, affinity: 1024 },
         };
-        Options { config, metrics: Some("127.0.0.1:0".parse().unwrap()), ..Options::new(datapath) }
+        let observe = match std::env::var_os(OBSERVE) {
+            Some(_) => alize_agent::Observe::Always,
+            None => alize_agent::Observe::default(),
+        };
+        let otlp = std::env::var(OTLP).ok().map(|collector| collector.parse().unwrap());
+        Options {
+            config,
+            observe,
+            otlp,
+            metrics: Some("127.0.0.1:0".parse().unwrap()),
+            ..Options::new(datapath)
+        }
     }
 
     /// Writes the file that the agent watches, as an editor does.
@@ -68,6 +81,12 @@ impl World {
     /// An agent that watches a file with this text.
     pub(crate) fn agent(&self, text: &str) -> Agent {
         Agent::start(self, Some(self.write(text)), &[])
+            .unwrap_or_else(|error| panic!("the agent ended: {error}"))
+    }
+
+    /// The same, and it observes HTTP from the start.
+    pub(crate) fn observing_agent(&self, text: &str) -> Agent {
+        Agent::start(self, Some(self.write(text)), &[(OBSERVE, "always".to_owned())])
             .unwrap_or_else(|error| panic!("the agent ended: {error}"))
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use alize_agent::{Collector, PathTemplate};
 use alize_model::Budgets;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint, value_parser};
 
@@ -306,6 +307,15 @@ pub(crate) struct AgentArgs {
     /// When to watch HTTP in the kernel: for `alize trace`, `map` and `top`, and with `always` for the metrics
     #[arg(long, value_name = "WHEN", default_value = "on-demand")]
     pub(crate) observe: Observe,
+    /// Push HTTP metrics to an OpenTelemetry collector every 10 seconds (OTLP over HTTP, JSON); needs --observe always
+    #[arg(long, value_name = "http://HOST:PORT", value_parser = Collector::from_str)]
+    pub(crate) otlp: Option<Collector>,
+    /// Count requests whose path matches, such as /users/{name} or /static/**, as one route; may be given 32 times
+    ///
+    /// The first that matches counts. Paths that match none are counted as they are, with numbers, UUIDs and long
+    /// hexadecimal segments folded, as far as there is room.
+    #[arg(long = "path-template", value_name = "PATH", value_parser = PathTemplate::from_str)]
+    pub(crate) path_templates: Vec<PathTemplate>,
     /// Form of the log on standard error
     #[arg(long, value_name = "FORM", default_value = "text")]
     pub(crate) log_format: LogFormat,

@@ -51,6 +51,8 @@ fn options(global: &Global, args: AgentArgs, file: PathBuf) -> Result<Options, F
         socket,
         metrics: args.metrics.0,
         observe: args.observe.into(),
+        path_templates: args.path_templates,
+        otlp: args.otlp,
         ..options
     })
 }

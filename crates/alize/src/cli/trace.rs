@@ -212,6 +212,7 @@ pub(crate) mod tests {
             cgroup: format!("/{name}"),
             unit: Some(name.into()),
             container: None,
+            container_name: None,
             runtime: None,
             pod: None,
         }
