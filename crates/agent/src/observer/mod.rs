@@ -27,12 +27,8 @@ use cgroups::Cgroups;
 pub(crate) use names::Names;
 use trace::Trace;
 pub(crate) use trace::Wanted;
-#[cfg(test)]
-pub(crate) use traffic::Durations;
 use traffic::Places;
-#[cfg(test)]
-pub(crate) use traffic::RequestLabels;
-pub(crate) use traffic::{DurationLabels, HttpTraffic};
+pub(crate) use traffic::{DurationLabels, Durations, HttpTraffic, RequestLabels};
 
 /// When HTTP is observed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
