@@ -161,6 +161,28 @@ pub enum Error {
         /// Its folder.
         found: PathBuf,
     },
+    /// Nothing is in the kernel to be asked.
+    #[error(
+        "instance {instance:?} is not loaded; start it with `alize run`, or name another with --instance \
+         (`ls /sys/fs/bpf/alize` lists all)"
+    )]
+    NotLoaded {
+        /// The instance.
+        instance: String,
+    },
+    /// No service has this name.
+    #[error(
+        "instance {instance:?} has no service {name:?} with an address over {transport}; `alize services` lists all, \
+         or give an address"
+    )]
+    NoSuchService {
+        /// The name.
+        name: String,
+        /// The instance.
+        instance: String,
+        /// TCP or UDP.
+        transport: &'static str,
+    },
     /// A file or folder could not be used.
     #[error("{action} {path}: {source}")]
     Path {

@@ -19,6 +19,7 @@ pub mod doctor;
 mod environment;
 mod error;
 mod events;
+pub mod explain;
 mod grace;
 #[cfg(test)]
 mod host;

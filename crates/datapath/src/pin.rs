@@ -32,6 +32,16 @@ impl Pins {
         Ok(Self { root: options.bpffs.join("alize"), instance: name.clone() })
     }
 
+    /// The instance's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.instance
+    }
+
+    /// Of all instances.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Of all versions.
     pub(crate) fn instance(&self) -> PathBuf {
         self.root.join(&self.instance)

@@ -201,6 +201,18 @@ pub(crate) enum Command {
         "sudo alize doctor -o json | jq '.findings[] | select(.state == \"off\") | .name'"
     ))]
     Doctor(DoctorArgs),
+    /// What would come of a connect, and why, step by step
+    ///
+    /// Walks the way that the kernel would take with its very tables: is the caller meshed, which service has the address,
+    /// what does its mode say, affinity, balance, which endpoints are left out and why, what connect() gets and with what
+    /// odds. Asks the kernel by the pins of the instance, so it works without an agent. Nothing is dialled. Needs root.
+    #[command(after_help = examples!(
+        "sudo alize explain --from 4711 --to 10.96.0.10:80          for process 4711"
+        "sudo alize explain --from nginx.service --to web           for a unit; the first address of service web"
+        "sudo alize explain --from /system.slice --to [fd00::10]:53 --udp"
+        "sudo alize explain --from 4711 --to web -o json | jq .outcome"
+    ))]
+    Explain(ExplainArgs),
     /// Every HTTP request as it ends: who asked whom, what came of it, how long it took
     ///
     /// Seen by the kernel, for all processes in the meshed cgroups; nothing has to be changed or restarted, and nothing
@@ -408,6 +420,22 @@ pub(crate) struct ProgramsArgs {
     /// Print the instructions of PROGRAM: as the kernel has rewritten them, or as machine code
     #[arg(long, value_name = "FORM", requires = "program", conflicts_with = "stats")]
     pub(crate) dump: Option<Dump>,
+    /// Mount point of bpffs; programs, links and maps are pinned below it
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf", value_hint = ValueHint::DirPath)]
+    pub(crate) bpffs: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// Who dials: a process id, the name of a systemd unit, or the path of a cgroup
+    #[arg(long, value_name = "PID|UNIT|CGROUP")]
+    pub(crate) from: String,
+    /// What is dialled: ADDRESS:PORT, or the name of a service for its first address
+    #[arg(long, value_name = "ADDRESS|SERVICE")]
+    pub(crate) to: String,
+    /// Over UDP, not TCP
+    #[arg(long)]
+    pub(crate) udp: bool,
     /// Mount point of bpffs; programs, links and maps are pinned below it
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf", value_hint = ValueHint::DirPath)]
     pub(crate) bpffs: PathBuf,

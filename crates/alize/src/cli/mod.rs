@@ -3,9 +3,11 @@
 pub(crate) mod args;
 
 mod apply;
+mod caller;
 mod check;
 mod doctor;
 mod endpoints;
+mod explain;
 mod live;
 mod map;
 mod programs;
@@ -44,6 +46,7 @@ pub(crate) fn dispatch(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Watch(args) => block_on(watch::watch(&client(&global), args, output)),
         Command::Doctor(args) => doctor::doctor(&global, args, output),
         Command::Programs(args) => programs::programs(&global, args, output),
+        Command::Explain(args) => explain::explain(&global, args, output),
         Command::Trace(args) => block_on(trace::trace(&client(&global), *args, output)),
         Command::Map(args) => block_on(map::map(&client(&global), args, output)),
         Command::Top(args) => block_on(top::top(&client(&global), &args, output)),

@@ -2,6 +2,7 @@
 
 mod answers;
 mod check;
+mod explain;
 mod observe;
 mod program;
 mod real;

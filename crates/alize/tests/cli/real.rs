@@ -93,7 +93,7 @@ impl Host {
     }
 
     /// The first line that a meshed client reads from the service.
-    fn dial(&self) -> Result<String, String> {
+    pub(crate) fn dial(&self) -> Result<String, String> {
         let script = format!(
             "echo $$ > {}/cgroup.procs && exec 3<>/dev/tcp/{SERVICE}/80 && head -n 1 <&3",
             self.cgroup
@@ -139,7 +139,7 @@ fn until(log: &mut BufReader<ChildStderr>, last: &str) -> String {
 }
 
 /// A server that tells its name to everyone; lives as long as the test's process.
-fn server(name: &'static str) -> u16 {
+pub(crate) fn server(name: &'static str) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("an address").port();
     thread::spawn(move || {

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use crate::program::{Folder, alize, answer, code, run, run_with_input};
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     "run",
     "agent",
     "check",
@@ -13,6 +13,7 @@ const COMMANDS: [&str; 18] = [
     "services",
     "endpoints",
     "watch",
+    "explain",
     "trace",
     "map",
     "top",

@@ -15,6 +15,7 @@ use alize_model::{Balance, Endpoint, Mode, Service};
 
 use crate::Unavailable;
 use crate::abi::{Choice, Slot, THRESHOLD_ONE};
+pub(crate) use maglev::mix;
 use weights::Share;
 
 /// The endpoints of one service that are unavailable, sorted by address; its part of [`crate::Availability`].
