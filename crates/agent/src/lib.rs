@@ -19,6 +19,7 @@ mod kept;
 mod listen;
 mod mesh;
 mod metrics;
+mod modes;
 mod notify;
 mod observer;
 mod owner;

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use alize_model::api::{
-    Applied, Event, ObservedRequest, Refusal, ServiceStatus, Status, TraceLine, TrafficReport,
+    Applied, Event, ModeChange, ObservedRequest, Refusal, ServiceStatus, Status, TraceLine, TrafficReport,
 };
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Value, json};
@@ -58,6 +58,7 @@ fn description() -> Value {
     let applied = types.subschema_for::<Applied>();
     let trace_line = types.subschema_for::<TraceLine>();
     let request = types.subschema_for::<ObservedRequest>();
+    let mode_change = types.subschema_for::<ModeChange>();
     let traffic = types.subschema_for::<TrafficReport>();
     types.subschema_for::<Refusal>();
     let paths = json!({
@@ -146,6 +147,24 @@ fn description() -> Value {
                 busy(),
             ],
         )) },
+        "/v1/mode": { "post": operation(
+            "Lets a mode hold for a service in place of the file's, at once, also after a restart of the agent.",
+            [
+                query("service", "Name of the service.", json!({"type": "string"})),
+                query(
+                    "mode",
+                    "`observe`, `shadow` or `enforce`; absent: what the file says.",
+                    json!({"type": "string", "enum": ["observe", "shadow", "enforce"]}),
+                ),
+                query("seconds", "For how long; until it is set again when absent.", json!({"type": "number"})),
+            ],
+            [
+                ok(json_body(&mode_change)),
+                refusal("400", "The query cannot be read."),
+                refusal("404", "There is no such service."),
+                refusal("422", "The kernel did not take it; what was in force stays."),
+            ],
+        ) },
         "/v1/openapi.json": { "get": operation("This description.", [], [ok(json_body(&json!({"type": "object"})))]) },
         "/metrics": { "get": operation(
             "Metrics for Prometheus, as OpenMetrics if the Accept header asks for it. Also on the TCP address of \

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use std::marker::PhantomData;
 
+use alize_model::Mode;
 use alize_model::api::{
-    Applied, Event, ObservedRequest, Refusal, ServiceStatus, Status, TraceLine, TrafficReport,
+    Applied, Event, ModeChange, ObservedRequest, Refusal, ServiceStatus, Status, TraceLine, TrafficReport,
 };
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -130,6 +131,28 @@ impl Client {
     /// Puts the file in force that the agent watches.
     pub(crate) async fn reload(&self) -> Result<Applied, Error> {
         self.post("/v1/apply", String::new()).await
+    }
+
+    /// Lets `mode` hold for a service in place of the file's, for `time` or for ever; without, the file's holds again.
+    pub(crate) async fn set_mode(
+        &self,
+        service: &str,
+        mode: Option<Mode>,
+        time: Option<Duration>,
+    ) -> Result<ModeChange, Error> {
+        let mut query = format!("/v1/mode?service={}", percent_encoded(service));
+        if let Some(mode) = mode {
+            let word = match mode {
+                Mode::Observe => "observe",
+                Mode::Shadow => "shadow",
+                Mode::Enforce => "enforce",
+            };
+            query += &format!("&mode={word}");
+        }
+        if let Some(time) = time {
+            query += &format!("&seconds={}", time.as_secs_f64());
+        }
+        self.post(&query, String::new()).await
     }
 
     /// The last `recent` events, then all that come.

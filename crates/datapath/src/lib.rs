@@ -191,6 +191,17 @@ pub struct Decisions {
     pub affinity_kept: u64,
 }
 
+/// `struct outcomes` of abi.h, summed over CPUs: what became of connections in mode shadow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcomes {
+    /// TCP connects and UDP flows.
+    pub connections: u64,
+    /// TCP connections that were established.
+    pub established: u64,
+    /// Indexed by [`Failure`].
+    pub failures: [u64; 6],
+}
+
 /// All counters at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
@@ -198,6 +209,10 @@ pub struct Counters {
     pub services: HashMap<u32, (Traffic, Decisions)>,
     /// By endpoint number; an endpoint that nobody was sent to is absent.
     pub endpoints: HashMap<u32, Traffic>,
+    /// By service number: what became of connections in mode shadow.
+    pub shadow: HashMap<u32, Outcomes>,
+    /// By endpoint number: connections that it would have got in mode shadow.
+    pub would: HashMap<u32, u64>,
     /// Name of the anomaly (such as `event-lost`) and how often it happened.
     pub anomalies: Vec<(&'static str, u64)>,
 }
@@ -226,6 +241,8 @@ pub enum KernelEventKind {
     ConnectFailed(Failure),
     /// A connect or a datagram was refused at once.
     Refused(Refusal),
+    /// In mode shadow: one would have been.
+    WouldRefuse(Refusal),
 }
 
 /// An endpoint as the kernel has it now.

@@ -120,11 +120,10 @@ fn size_of_map(name: &str, budgets: &Budgets) -> Option<u32> {
     match name {
         // One address of IPv4 and one of IPv6 each; services with more live on those with fewer.
         "frontends" => Some(budgets.services.saturating_mul(2)),
-        "services" | "service_names" | "turns" | "service_traffic" | "service_decisions" => {
-            Some(budgets.services)
-        }
+        "services" | "service_names" | "turns" | "service_traffic" | "service_decisions"
+        | "shadow_outcomes" => Some(budgets.services),
         "endpoints" | "endpoint_load" => Some(budgets.endpoints),
-        "endpoint_traffic" => Some(budgets.endpoints.min(COUNTED_ENDPOINTS)),
+        "endpoint_traffic" | "shadow_would" => Some(budgets.endpoints.min(COUNTED_ENDPOINTS)),
         "slots" => Some(budgets.slots),
         "affinity" => Some(budgets.affinity),
         "terminating" => Some(TERMINATING),
@@ -269,6 +268,8 @@ fn keep(objects: &HashMap<&str, Object>, programs: Vec<ProgramStatus>) -> Result
             service_traffic: Map::new(take("service_traffic")?)?,
             service_decisions: Map::new(take("service_decisions")?)?,
             endpoint_traffic: Map::new(take("endpoint_traffic")?)?,
+            shadow_outcomes: Map::new(take("shadow_outcomes")?)?,
+            shadow_would: Map::new(take("shadow_would")?)?,
             anomalies: Map::new(take("anomalies")?)?,
         },
         events: take("events")?,

@@ -9,7 +9,9 @@ use libbpf_rs::libbpf_sys;
 use libbpf_rs::{MapCore, MapHandle};
 
 use crate::Error;
-use crate::abi::{Plain, decisions, endpoint, endpoint_load, frontend_key, service, service_name, traffic};
+use crate::abi::{
+    Plain, decisions, endpoint, endpoint_load, frontend_key, outcomes, service, service_name, traffic,
+};
 
 /// Most entries handled by one system call, so that its cost is spread.
 const BATCH: usize = 4096;
@@ -43,6 +45,8 @@ pub(crate) struct Maps {
     pub(crate) service_traffic: Map<u32, traffic>,
     pub(crate) service_decisions: Map<u32, decisions>,
     pub(crate) endpoint_traffic: Map<u32, traffic>,
+    pub(crate) shadow_outcomes: Map<u32, outcomes>,
+    pub(crate) shadow_would: Map<u32, u64>,
     pub(crate) anomalies: Map<u32, u64>,
 }
 

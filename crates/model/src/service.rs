@@ -297,6 +297,15 @@ impl Snapshot {
         self
     }
 
+    /// The same state, with the mode that `mode` gives for a service in place of its own.
+    pub fn with_modes(&self, mode: impl Fn(&Service) -> Option<Mode>) -> Self {
+        let services = self.services.iter().map(|service| match mode(service) {
+            Some(mode) if mode != service.mode => Arc::new(Service { mode, ..Service::clone(service) }),
+            _ => Arc::clone(service),
+        });
+        Self { services: services.collect() }
+    }
+
     /// The service called `name`.
     pub fn get(&self, name: &str) -> Option<&Arc<Service>> {
         let index = self.services.binary_search_by(|s| s.name.as_str().cmp(name)).ok()?;
@@ -346,6 +355,9 @@ mod tests {
         };
         let earlier = snapshot(80);
         let later = snapshot(81);
+        let watched = later.with_modes(|service| (service.name.as_str() == "b").then_some(Mode::Observe));
+        assert_eq!(watched.get("b").map(|service| service.mode), Some(Mode::Observe));
+        assert!(Arc::ptr_eq(&watched.services()[0], &later.services()[0]));
         let shared = later.clone().sharing(&earlier);
         assert_eq!(shared, later, "the state is the same");
         assert!(Arc::ptr_eq(&shared.services()[0], &earlier.services()[0]));

@@ -201,6 +201,25 @@ pub(crate) enum Command {
         "sudo alize doctor -o json | jq '.findings[] | select(.state == \"off\") | .name'"
     ))]
     Doctor(DoctorArgs),
+    /// How far the mesh goes with a service: changed at once, beside the file
+    ///
+    /// `observe` only counts, `shadow` decides and counts what it would have done, `enforce` does it; `file` gives the word
+    /// back to the file. It holds for all connects from now on, also after a restart of the agent, whatever the file says,
+    /// until it is set again or its time is over; `alize unload` ends it. Without SERVICE: what is set by hand.
+    #[command(after_help = examples!(
+        "alize mode web shadow"
+        "alize mode web observe               back, at once"
+        "alize mode web enforce --until 10min   try it; then the file holds again"
+        "alize mode web file                  the file decides again"
+        "alize mode                           what is set by hand"
+    ))]
+    Mode(ModeArgs),
+    /// Mode shadow: what enforce would have done
+    #[command(subcommand, after_help = examples!(
+        "alize shadow report"
+        "alize shadow report web -o json"
+    ))]
+    Shadow(ShadowCommand),
     /// What would come of a connect, and why, step by step
     ///
     /// Walks the way that the kernel would take with its very tables: is the caller meshed, which service has the address,
@@ -426,6 +445,52 @@ pub(crate) struct ProgramsArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ModeArgs {
+    /// The service
+    #[arg(value_name = "SERVICE")]
+    pub(crate) service: Option<String>,
+    /// The mode, or `file` for what the file says
+    #[arg(value_name = "MODE", requires = "service")]
+    pub(crate) mode: Option<ModeWord>,
+    /// For how long, then the file holds again: 30s, 10min, 2h
+    #[arg(long, visible_alias = "for", value_name = "TIME", value_parser = duration, requires = "mode")]
+    pub(crate) until: Option<Duration>,
+}
+
+/// Modes, as a person says them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ModeWord {
+    /// Only look
+    Observe,
+    /// Decide and count, change nothing
+    Shadow,
+    /// Do it
+    Enforce,
+    /// What the file says
+    File,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ShadowCommand {
+    /// What really happened in mode shadow beside what enforce would have done, with a verdict for each service
+    ///
+    /// Counts since the service's maps were made, of connections of mode shadow alone.
+    #[command(after_help = examples!(
+        "alize shadow report"
+        "alize shadow report web"
+        "alize shadow report -o json | jq '.[] | select(.readiness != \"ready\") | .verdict'"
+    ))]
+    Report(ShadowArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShadowArgs {
+    /// Only this service
+    #[arg(value_name = "SERVICE")]
+    pub(crate) service: Option<String>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
     /// Who dials: a process id, the name of a systemd unit, or the path of a cgroup
     #[arg(long, value_name = "PID|UNIT|CGROUP")]
@@ -647,9 +712,9 @@ fn sample(text: &str) -> Result<u32, String> {
     number.filter(|number| *number > 0).ok_or_else(|| "expected one of so many, such as 1/100".into())
 }
 
-/// `500us`, `10ms`, `1.5s`, `2min`.
+/// `500us`, `10ms`, `1.5s`, `2min`, `1h`.
 fn duration(text: &str) -> Result<Duration, String> {
-    let form = || "expected a number and its unit, such as 500us, 10ms, 1.5s or 2min".to_owned();
+    let form = || "expected a number and its unit, such as 500us, 10ms, 1.5s, 2min or 1h".to_owned();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(form)?;
     let (number, unit) = text.split_at(digits);
     let unit = match unit {
@@ -657,6 +722,7 @@ fn duration(text: &str) -> Result<Duration, String> {
         "ms" => 1e-3,
         "s" => 1.0,
         "min" | "m" => 60.0,
+        "h" => 3600.0,
         _ => return Err(form()),
     };
     let seconds = number.parse::<f64>().map_err(|_| form())? * unit;
@@ -720,7 +786,7 @@ mod tests {
     fn times_have_units() {
         assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
         assert_eq!(duration("500us"), Ok(Duration::from_micros(500)));
-        for bad in ["", "10", "ms", "-1s", "1h", "1.2.3s", "1e999s", "9999999999999999999999s"] {
+        for bad in ["", "10", "ms", "-1s", "1d", "1.2.3s", "1e999s", "9999999999999999999999s"] {
             assert!(duration(bad).is_err(), "{bad:?}");
         }
         assert!(watching("1ms").is_err() && watching("61min").is_err() && watching("5s").is_ok());

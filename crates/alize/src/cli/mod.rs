@@ -10,11 +10,13 @@ mod endpoints;
 mod explain;
 mod live;
 mod map;
+mod mode;
 mod programs;
 #[cfg(test)]
 mod reference;
 mod run;
 mod services;
+mod shadow;
 mod shell;
 mod status;
 mod surroundings;
@@ -30,7 +32,7 @@ use std::path::{Path, PathBuf};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::Output;
-use args::{Cli, Command, Global};
+use args::{Cli, Command, Global, ShadowCommand};
 
 /// Does what the command line says.
 pub(crate) fn dispatch(cli: Cli, output: Output) -> Result<(), Failure> {
@@ -46,6 +48,10 @@ pub(crate) fn dispatch(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Watch(args) => block_on(watch::watch(&client(&global), args, output)),
         Command::Doctor(args) => doctor::doctor(&global, args, output),
         Command::Programs(args) => programs::programs(&global, args, output),
+        Command::Mode(args) => block_on(mode::mode(&client(&global), args, output)),
+        Command::Shadow(ShadowCommand::Report(args)) => {
+            block_on(shadow::report(&client(&global), args, output))
+        }
         Command::Explain(args) => explain::explain(&global, args, output),
         Command::Trace(args) => block_on(trace::trace(&client(&global), *args, output)),
         Command::Map(args) => block_on(map::map(&client(&global), args, output)),

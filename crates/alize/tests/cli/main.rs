@@ -3,6 +3,7 @@
 mod answers;
 mod check;
 mod explain;
+mod mode;
 mod observe;
 mod program;
 mod real;

@@ -88,14 +88,19 @@ impl Host {
         }
     }
 
-    fn unload(&self) -> Answer {
+    pub(crate) fn unload(&self) -> Answer {
         self.alize(&["unload", "--bpffs", &self.bpffs(), "--run-dir", &self.run_dir()])
     }
 
     /// The first line that a meshed client reads from the service.
     pub(crate) fn dial(&self) -> Result<String, String> {
+        self.dial_at(SERVICE)
+    }
+
+    /// The same from another address.
+    pub(crate) fn dial_at(&self, address: &str) -> Result<String, String> {
         let script = format!(
-            "echo $$ > {}/cgroup.procs && exec 3<>/dev/tcp/{SERVICE}/80 && head -n 1 <&3",
+            "echo $$ > {}/cgroup.procs && exec 3<>/dev/tcp/{address}/80 && head -n 1 <&3",
             self.cgroup
         );
         let output = Command::new("timeout").args(["5", "bash", "-c", &script]).output().expect("bash");

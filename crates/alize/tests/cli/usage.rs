@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use crate::program::{Folder, alize, answer, code, run, run_with_input};
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 21] = [
     "run",
     "agent",
     "check",
@@ -13,6 +13,8 @@ const COMMANDS: [&str; 19] = [
     "services",
     "endpoints",
     "watch",
+    "mode",
+    "shadow",
     "explain",
     "trace",
     "map",

@@ -65,18 +65,23 @@ static __always_inline __u64 ctx_client(struct bpf_sock_addr *ctx)
 	return client_hash(bpf_get_current_cgroup_id(), bpf_get_netns_cookie(ctx), source);
 }
 
-static __always_inline int ctx_refuse(const struct decision *decision)
+static __always_inline void tell_refusal(const struct decision *decision, __u32 kind)
 {
 	struct event event = {
 		.time_ns = bpf_ktime_get_ns(),
 		.cgroup = bpf_get_current_cgroup_id(),
-		.kind = EVENT_REFUSED,
+		.kind = kind,
 		.detail = decision->refusal,
 		.service = decision->service,
 		.endpoint = NONE,
 		.pid = bpf_get_current_pid_tgid() >> 32,
 	};
 	event_send(&event);
+}
+
+static __always_inline int ctx_refuse(const struct decision *decision)
+{
+	tell_refusal(decision, EVENT_REFUSED);
 	/* Without this the caller would hear EPERM, which reads as a firewall. */
 	bpf_set_retval(-ERRNO_ECONNREFUSED);
 	return VERDICT_REFUSE;
