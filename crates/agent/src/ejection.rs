@@ -201,6 +201,7 @@ mod tests {
             }),
             removal: Removal::Keep,
             split: None,
+            http: None,
             endpoints: (0..endpoints).map(endpoint).collect(),
         }
     }

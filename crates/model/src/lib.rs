@@ -6,7 +6,9 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod control;
 mod diagnostic;
+pub mod http;
 mod maglev;
 mod parse;
 mod schema;

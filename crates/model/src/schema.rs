@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value, json};
 
+use crate::http::{FieldName, FieldValue, Pattern};
 use crate::parse::keys::{Absent, Field, FileKey, Keys, Kind, STATUS, TABLES, Table, Word};
 use crate::parse::scalar::{Whole, show};
 
@@ -60,6 +61,9 @@ fn property(field: &Field) -> Value {
 /// Plain scalars such as `7` or `true` are text where text is expected, as the parser takes them.
 const TEXT: [&str; 3] = ["string", "number", "boolean"];
 
+/// A token, RFC 9110, 5.6.2.
+const HEADER_NAME: &str = "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$";
+
 fn kind_schema(kind: &Kind) -> Map<String, Value> {
     let schema = match kind {
         Kind::Name => json!({
@@ -94,6 +98,18 @@ fn kind_schema(kind: &Kind) -> Map<String, Value> {
             "additionalProperties": {
                 "type": "object", "minProperties": 1, "additionalProperties": whole(*range),
             },
+        }),
+        Kind::Text => json!({"type": TEXT}),
+        Kind::HeaderName => json!({"type": TEXT, "pattern": HEADER_NAME, "maxLength": FieldName::MAX}),
+        Kind::Regex => json!({"type": TEXT, "format": "regex", "maxLength": Pattern::MAX}),
+        Kind::Percent => json!({"type": "number", "minimum": 0, "maximum": 100}),
+        Kind::Conditions(table) => json!({
+            "type": "object", "minProperties": 1, "propertyNames": {"minLength": 1},
+            "additionalProperties": {"anyOf": [{"type": TEXT}, kind_schema(&Kind::Table(table))]},
+        }),
+        Kind::Fields => json!({
+            "type": "object", "minProperties": 1, "propertyNames": {"pattern": HEADER_NAME},
+            "additionalProperties": {"type": TEXT, "maxLength": FieldValue::MAX},
         }),
         Kind::Table(table) => json!({"$ref": format!("#/$defs/{}", table.title)}),
         Kind::List(item) => json!({"type": "array", "items": kind_schema(item)}),

@@ -6,7 +6,9 @@ use std::num::{NonZeroU8, NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::http::{Http, KernelTable, RouteTable};
 
 /// The name of a service: `[a-z0-9]([a-z0-9._/-]*[a-z0-9])?`, at most 127 bytes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -46,6 +48,13 @@ impl ServiceName {
     }
 }
 
+impl<'de> Deserialize<'de> for ServiceName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        Self::new(&text).map_err(serde::de::Error::custom)
+    }
+}
+
 impl std::fmt::Display for ServiceName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
@@ -61,7 +70,7 @@ pub enum Protocol {
     Tcp,
     /// Datagrams, balanced per flow.
     Udp,
-    /// HTTP over TCP; balanced per connection until the HTTP router exists.
+    /// HTTP over TCP, balanced per request.
     Http,
 }
 
@@ -143,7 +152,7 @@ impl Frontend {
 pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
 
 /// A real server of a service; its address is unique within the service.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Endpoint {
     /// Where it listens; never unspecified, multicast, v4-mapped or port 0.
     pub address: SocketAddr,
@@ -157,7 +166,7 @@ pub struct Endpoint {
 
 /// Shares of new connections by the value of one label, whatever the number of endpoints that carry each value.
 /// Within a value the endpoints' own weights count. A value without a usable endpoint leaves its share to the others.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Split {
     /// The label looked at, such as `version`.
     pub label: Arc<str>,
@@ -177,7 +186,8 @@ pub enum Removal {
 }
 
 /// How an endpoint is asked whether it is well.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Probe {
     /// It accepts a TCP connection.
     Tcp,
@@ -193,7 +203,7 @@ pub enum Probe {
 }
 
 /// Active health checks of every endpoint of a service.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HealthCheck {
     /// What is asked.
     pub probe: Probe,
@@ -212,7 +222,7 @@ pub struct HealthCheck {
 }
 
 /// Ejection of endpoints that refuse or time out the connections of real clients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PassiveEjection {
     /// Connect failures in a row that eject.
     pub failures: NonZeroU8,
@@ -225,7 +235,7 @@ pub struct PassiveEjection {
 }
 
 /// One service, valid in itself and among the others of its [`Snapshot`].
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Service {
     /// Unique in the snapshot.
     pub name: ServiceName,
@@ -249,6 +259,8 @@ pub struct Service {
     pub split: Option<Split>,
     /// Sorted by address; may be empty (then connects are refused).
     pub endpoints: Vec<Endpoint>,
+    /// Routes and all else about HTTP; there exactly when `protocol` is [`Protocol::Http`].
+    pub http: Option<Arc<Http>>,
 }
 
 /// A whole desired state, sorted by name; no address belongs to two services.
@@ -304,6 +316,12 @@ impl Snapshot {
             _ => Arc::clone(service),
         });
         Self { services: services.collect() }
+    }
+
+    /// What the kernel may route alone of a service of this snapshot; `None` for one that speaks no HTTP.
+    pub fn kernel_table(&self, service: &Service) -> Option<KernelTable> {
+        let elsewhere = |name: &ServiceName| self.get(name.as_str())?.http.as_ref()?.proxy_reason();
+        Some(RouteTable::compile(service.http.as_ref()?).kernel(elsewhere))
     }
 
     /// The service called `name`.

@@ -1,6 +1,7 @@
 //! What holds for every file: a model that is written as YAML reads back as it was; anything else is taken or refused
 //! with a place inside the file, and never panics.
 
+mod http;
 mod schema;
 
 use std::collections::BTreeSet;
@@ -155,7 +156,7 @@ fn service(number: usize) -> impl Strategy<Value = Service> {
         proptest::sample::select(vec![Removal::Keep, Removal::Terminate]),
     );
     let shares = proptest::option::of((vec(1..=u16::MAX, 6), any::<Index>()));
-    (name(), protocol(), mode(), frontends, rules, endpoints(), shares).prop_map(
+    (name(), protocol(), mode(), frontends, rules, endpoints(), shares, http::http()).prop_map(
         move |(
             name,
             protocol,
@@ -164,6 +165,7 @@ fn service(number: usize) -> impl Strategy<Value = Service> {
             (balance, affinity, health, ejection, removal),
             endpoints,
             shares,
+            http,
         )| {
             let mut frontends: Vec<Frontend> = frontends
                 .into_iter()
@@ -184,6 +186,7 @@ fn service(number: usize) -> impl Strategy<Value = Service> {
                 ejection,
                 removal,
                 split: shares.and_then(|(shares, which)| split(&endpoints, &shares, which)),
+                http: (protocol == Protocol::Http).then(|| Arc::new(http)),
                 endpoints,
             }
         },
@@ -304,6 +307,11 @@ fn write_service(writer: &mut Writer, service: &Service) {
             format!("{{{}: {{{}}}}}", quoted(&split.label), shares.collect::<Vec<_>>().join(", ")),
         );
     }
+    if let Some(http) = &service.http {
+        let (settings, routes) = http::write(http);
+        writer.key("http", settings);
+        writer.key("routes", routes);
+    }
     if service.endpoints.is_empty() {
         if writer.choose() {
             writer.key("endpoints", "[]");
@@ -401,6 +409,15 @@ proptest! {
         let (snapshot, _) = outcome.unwrap_or_else(|diagnostics| panic!("{diagnostics}\n{text}"));
         let read: Vec<Service> = snapshot.services().iter().map(|service| Service::clone(service)).collect();
         prop_assert_eq!(read, services, "{}", text);
+    }
+
+    #[test]
+    fn a_service_goes_to_the_proxy_and_back(services in services()) {
+        for service in services {
+            let text = serde_json::to_string(&service).unwrap();
+            let read: Service = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+            prop_assert_eq!(read, service);
+        }
     }
 
     #[test]

@@ -39,6 +39,7 @@ fn service(balance: Balance, endpoints: Vec<Endpoint>) -> Service {
         ejection: None,
         removal: Removal::Keep,
         split: None,
+        http: None,
         endpoints,
     }
 }

@@ -55,7 +55,7 @@ fn address(text: &str) -> Result<SocketAddr, Refusal> {
     check_endpoint(address).map(|()| address)
 }
 
-fn labels(reader: &mut Reader<'_>, what: What<'_>, names: &mut Names) -> Result<Labels, Stop> {
+pub(super) fn labels(reader: &mut Reader<'_>, what: What<'_>, names: &mut Names) -> Result<Labels, Stop> {
     let mut labels = Labels::new();
     reader.labels(what, names, |reader, names, label| {
         let name = format_args!("label {}", label.value);

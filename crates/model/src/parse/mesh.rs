@@ -4,16 +4,18 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use crate::{Budgets, Frontend, Mode, Service, Transport};
+use crate::{Budgets, Frontend, Mode, Position, Protocol, Service, ServiceName, Transport};
 
+use super::http::refuse_labels;
 use super::remarks::Remarks;
-use super::scalar::quote;
+use super::scalar::{nearest, quote};
 use super::service::Member;
 use super::yaml::At;
 
 /// Remarks on what the services do to each other, and on what does not fit in the budgets.
 pub(super) fn check(members: &[Member], budgets: &Budgets, remarks: &mut Remarks<'_>) {
-    check_names(members, remarks);
+    let named = check_names(members, remarks);
+    check_targets(members, &named, remarks);
     let owners = check_addresses(members, remarks);
     check_loops(members, &owners, remarks);
     check_budgets(members, budgets, remarks);
@@ -28,20 +30,62 @@ pub(super) fn services(members: Vec<Member>) -> Vec<Arc<Service>> {
     members.into_iter().filter_map(|member| member.service).collect()
 }
 
-fn check_names(members: &[Member], remarks: &mut Remarks<'_>) {
-    let mut seen = HashMap::with_capacity(members.len());
-    for name in members.iter().filter_map(|member| member.name.as_ref()) {
+type Named<'a> = HashMap<&'a str, (&'a Member, Position)>;
+
+/// Refuses a name that two services have, and returns who has which.
+fn check_names<'a>(members: &'a [Member], remarks: &mut Remarks<'_>) -> Named<'a> {
+    let mut seen = Named::with_capacity(members.len());
+    for (member, name) in members.iter().filter_map(|member| Some((member, member.name.as_ref()?))) {
         match seen.entry(name.value.as_str()) {
             Entry::Vacant(place) => {
-                place.insert(name.at);
+                place.insert((member, name.at));
             }
             Entry::Occupied(first) => {
-                let first = remarks.place(*first.get());
+                let first = remarks.place(first.get().1);
                 let message = format!("a second service has the name {}", quote(name.value.as_str()));
                 remarks.error(name.at, message, format!("first at {first}; names are unique"));
             }
         }
     }
+    seen
+}
+
+/// Refuses routes that lead to a service that is not there or speaks no HTTP. Its routes are not asked, so that routes
+/// cannot go in circles.
+fn check_targets(members: &[Member], named: &Named<'_>, remarks: &mut Remarks<'_>) {
+    for target in members.iter().flat_map(|member| &member.targets) {
+        let Some(name) = &target.value.service else { continue };
+        let Some((member, _)) = named.get(name.as_str()) else {
+            refuse_unknown(target.at, name, named, remarks);
+            continue;
+        };
+        // What is wrong with that service has been said.
+        let Some(service) = &member.service else { continue };
+        if service.protocol != Protocol::Http {
+            remarks.error(
+                target.at,
+                format!("{} does not speak HTTP", title(member)),
+                "give it `protocol: http`, or lead the route elsewhere",
+            );
+            continue;
+        }
+        let labels = &target.value.labels;
+        if !labels.is_empty() && !service.endpoints.iter().any(|e| target.value.selects(&e.labels)) {
+            refuse_labels(target.at, labels, Some(name), remarks);
+        }
+    }
+}
+
+fn refuse_unknown(at: Position, name: &ServiceName, named: &Named<'_>, remarks: &mut Remarks<'_>) {
+    /// A search among many would take longer than reading the file.
+    const FEW: usize = 1_000;
+    let mut known: Vec<_> = named.keys().copied().filter(|_| named.len() <= FEW).collect();
+    known.sort_unstable();
+    let help = match nearest(name.as_str(), &known) {
+        Some(nearest) => format!("did you mean {nearest}?"),
+        None => "write the name of a service in this file".into(),
+    };
+    remarks.error(at, format!("there is no service {}", quote(name.as_str())), help);
 }
 
 type Owners<'a> = HashMap<(Transport, Frontend), (&'a Member, At<Frontend>)>;

@@ -7,6 +7,7 @@ mod balance;
 mod endpoint;
 mod health;
 mod host;
+mod http;
 pub(crate) mod keys;
 mod mesh;
 mod names;

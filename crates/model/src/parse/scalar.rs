@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::http::{FieldName, FieldValue, Fraction, Pattern};
+
 use super::keys::Word;
 
 /// Why a text is no such value, and what to write instead where that is known.
@@ -253,6 +255,45 @@ pub(crate) fn label(text: &str) -> Result<&str, Refusal> {
         Some(bad) => Err(Refusal::new(format!("holds {bad:?}"), "leave control characters out")),
         None => Ok(text),
     }
+}
+
+/// A percentage with up to four decimals, in millionths of the whole.
+pub(crate) fn percent(text: &str) -> Result<Fraction, Refusal> {
+    let refuse = || Refusal::new("is no percentage", "a number from 0 to 100, with at most four decimals");
+    let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    if !digits(whole) || !digits(decimals) || decimals.len() > 4 {
+        return Err(refuse());
+    }
+    let millionths = format!("{whole}{decimals:0<4}").parse::<u32>().map_err(|_| refuse())?;
+    match Fraction::millionths(millionths) {
+        fraction if fraction.as_millionths() == millionths => Ok(fraction),
+        _ => Err(Refusal::new("is out of range", "allowed: 0 to 100")),
+    }
+}
+
+/// The name of a header.
+pub(crate) fn header_name(text: &str) -> Result<FieldName, Refusal> {
+    let help = "letters, digits and !#$%&'*+-.^_`|~, such as x-beta";
+    FieldName::new(text).map_err(|problem| Refusal::new(problem, help))
+}
+
+/// The value of a header.
+pub(crate) fn header_value(text: &str) -> Result<FieldValue, Refusal> {
+    FieldValue::new(text).map_err(|problem| Refusal::new(problem, "visible ASCII with spaces between"))
+}
+
+/// A regular expression.
+pub(crate) fn regex(text: &str) -> Result<Pattern, Refusal> {
+    Pattern::new(text).map_err(|problem| {
+        let help = match problem.starts_with("is no") {
+            true => {
+                "the syntax is that of the regex crate: no look-around, no back-references, ASCII classes"
+            }
+            false => "write a shorter one, or several matches",
+        };
+        Refusal::new(problem, help)
+    })
 }
 
 /// A text in a message: in quotes, whatever it holds, and never so long that the message drowns in it.

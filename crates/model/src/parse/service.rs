@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
+use crate::http::Target;
 use crate::{
     Affinity, Endpoint, Frontend, HealthCheck, Mode, PassiveEjection, Position, Probe, Protocol, Removal,
     Service, ServiceName, Transport,
@@ -17,7 +18,7 @@ use super::remarks::{Remarks, Stop};
 use super::scalar::{self, Choice, Refusal, quote, show};
 use super::value::What;
 use super::yaml::{At, Reader, Token};
-use super::{balance, endpoint, health};
+use super::{balance, endpoint, health, http};
 
 const SERVICE: What<'static> = What { name: &"service", expected: &Kind::Table(ServiceKey::TABLE) };
 const ADDRESS: What<'static> = What { name: &"address", expected: &Kind::Address };
@@ -29,6 +30,8 @@ pub(super) struct Member {
     pub(super) kind: Option<(Transport, Mode)>,
     pub(super) frontends: Vec<At<Frontend>>,
     pub(super) endpoints: Vec<At<SocketAddr>>,
+    /// Endpoints of other services that its routes lead to.
+    pub(super) targets: Vec<At<Target>>,
     /// Absent when something is wrong with it.
     pub(super) service: Option<Arc<Service>>,
 }
@@ -44,11 +47,14 @@ struct Draft {
     mode: Option<Mode>,
     balance: Option<Chosen>,
     balance_at: Position,
-    affinity: Option<Affinity>,
+    balance_given: bool,
+    affinity: Option<At<Affinity>>,
     health: Option<At<HealthCheck>>,
     ejection: Option<PassiveEjection>,
     removal: Removal,
     split: Option<Shares>,
+    http: Option<At<http::Settings>>,
+    routes: Option<At<http::Routes>>,
     endpoints: Vec<At<Endpoint>>,
     endpoints_at: Position,
     /// No endpoint was refused, so that what they have in common can be judged.
@@ -85,11 +91,14 @@ impl Draft {
             mode: Some(Mode::default()),
             balance: Some(Chosen::DEFAULT),
             balance_at: at,
+            balance_given: false,
             affinity: None,
             health: None,
             ejection: None,
             removal: Removal::default(),
             split: None,
+            http: None,
+            routes: None,
             endpoints: Vec::new(),
             endpoints_at: at,
             endpoints_whole: true,
@@ -104,8 +113,11 @@ impl Draft {
             ServiceKey::Addresses => self.read_addresses(reader, what)?,
             ServiceKey::Protocol => self.protocol = reader.scalar(what, Protocol::read)?.map(|at| at.value),
             ServiceKey::Mode => self.mode = reader.scalar(what, Mode::read)?.map(|at| at.value),
-            ServiceKey::Balance => self.balance = balance::read(reader, what)?,
-            ServiceKey::Affinity => self.affinity = reader.scalar(what, read_affinity)?.map(|at| at.value),
+            ServiceKey::Balance => {
+                self.balance_given = true;
+                self.balance = balance::read(reader, what)?;
+            }
+            ServiceKey::Affinity => self.affinity = reader.scalar(what, read_affinity)?,
             ServiceKey::Health => self.health = health::read(reader, what)?,
             ServiceKey::Ejection => self.ejection = health::read_ejection(reader, what)?,
             ServiceKey::Removal => {
@@ -113,6 +125,16 @@ impl Draft {
                 self.removal = removal.map_or(self.removal, |removal| removal.value);
             }
             ServiceKey::Split => self.split = balance::read_split(reader, what, names)?,
+            ServiceKey::Http => {
+                let token = reader.next()?;
+                let at = token.at;
+                self.http = Some(At { at, value: http::read_settings(reader, token, what)? });
+            }
+            ServiceKey::Routes => {
+                let token = reader.next()?;
+                let at = token.at;
+                self.routes = Some(At { at, value: http::read_routes(reader, token, what, names)? });
+            }
             ServiceKey::Endpoints => self.read_endpoints(reader, what, names)?,
         }
         Ok(())
@@ -180,6 +202,7 @@ impl Draft {
         self.check_addresses(host, remarks);
         self.check_duplicate_endpoints(remarks);
         self.check_health(remarks);
+        self.check_http(remarks);
         if !self.endpoints_whole {
             return;
         }
@@ -247,6 +270,33 @@ impl Draft {
         }
     }
 
+    fn check_http(&self, remarks: &mut Remarks<'_>) {
+        if let Some(protocol @ (Protocol::Tcp | Protocol::Udp)) = self.protocol {
+            let given =
+                [("http", self.http.as_ref().map(|v| v.at)), ("routes", self.routes.as_ref().map(|v| v.at))];
+            for (key, at) in given.into_iter().filter_map(|(key, at)| Some((key, at?))) {
+                let protocol = if protocol == Protocol::Tcp { "tcp" } else { "udp" };
+                remarks.error(
+                    at,
+                    format!("{key} is of no use to a {protocol} service"),
+                    "add `protocol: http`",
+                );
+            }
+            return;
+        }
+        if let Some(routes) = &self.routes {
+            let endpoints = self.endpoints_whole.then_some(&*self.endpoints);
+            routes.value.check(self.name.as_ref().map(|name| &name.value), endpoints, remarks);
+        }
+        if let (Some(affinity), Some(Protocol::Http)) = (&self.affinity, self.protocol) {
+            remarks.warning(
+                affinity.at,
+                "affinity is of no use to requests, which are balanced one by one",
+                "write `http: {balance: {consistent-hash: source}}`",
+            );
+        }
+    }
+
     /// Warns where clients will be refused.
     fn check_reach(&self, remarks: &mut Remarks<'_>) {
         let takes_new = |e: &&At<Endpoint>| e.value.weight > 0 && !e.value.draining;
@@ -288,29 +338,43 @@ impl Draft {
             kind: self.protocol.map(Protocol::transport).zip(self.mode),
             frontends: self.frontends.clone(),
             endpoints: self.endpoints.iter().map(|e| At { at: e.at, value: e.value.address }).collect(),
+            targets: match &self.routes {
+                Some(routes) => routes.value.elsewhere(self.name.as_ref().map(|name| &name.value)),
+                None => Vec::new(),
+            },
             name: self.name.clone(),
             service: if whole { self.into_service().map(Arc::new) } else { None },
         }
     }
 
     fn into_service(self) -> Option<Service> {
+        let name = self.name?.value;
+        let protocol = self.protocol?;
+        let balance = self.balance?.balance(self.endpoints.len());
+        let split = self.split.map(Shares::into_split);
+        let http = (protocol == Protocol::Http).then(|| {
+            let balance = self.balance_given.then_some(balance);
+            let service = http::Service { name: &name, split: split.as_ref(), balance };
+            http::build(self.http.map(|http| http.value), self.routes.map(|routes| routes.value), &service)
+        });
         Some(Service {
-            name: self.name?.value,
-            protocol: self.protocol?,
+            name,
+            protocol,
             mode: self.mode?,
             frontends: self.frontends.into_iter().map(|frontend| frontend.value).collect(),
-            balance: self.balance?.balance(self.endpoints.len()),
-            affinity: self.affinity,
+            balance,
+            affinity: self.affinity.map(|affinity| affinity.value),
             health: self.health.map(|health| health.value),
             ejection: self.ejection,
             removal: self.removal,
-            split: self.split.map(Shares::into_split),
+            split,
+            http,
             endpoints: self.endpoints.into_iter().map(|endpoint| endpoint.value).collect(),
         })
     }
 }
 
-fn read_name(text: &str) -> Result<ServiceName, Refusal> {
+pub(super) fn read_name(text: &str) -> Result<ServiceName, Refusal> {
     ServiceName::new(text).map_err(|_| {
         let help = format!(
             "a-z, 0-9, '.', '_', '/' and '-', beginning and ending with a letter or digit, at most {} bytes",

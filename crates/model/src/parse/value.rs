@@ -158,9 +158,20 @@ impl<'a> Reader<'a> {
         &mut self,
         what: What<'_>,
         names: &mut Names,
-        mut each: impl FnMut(&mut Self, &mut Names, At<Arc<str>>) -> Result<(), Stop>,
+        each: impl FnMut(&mut Self, &mut Names, At<Arc<str>>) -> Result<(), Stop>,
     ) -> Result<Option<Position>, Stop> {
         let token = self.next()?;
+        self.labels_from(token, what, names, each)
+    }
+
+    /// Those of the mapping that begins with `token`.
+    pub(super) fn labels_from(
+        &mut self,
+        token: At<Token<'a>>,
+        what: What<'_>,
+        names: &mut Names,
+        mut each: impl FnMut(&mut Self, &mut Names, At<Arc<str>>) -> Result<(), Stop>,
+    ) -> Result<Option<Position>, Stop> {
         let At { at, value: Token::Mapping } = token else {
             self.refuse_shape(token, what)?;
             return Ok(None);
@@ -180,6 +191,47 @@ impl<'a> Reader<'a> {
             each(self, names, label)?;
         }
         Ok(Some(at))
+    }
+
+    /// Calls `each` for every key of a mapping whose keys `read` knows, such as header names; `each` consumes the value.
+    /// Refuses a mapping without keys.
+    pub(super) fn named<K: Clone + Eq + std::hash::Hash>(
+        &mut self,
+        what: What<'_>,
+        read: impl Fn(&str) -> Result<K, Refusal>,
+        mut each: impl FnMut(&mut Self, At<K>) -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
+        let token = self.next()?;
+        let At { at, value: Token::Mapping } = token else {
+            return self.refuse_shape(token, what);
+        };
+        let mut seen: HashMap<K, Position> = HashMap::new();
+        let mut empty = true;
+        while let Some(key) = self.key()? {
+            empty = false;
+            let Some(name) = self.checked(key.at, &"name", &key.value, read(&key.value)) else {
+                self.skip_value()?;
+                continue;
+            };
+            if let Some(first) = seen.insert(name.value.clone(), name.at) {
+                self.refuse_repeated(&key, first);
+                self.skip_value()?;
+                continue;
+            }
+            each(self, name)?;
+        }
+        if empty {
+            self.refuse_empty(at, what);
+        }
+        Ok(())
+    }
+
+    pub(super) fn refuse_empty(&mut self, at: Position, what: What<'_>) {
+        self.remarks.error(
+            at,
+            format!("{} is empty", what.name),
+            format!("write {}, or take it out", what.expected),
+        );
     }
 
     fn refuse_repeated(&mut self, key: &At<impl AsRef<str>>, first: Position) {

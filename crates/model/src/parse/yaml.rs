@@ -10,7 +10,7 @@ use crate::Position;
 
 use super::remarks::{Remarks, Stop};
 
-/// The format needs 7 levels; more are a mistake or an attack.
+/// The format needs 9 levels; more are a mistake or an attack.
 const DEEPEST: usize = 16;
 
 /// A value and where it was written.
@@ -197,7 +197,7 @@ impl<'a> Reader<'a> {
         if self.depth <= DEEPEST {
             return Ok(());
         }
-        Err(self.remarks.stop(at, format!("more than {DEEPEST} levels of nesting"), "the format needs 7"))
+        Err(self.remarks.stop(at, format!("more than {DEEPEST} levels of nesting"), "the format needs 9"))
     }
 }
 

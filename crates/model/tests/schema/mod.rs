@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 pub(crate) fn check(root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
     for (keyword, rule) in schema.as_object().expect("a schema is an object") {
         let kept = match keyword.as_str() {
-            "$schema" | "$defs" | "title" | "description" | "default" | "examples" => true,
+            "$schema" | "$defs" | "title" | "description" | "default" | "examples" | "format" => true,
             "$ref" => {
                 let pointer = rule.as_str().unwrap().strip_prefix('#').unwrap();
                 check(root, root.pointer(pointer).expect(pointer), value)?;
@@ -99,7 +99,11 @@ pub(crate) fn document(text: &str) -> Result<Value, String> {
                 "" | "~" | "null" => Value::Null,
                 "true" => Value::Bool(true),
                 "false" => Value::Bool(false),
-                text => text.parse::<u64>().map_or_else(|_| Value::String(text.into()), Value::from),
+                text => match (text.parse::<u64>(), text.parse::<f64>()) {
+                    (Ok(whole), _) => Value::from(whole),
+                    (_, Ok(number)) if number.is_finite() => Value::from(number),
+                    _ => Value::String(text.into()),
+                },
             },
             Event::Scalar(text, ..) => Value::String(text.into()),
             Event::SequenceStart(..) => {

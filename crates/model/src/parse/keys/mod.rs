@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::{Mode, Protocol, Removal};
 
 use super::scalar::{Choice, Lapse, Whole, choice, show};
+use http::{HttpKey, RouteKey};
 
 /// The keys of one kind of mapping.
 pub(crate) trait Keys: Copy + 'static {
@@ -62,6 +63,15 @@ pub(crate) enum Kind {
     Labels,
     /// One label, and a share for each of its values.
     Split(Whole),
+    Text,
+    HeaderName,
+    Regex,
+    /// A number from 0 to 100 with up to four decimals.
+    Percent,
+    /// Names chosen by the writer, and a text or a mapping of condition keys for each.
+    Conditions(&'static Table),
+    /// Header names chosen by the writer, and a value for each.
+    Fields,
     Table(&'static Table),
     List(&'static Kind),
     Either(&'static [Kind]),
@@ -98,6 +108,14 @@ impl std::fmt::Display for Kind {
             Kind::Statuses => f.write_str("a status or a range of them such as 200-399"),
             Kind::Labels => f.write_str("a mapping of labels such as {version: v1}"),
             Kind::Split(_) => f.write_str("a mapping such as {version: {v1: 90, v2: 10}}"),
+            Kind::Text => f.write_str("a text"),
+            Kind::HeaderName => f.write_str("a header name such as x-beta"),
+            Kind::Regex => f.write_str("a regular expression such as \"/users/[0-9]+\""),
+            Kind::Percent => f.write_str("a number from 0 to 100"),
+            Kind::Conditions(_) => {
+                f.write_str("a mapping such as {x-beta: \"1\"} or {x-beta: {regex: \"[0-9]+\"}}")
+            }
+            Kind::Fields => f.write_str("a mapping of headers such as {x-beta: \"1\"}"),
             Kind::Table(table) => write!(f, "a mapping of {} keys", table.title),
             Kind::List(_) => f.write_str("a list"),
             Kind::Either(kinds) => {
@@ -141,6 +159,8 @@ macro_rules! keys {
         }
     };
 }
+
+pub(crate) mod http;
 
 pub(crate) const AFFINITY: Lapse = Lapse { min: Duration::from_secs(1), max: Duration::from_secs(65_535) };
 pub(crate) const TABLE_SIZE: Whole = Whole { min: 2, max: crate::maglev::LARGEST as u64 };
@@ -201,6 +221,10 @@ keys! {
         Removal "removal": Kind::Choice(<Removal as Choice>::WORDS), Absent::Word("keep");
         /// Shares of new connections by the value of one label, whatever the number of endpoints that carry each value. Within a value the weights count.
         Split "split": Kind::Split(SHARE), Absent::Means("the weights alone decide");
+        /// How an HTTP service treats its endpoints, whatever the route; only with `protocol: http`.
+        Http "http": Kind::Table(HttpKey::TABLE), Absent::Means("every default of `http`");
+        /// Which request goes where; only with `protocol: http`. A request that no route is for is answered 404.
+        Routes "routes": Kind::List(&Kind::Table(RouteKey::TABLE)), Absent::Means("every request goes to the endpoints of the service");
         /// The real servers; the short spelling is the address alone.
         Endpoints "endpoints": Kind::List(&Kind::Either(&[Kind::Address, Kind::Table(EndpointKey::TABLE)])), Absent::Means("none: connects are refused");
     }
@@ -292,7 +316,7 @@ pub(crate) enum ShortProbe {
 choice! { Protocol:
     Tcp "tcp" "a byte stream, balanced per connection";
     Udp "udp" "datagrams, balanced per flow";
-    Http "http" "HTTP over TCP; for now balanced per connection, as `tcp`";
+    Http "http" "HTTP over TCP, balanced per request, by `routes` if there are any";
 }
 
 choice! { Mode:
@@ -326,6 +350,31 @@ pub(crate) const TABLES: &[&Table] = &[
     MaglevKey::TABLE,
     HealthKey::TABLE,
     EjectionKey::TABLE,
+    HttpKey::TABLE,
+    http::HttpBalanceKey::TABLE,
+    http::HashKey::TABLE,
+    http::PoolKey::TABLE,
+    http::CircuitKey::TABLE,
+    http::OutlierKey::TABLE,
+    http::RateLimitKey::TABLE,
+    RouteKey::TABLE,
+    http::MatchKey::TABLE,
+    http::PathKey::TABLE,
+    http::ConditionKey::TABLE,
+    http::GrpcKey::TABLE,
+    http::BackendKey::TABLE,
+    http::HeadersKey::TABLE,
+    http::RewriteKey::TABLE,
+    http::RedirectKey::TABLE,
+    http::RespondKey::TABLE,
+    http::MirrorKey::TABLE,
+    http::CorsKey::TABLE,
+    http::FaultKey::TABLE,
+    http::DelayKey::TABLE,
+    http::AbortKey::TABLE,
+    http::TimeoutKey::TABLE,
+    http::RetryKey::TABLE,
+    http::BudgetKey::TABLE,
 ];
 
 #[cfg(test)]
@@ -342,7 +391,7 @@ mod tests {
 
     fn walk_kind(kind: &'static Kind, seen: &mut Vec<&'static Table>) {
         match kind {
-            Kind::Table(table) => walk(table, seen),
+            Kind::Table(table) | Kind::Conditions(table) => walk(table, seen),
             Kind::List(kind) => walk_kind(kind, seen),
             Kind::Either(kinds) => kinds.iter().for_each(|kind| walk_kind(kind, seen)),
             _ => {}
