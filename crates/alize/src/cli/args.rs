@@ -229,6 +229,7 @@ pub(crate) enum Command {
         "sudo alize explain --from 4711 --to 10.96.0.10:80          for process 4711"
         "sudo alize explain --from nginx.service --to web           for a unit; the first address of service web"
         "sudo alize explain --from /system.slice --to [fd00::10]:53 --udp"
+        "sudo alize explain --from 4711 --to shop --http 'GET /cart?x=1' -H 'x-beta: 1'    which route, and why not the others"
         "sudo alize explain --from 4711 --to web -o json | jq .outcome"
     ))]
     Explain(ExplainArgs),
@@ -501,9 +502,14 @@ pub(crate) struct ExplainArgs {
     /// Over UDP, not TCP
     #[arg(long)]
     pub(crate) udp: bool,
-    /// Mount point of bpffs; programs, links and maps are pinned below it
-    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf", value_hint = ValueHint::DirPath)]
-    pub(crate) bpffs: PathBuf,
+    /// Also which route a request has, rule by rule, and whether kernel or proxy takes it; of `protocol: http`
+    #[arg(long, value_name = "'METHOD /PATH'", conflicts_with = "udp")]
+    pub(crate) http: Option<String>,
+    /// A field of that request; may be given several times
+    #[arg(short = 'H', long = "header", value_name = "'NAME: VALUE'", requires = "http")]
+    pub(crate) headers: Vec<String>,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
 }
 
 #[derive(Debug, Args)]

@@ -47,3 +47,30 @@ fn a_connect_is_explained_with_and_without_an_agent() {
     assert_eq!(nobody.code, 5);
     assert!(nobody.err.contains("\"no-such-unit\""), "{}", nobody.err);
 }
+
+#[test]
+fn the_route_of_a_request_is_explained_rule_by_rule() {
+    let mut host = Host::new("explain-http");
+    let text = mesh(&[server("one")]).replace(
+        "address:",
+        "protocol: http\n    routes: [{name: beta, match: {path: /api, headers: {x-beta: '1'}}}, {name: all, match: /}]\n    address:",
+    );
+    let file = host.folder.file("mesh.yaml", text);
+    host.start_with(&file, &[]);
+    host.end("-KILL");
+    let (bpffs, run_dir) = (host.bpffs(), host.folder.path("run"));
+    let ask = |more: &[&str]| {
+        let place =
+            ["explain", "--from", &host.cgroup, "--to", "web", "--bpffs", &bpffs, "--run-dir", &run_dir];
+        host.alize(&[&place[..], more].concat())
+    };
+    let told = json(&ask(&["--http", "GET /api/x", "-H", "X-Beta: 1", "-o", "json"]));
+    assert_eq!(told["http"]["route"], "beta", "{told}");
+    let told = json(&ask(&["--http", "GET /api/x", "-o", "json"]));
+    assert_eq!((&told["http"]["route"], &told["http"]["way"]), (&"all".into(), &"proxy".into()), "{told}");
+    assert_eq!(told["http"]["rules"][0]["misses"][0], "header x-beta is missing");
+    let text = ask(&["--http", "GET /"]).out;
+    assert!(text.contains("no: the path is another") && text.contains("path kernel-l7"), "{text}");
+    assert_eq!(ask(&["--http", "GET"]).code, 1);
+    assert_eq!(ask(&["-H", "a: b"]).code, 2);
+}

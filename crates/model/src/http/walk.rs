@@ -30,7 +30,10 @@ pub enum Miss {
 impl RouteTable {
     /// Every match of every route in the order of precedence. The first without a miss is what [`RouteTable::find`] finds.
     pub fn consider<H: Headers + ?Sized>(&self, head: &Head<'_, H>) -> Vec<Considered> {
-        self.entries.iter().map(|entry| Considered { found: entry.found, misses: misses(entry, head) }).collect()
+        self.entries
+            .iter()
+            .map(|entry| Considered { found: entry.found, misses: misses(entry, head) })
+            .collect()
     }
 }
 

@@ -1,6 +1,8 @@
 //! `alize explain`: what would come of a connect, step by step. Asks the kernel's tables, not the agent; the agent, if
 //! it runs, adds why endpoints are not well.
 
+mod http;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
@@ -23,14 +25,18 @@ struct Answer {
     explanation: Explanation,
     /// What the agent, if one runs, knows of endpoints that are not well.
     reasons: BTreeMap<SocketAddr, String>,
+    /// Of a request: which route it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http: Option<http::Routed>,
 }
 
 pub(crate) fn explain(global: &Global, args: ExplainArgs, output: Output) -> Result<(), Failure> {
+    let request = args.http.as_deref().map(|line| http::Request::read(line, &args.headers)).transpose()?;
     let caller = caller::find(&args.from)?;
     let options = alize_datapath::Options {
         instance: global.instance.clone(),
-        bpffs: args.bpffs,
-        run_dir: "/run/alize".into(),
+        bpffs: args.place.bpffs,
+        run_dir: args.place.run_dir,
         cgroups: Vec::new(),
         budgets: Budgets::default(),
     };
@@ -45,8 +51,32 @@ pub(crate) fn explain(global: &Global, args: ExplainArgs, output: Output) -> Res
     };
     let explanation = explain::explain(&options, &question)?;
     let reasons = reasons(global, &explanation);
-    let answer = Answer { explanation, reasons };
+    let http = request.map(|request| routed(&options, &explanation, &request)).transpose()?.flatten();
+    let answer = Answer { explanation, reasons, http };
     output.answer(&answer, || report(&answer, output.paint, output.width()))
+}
+
+/// What the routes do with the request, if the service has any and acts by them.
+fn routed(
+    options: &alize_datapath::Options,
+    explanation: &Explanation,
+    request: &http::Request,
+) -> Result<Option<http::Routed>, Failure> {
+    let Some(facts) = &explanation.service else { return Ok(None) };
+    let snapshot = http::state(&options.run_dir, &options.instance)?;
+    let service = snapshot.get(&facts.name).ok_or_else(|| {
+        Failure::Other(anyhow::anyhow!(
+            "the text in force has no service {:?}, which the kernel has",
+            facts.name
+        ))
+    })?;
+    match http::route(&snapshot, service, request) {
+        Some(routed) => Ok(Some(routed)),
+        None => Err(Failure::Other(anyhow::anyhow!(
+            "service {:?} is not of `protocol: http`: nobody looks at its requests; leave --http out",
+            facts.name
+        ))),
+    }
 }
 
 /// Nobody has to run for an explanation, so that silence is no failure.
@@ -82,11 +112,33 @@ fn report(answer: &Answer, paint: Paint, width: Option<usize>) -> String {
             text.push_str(&format!("  {head}  {}\n", paint.tone(tone, line)));
         }
     }
+    if let Some(routed) = &answer.http {
+        text.push_str(&routes(routed, paint, width));
+    }
     if !explanation.endpoints.is_empty() {
         text.push('\n');
         text.push_str(&endpoints(answer).render(paint, width));
     }
     text
+}
+
+fn routes(routed: &http::Routed, paint: Paint, width: Option<usize>) -> String {
+    let mut table = Table::new(&[("ROUTE", Left), ("ASKS FOR", Left), ("", Left)]);
+    for rule in &routed.rules {
+        let verdict = match rule.misses.is_empty() {
+            true => Cell::new("is for it", Tone::Good),
+            false => Cell::new(format!("no: {}", rule.misses.join("; ")), Tone::Faint),
+        };
+        table.row(vec![rule.route.as_str().into(), rule.asks.as_str().into(), verdict]);
+    }
+    let reason = routed.reason.map_or(String::new(), |reason| format!(", reason {reason}"));
+    format!(
+        "\n{}\n  {}\n  {} (path {}{reason})\n",
+        table.render(paint, width).trim_end(),
+        visible(&routed.action),
+        visible(&routed.because),
+        if routed.way == "kernel" { "kernel-l7" } else { "proxy" },
+    )
 }
 
 fn tone(explanation: &Explanation) -> Tone {
