@@ -73,7 +73,7 @@ fn off(file: &File, why: String) -> Finding {
 
 fn load(file: &File, log: &Log) -> Finding {
     let begun = Instant::now();
-    match load_object(file, None, &BUDGETS, log) {
+    match load_object(file, &BUDGETS, log) {
         Ok(object) => on(file, &object, begun.elapsed()),
         Err(lines) => {
             let refused = Refused::from_log(lines);
