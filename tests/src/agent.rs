@@ -84,6 +84,7 @@ impl Agent {
             vec!["run".to_owned(), file.display().to_string(), format!("--instance={instance}")];
         arguments.extend(paths.iter().map(|(flag, path)| format!("{flag}={}", path.display())));
         arguments.push(format!("--metrics={metrics}"));
+        arguments.push(format!("--bundles={}", world.folder().join("bundles").display()));
         arguments.extend(options.flags.iter().cloned());
         let process = place.start(&format!("agent-{instance}"), &binary.to_string_lossy(), &arguments)?;
         Ok(Self { socket: world.run_dir().join(format!("{instance}.sock")), process, place, file, instance })

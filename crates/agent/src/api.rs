@@ -96,6 +96,8 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/config", get(config))
         .route("/v1/apply", post(apply))
         .route("/v1/mode", post(mode))
+        .route("/v1/upgrade", post(upgrade))
+        .route("/v1/rollback", post(rollback))
         .route("/v1/openapi.json", get(openapi))
         .route("/metrics", get(metrics))
         .route("/healthz", get(health))
@@ -323,6 +325,33 @@ async fn apply(
     let asked = name.clone();
     let applied = api.mesh.ask(move |mesh| mesh.apply(&asked, bytes)).await?;
     Ok(Json(applied.map_err(|rejected| refuse_text(&name, &rejected))?).into_response())
+}
+
+async fn upgrade(State(api): State<Api>, headers: HeaderMap, body: Body) -> Result<Response, Response> {
+    let _place = turn(&api.applying).await?;
+    let bytes = read_body(&headers, body).await?;
+    upgraded(api.mesh.ask(move |mesh| mesh.upgrade(&bytes)).await?)
+}
+
+#[derive(Deserialize)]
+struct RollbackQuery {
+    /// Absent: what was in force before.
+    version: Option<String>,
+}
+
+async fn rollback(
+    State(api): State<Api>,
+    query: Result<Query<RollbackQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Response> {
+    let Query(RollbackQuery { version }) =
+        query.map_err(|error| refuse(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let _place = turn(&api.applying).await?;
+    upgraded(api.mesh.ask(move |mesh| mesh.roll_back(version.as_deref())).await?)
+}
+
+fn upgraded(result: Result<alize_datapath::Upgraded, alize_datapath::Error>) -> Result<Response, Response> {
+    let upgraded = result.map_err(|error| refuse(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))?;
+    Ok(Json(alize_model::api::Upgraded::from(upgraded)).into_response())
 }
 
 #[derive(Deserialize)]

@@ -34,12 +34,39 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use alize_datapath::Opened;
+use alize_datapath::bundle::{Store, Trust};
 use alize_model::Diagnostic;
 
 pub use error::Error;
 pub use observer::Observe;
 pub use owner::run;
 pub use source::{LARGEST, host_facts, refusal, text_of};
+
+/// Which kernel programs are loaded, and where others are kept.
+#[derive(Clone, Debug, Default)]
+pub struct Bundles {
+    /// A file in place of what was chosen by hand, or is in this binary.
+    pub file: Option<PathBuf>,
+    /// Where bundles that were in force are kept; none are without.
+    pub folder: Option<PathBuf>,
+    /// How many.
+    pub keep: usize,
+    /// Whose bundles are taken.
+    pub trust: Trust,
+}
+
+impl Bundles {
+    fn store(&self) -> Result<Store, alize_datapath::Error> {
+        match &self.folder {
+            Some(folder) => Ok(Store::new(folder, self.keep)),
+            None => Err(alize_datapath::Error::NoEarlierBundle {
+                wanted: "any".into(),
+                folder: PathBuf::new(),
+                kept: Vec::new(),
+            }),
+        }
+    }
+}
 
 /// Where the agent reads, writes and listens.
 #[derive(Clone, Debug)]
@@ -56,6 +83,8 @@ pub struct Options {
     pub metrics: Option<SocketAddr>,
     /// When HTTP is observed.
     pub observe: Observe,
+    /// Which kernel programs are loaded.
+    pub bundles: Bundles,
 }
 
 impl Options {
@@ -74,6 +103,7 @@ impl Options {
             socket_mode: Self::SOCKET_MODE,
             metrics: Some(Self::METRICS),
             observe: Observe::default(),
+            bundles: Bundles::default(),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use alize_model::api::{
     Applied, Event, ModeChange, ObservedRequest, Refusal, ServiceStatus, Status, TraceLine, TrafficReport,
+    Upgraded,
 };
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Value, json};
@@ -58,6 +59,7 @@ fn description() -> Value {
     let applied = types.subschema_for::<Applied>();
     let trace_line = types.subschema_for::<TraceLine>();
     let request = types.subschema_for::<ObservedRequest>();
+    let upgraded = types.subschema_for::<Upgraded>();
     let mode_change = types.subschema_for::<ModeChange>();
     let traffic = types.subschema_for::<TrafficReport>();
     types.subschema_for::<Refusal>();
@@ -147,6 +149,26 @@ fn description() -> Value {
                 busy(),
             ],
         )) },
+        "/v1/upgrade": { "post": with_bundle(operation(
+            "Puts the kernel programs of the bundle in the body in force, without a body those of the agent's own binary. \
+             What runs goes on when a step fails.",
+            [],
+            [
+                ok(json_body(&upgraded)),
+                refusal("413", "The body is larger than 64 MiB."),
+                refusal("422", "The bundle is not taken, or a step failed; what ran goes on."),
+                busy(),
+            ],
+        )) },
+        "/v1/rollback": { "post": operation(
+            "Puts kernel programs in force that were so before.",
+            [query("version", "Which version or digest; what was in force before when absent.", json!({"type": "string"}))],
+            [
+                ok(json_body(&upgraded)),
+                refusal("422", "There is none, or a step failed; what ran goes on."),
+                busy(),
+            ],
+        ) },
         "/v1/mode": { "post": operation(
             "Lets a mode hold for a service in place of the file's, at once, also after a restart of the agent.",
             [
@@ -255,6 +277,14 @@ fn with_file(mut operation: Value) -> Value {
     operation["requestBody"] = json!({
         "required": false,
         "content": {"application/yaml": {"schema": {"type": "string"}}},
+    });
+    operation
+}
+
+fn with_bundle(mut operation: Value) -> Value {
+    operation["requestBody"] = json!({
+        "required": false,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     });
     operation
 }

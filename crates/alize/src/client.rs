@@ -9,6 +9,7 @@ use std::marker::PhantomData;
 use alize_model::Mode;
 use alize_model::api::{
     Applied, Event, ModeChange, ObservedRequest, Refusal, ServiceStatus, Status, TraceLine, TrafficReport,
+    Upgraded,
 };
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -153,6 +154,19 @@ impl Client {
             query += &format!("&seconds={}", time.as_secs_f64());
         }
         self.post(&query, String::new()).await
+    }
+
+    /// Puts the kernel programs of a bundle in force; of an empty one those of the agent's own binary.
+    pub(crate) async fn upgrade(&self, bundle: Vec<u8>) -> Result<Upgraded, Error> {
+        let response = self.ask(Method::POST, "/v1/upgrade", bundle.into(), APPLYING).await?;
+        self.answer(response).await
+    }
+
+    /// Puts kernel programs in force that were so before.
+    pub(crate) async fn roll_back(&self, version: Option<&str>) -> Result<Upgraded, Error> {
+        let version =
+            version.map_or(String::new(), |version| format!("?version={}", percent_encoded(version)));
+        self.post(&format!("/v1/rollback{version}"), String::new()).await
     }
 
     /// The last `recent` events, then all that come.

@@ -205,6 +205,22 @@ fn known(bundle: &Bundle) -> Result<(), Error> {
     Ok(())
 }
 
+impl From<Upgraded> for alize_model::api::Upgraded {
+    fn from(upgraded: Upgraded) -> Self {
+        let step = |step: Step| alize_model::api::UpgradeStep {
+            name: step.name.into(),
+            done: step.done,
+            seconds: step.seconds,
+        };
+        Self {
+            from: upgraded.from,
+            version: upgraded.version,
+            digest: upgraded.digest.to_string(),
+            steps: upgraded.steps.into_iter().map(step).collect(),
+        }
+    }
+}
+
 impl DataPath {
     /// Puts the programs of `bundle` in force in place of those that run, with the same maps. On an error what ran before
     /// goes on, and the error says at which step.

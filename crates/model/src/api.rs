@@ -189,6 +189,30 @@ pub struct ModeOverride {
     pub until: Option<f64>,
 }
 
+/// Answer to `POST /v1/upgrade` and `POST /v1/rollback`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Upgraded {
+    /// Version and the beginning of the digest of what ran before.
+    pub from: Vec<String>,
+    /// Version of what runs now.
+    pub version: String,
+    /// SHA-256 of its manifest.
+    pub digest: String,
+    /// How it came about.
+    pub steps: Vec<UpgradeStep>,
+}
+
+/// A step of an upgrade.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UpgradeStep {
+    /// `plan`, `load`, `self-test`, `carry-over`, `note`, `switch` or `pins`.
+    pub name: String,
+    /// What was done.
+    pub done: String,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+}
+
 /// Answer to `POST /v1/mode`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ModeChange {

@@ -6,6 +6,7 @@ mod answers;
 mod availability;
 mod kernel;
 mod modes;
+mod programs;
 
 use std::collections::HashMap;
 use std::io;
@@ -90,7 +91,7 @@ pub(crate) enum Rejected {
 impl Mesh {
     /// Opens the data path; nothing is in force yet but what was adopted.
     pub(crate) fn open(options: Arc<Options>) -> Result<Self, Error> {
-        let (datapath, opened) = DataPath::open(&options.datapath)?;
+        let (datapath, opened) = programs::open(&options)?;
         let adopted = matches!(opened, Opened::Adopted { .. });
         let config = ConfigStatus {
             file: options.config.as_ref().map(|path| path.display().to_string()),

@@ -183,6 +183,7 @@ pub(crate) enum Command {
         "sudo alize programs"
         "sudo alize programs --stats              runs, time of a run, share of a CPU, in one second"
         "sudo alize programs connect4 --stats 10"
+        "sudo alize programs --versions           which version runs, who loaded it when, what is kept"
         "sudo alize programs connect4 --dump xlated    instructions with their lines of C, by bpftool"
         "sudo alize programs -o json | jq '.maps[] | {{name, used, limit}}'"
     ))]
@@ -271,6 +272,35 @@ pub(crate) enum Command {
         "alize top --once              one table, for scripts"
     ))]
     Top(TopArgs),
+    /// Put other kernel programs in force, under load and without an interruption
+    ///
+    /// Those of BUNDLE, or those in this binary. They are loaded and verified beside the ones that run, tried by real connects in
+    /// a cgroup of their own, and then switched, each hook in one step; every step is named. If one fails, what ran goes on. By
+    /// the agent if one runs (its own keys decide whom it trusts), else by this command as root.
+    #[command(after_help = examples!(
+        "sudo alize upgrade                     the programs in this binary"
+        "sudo alize upgrade alize-0.2.bundle    signed by a key in /etc/alize/keys"
+        "sudo alize programs --versions         what runs, and what is kept for the way back"
+        "sudo alize rollback                    what ran before"
+    ))]
+    Upgrade(UpgradeArgs),
+    /// Put kernel programs in force that were so before
+    ///
+    /// The same way as `upgrade`, at any time, also after one that failed.
+    #[command(after_help = examples!(
+        "sudo alize rollback"
+        "sudo alize rollback 0.1.0"
+        "sudo alize rollback 93513240d459    by the beginning of its digest"
+    ))]
+    Rollback(RollbackArgs),
+    /// Bundles of kernel programs: make, sign, verify, look at
+    #[command(subcommand, after_help = examples!(
+        "alize bundle key release.key"
+        "alize bundle build alize.bundle && alize bundle sign alize.bundle --key release.key"
+        "alize bundle verify alize.bundle --keys /etc/alize/keys"
+        "alize bundle inspect"
+    ))]
+    Bundle(BundleCommand),
     /// Remove every program, link, map and pin from the kernel
     ///
     /// Running connections go on. Refused while the agent runs: stop it first.
@@ -340,10 +370,127 @@ pub(crate) struct AgentArgs {
     /// Form of the log on standard error
     #[arg(long, value_name = "FORM", default_value = "text")]
     pub(crate) log_format: LogFormat,
+    /// Load the kernel programs of this bundle, not those in this binary or chosen by `alize upgrade`
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) bundle: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) bundles: BundleArgs,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
     #[command(flatten)]
     pub(crate) budgets: BudgetArgs,
+}
+
+/// Bundles of kernel programs.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Bundles")]
+pub(crate) struct BundleArgs {
+    /// Folder of public keys (*.pub) whose bundles are taken
+    #[arg(long, value_name = "DIR", default_value = "/etc/alize/keys", value_hint = ValueHint::DirPath)]
+    pub(crate) keys: PathBuf,
+    /// Also take a bundle that is not signed, or by another key; one that was altered is refused all the same
+    #[arg(long)]
+    pub(crate) allow_unsigned: bool,
+    /// Folder where bundles that were in force are kept, for `alize rollback`
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/alize/bundles", value_hint = ValueHint::DirPath)]
+    pub(crate) bundles: PathBuf,
+    /// How many
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) keep_bundles: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpgradeArgs {
+    /// The bundle; the programs in this binary without
+    #[arg(value_name = "BUNDLE", value_hint = ValueHint::FilePath)]
+    pub(crate) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) bundles: BundleArgs,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RollbackArgs {
+    /// A version, or the beginning of a digest [default: what was in force before]
+    #[arg(value_name = "VERSION")]
+    pub(crate) version: Option<String>,
+    #[command(flatten)]
+    pub(crate) bundles: BundleArgs,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BundleCommand {
+    /// Make a key: FILE, and FILE.pub for those who are to trust it
+    #[command(after_help = examples!("alize bundle key release.key && sudo cp release.key.pub /etc/alize/keys/"))]
+    Key(KeyArgs),
+    /// Make a bundle of the objects NAME.bpf.o in a folder, or of those in this binary
+    #[command(after_help = examples!(
+        "alize bundle build alize.bundle"
+        "alize bundle build next.bundle --objects out/ --bundle-version 0.2.0 --build \"$(git describe)\""
+    ))]
+    Build(BuildArgs),
+    /// Sign a bundle, in place
+    #[command(after_help = examples!("alize bundle sign alize.bundle --key release.key"))]
+    Sign(SignArgs),
+    /// Is it whole, and signed by somebody who is trusted
+    #[command(after_help = examples!("alize bundle verify alize.bundle --keys /etc/alize/keys"))]
+    Verify(VerifyArgs),
+    /// What is in a bundle, or in this binary
+    #[command(after_help = examples!("alize bundle inspect" "alize bundle inspect alize.bundle -o json | jq .maps"))]
+    Inspect(InspectArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeyArgs {
+    /// The secret key's file; must not exist
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BuildArgs {
+    /// The bundle to be written
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    /// Folder of the objects
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) objects: Option<PathBuf>,
+    /// Its version
+    #[arg(long, value_name = "VERSION", default_value = env!("CARGO_PKG_VERSION"))]
+    pub(crate) bundle_version: String,
+    /// What it is built from, in your words
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub(crate) build: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SignArgs {
+    /// The bundle
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    /// The secret key
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) key: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The bundle
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    /// Folder of public keys (*.pub)
+    #[arg(long, value_name = "DIR", default_value = "/etc/alize/keys", value_hint = ValueHint::DirPath)]
+    pub(crate) keys: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// The bundle; that of this binary without
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) file: Option<PathBuf>,
 }
 
 /// Where things are kept.
@@ -437,6 +584,12 @@ pub(crate) struct ProgramsArgs {
     /// Turn the kernel's run-time statistics on for SECONDS (1 when not given) and show what programs cost
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = interval)]
     pub(crate) stats: Option<Duration>,
+    /// Show which bundles the programs in force are of, and which are kept for `alize rollback`
+    #[arg(long, conflicts_with_all = ["program", "stats", "dump"])]
+    pub(crate) versions: bool,
+    /// With --versions: where bundles are kept
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/alize/bundles", value_hint = ValueHint::DirPath)]
+    pub(crate) bundles: PathBuf,
     /// Print the instructions of PROGRAM: as the kernel has rewritten them, or as machine code
     #[arg(long, value_name = "FORM", requires = "program", conflicts_with = "stats")]
     pub(crate) dump: Option<Dump>,

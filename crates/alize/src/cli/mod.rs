@@ -3,6 +3,7 @@
 pub(crate) mod args;
 
 mod apply;
+mod bundle;
 mod caller;
 mod check;
 mod doctor;
@@ -24,6 +25,8 @@ mod top;
 mod trace;
 mod traffic;
 mod unload;
+mod upgrade;
+mod versions;
 mod watch;
 
 use std::future::Future;
@@ -53,6 +56,9 @@ pub(crate) fn dispatch(cli: Cli, output: Output) -> Result<(), Failure> {
             block_on(shadow::report(&client(&global), args, output))
         }
         Command::Explain(args) => explain::explain(&global, args, output),
+        Command::Upgrade(args) => upgrade::upgrade(&global, args, output),
+        Command::Rollback(args) => upgrade::rollback(&global, args, output),
+        Command::Bundle(command) => bundle::bundle(command, output),
         Command::Trace(args) => block_on(trace::trace(&client(&global), *args, output)),
         Command::Map(args) => block_on(map::map(&client(&global), args, output)),
         Command::Top(args) => block_on(top::top(&client(&global), &args, output)),

@@ -7,4 +7,5 @@ mod mode;
 mod observe;
 mod program;
 mod real;
+mod upgrade;
 mod usage;

@@ -37,7 +37,12 @@ impl Host {
         self.folder.path("bpf")
     }
 
-    fn run_dir(&self) -> String {
+    /// Where bundles are kept.
+    pub(crate) fn bundles(&self) -> String {
+        self.folder.path("bundles")
+    }
+
+    pub(crate) fn run_dir(&self) -> String {
         self.folder.path("run")
     }
 
@@ -56,7 +61,8 @@ impl Host {
     /// `alize run FILE` here, with `more` flags.
     fn agent(&self, file: &str, more: &[&str]) -> Command {
         let (bpffs, run_dir) = (self.bpffs(), self.run_dir());
-        let place = ["--bpffs", &bpffs, "--run-dir", &run_dir, "--metrics", "off"];
+        let kept = self.bundles();
+        let place = ["--bpffs", &bpffs, "--run-dir", &run_dir, "--metrics", "off", "--bundles", &kept];
         let cgroup = ["--cgroup", &self.cgroup];
         let cgroup = if more.contains(&"--cgroup") { &[][..] } else { &cgroup };
         self.command(&[&["run", file], &place[..], cgroup, more].concat())

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use crate::program::{Folder, alize, answer, code, run, run_with_input};
 
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 24] = [
     "run",
     "agent",
     "check",
@@ -16,6 +16,9 @@ const COMMANDS: [&str; 21] = [
     "mode",
     "shadow",
     "explain",
+    "upgrade",
+    "rollback",
+    "bundle",
     "trace",
     "map",
     "top",

@@ -4,6 +4,7 @@
 //! `manifest` for what it tells. What a bundle is called is its digest; two files with the same digest hold the same
 //! objects, whoever signed them.
 
+mod choice;
 mod container;
 mod key;
 mod manifest;
@@ -12,6 +13,7 @@ mod store;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+pub use choice::Choice;
 pub use key::{PublicKey, SecretKey, Trust};
 pub use manifest::{Manifest, MapAbi, ObjectFacts};
 pub use store::{Store, Stored};

@@ -40,6 +40,11 @@ impl Store {
         Self { folder: folder.to_owned(), keep: keep.max(1) }
     }
 
+    /// Where the choice of an instance is kept.
+    pub fn choice(&self, instance: &str) -> super::Choice {
+        super::Choice::new(&self.folder, instance)
+    }
+
     /// What is kept, the one that was last in force first. What cannot be read is told and left out.
     pub fn list(&self) -> Result<Vec<Stored>, Error> {
         let mut found = Vec::new();
@@ -82,6 +87,10 @@ impl Store {
             .map_err(|e| error(&self.folder, e))?;
         let name = format!("{}-{}.bundle", bundle.manifest.version, bundle.digest.short());
         let (path, draft) = (self.folder.join(&name), self.folder.join(format!("{name}.new")));
+        if Self::facts(&path).is_ok_and(|kept| kept.digest == bundle.digest) {
+            let touched = fs::File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
+            return touched.map_err(|e| error(&path, e));
+        }
         let mut options = fs::OpenOptions::new();
         let opened = options.write(true).create(true).truncate(true).mode(0o600).open(&draft);
         opened
