@@ -87,7 +87,8 @@ impl Switch {
         let error = |action, e: libbpf_rs::Error| {
             Error::kernel(action, format!("{name} at {}", cgroup.path.display()), io_error(e))
         };
-        if cgroup_of(&path) != Some(cgroup.id) {
+        // libbpf complains aloud of a pin that is not there.
+        if !path.exists() || cgroup_of(&path) != Some(cgroup.id) {
             unpin(&path)?;
             attach_new(program, name, &path, cgroup)?;
             self.done.push(Done::Made { path });

@@ -165,41 +165,49 @@ fn discard_drafts(pins: &Pins) -> Result<(), Error> {
 /// The pinned maps whose layout is not the one that `bundle` asks for; refuses what cannot be changed.
 fn changes(pins: &Pins, bundle: &Bundle) -> Result<Changed, Error> {
     let mut changed = Changed::new();
-    for part in bundle.parts() {
-        for wanted in layout::of_object(part.name, &part.bytes)?.maps {
-            let Some(map) = layout::pinned(&pins.map(&wanted.name))? else { continue };
-            let found = layout::of_map(&wanted.name, &map)?;
-            if wanted.fit(&found) == Fit::Same {
-                continue;
-            }
-            if belongs_to_sockets(wanted.kind) || wanted.name == "endpoint_load" {
-                return Err(Error::MapFixed { map: wanted.name });
-            }
-            changed.insert(wanted.name.clone(), Change { map, from: found, to: wanted });
-        }
+    if entries(&pins.maps())?.is_empty() {
+        return Ok(changed);
     }
-    known(bundle)?;
+    let wanted = layouts(bundle)?;
+    known(bundle, &wanted)?;
+    for (name, to) in wanted {
+        let Some(map) = layout::pinned(&pins.map(&name))? else { continue };
+        let from = layout::of_map(&name, &map)?;
+        if to.fit(&from) == Fit::Same {
+            continue;
+        }
+        if belongs_to_sockets(to.kind) || name == "endpoint_load" {
+            return Err(Error::MapFixed { map: name });
+        }
+        changed.insert(name, Change { map, from, to });
+    }
     Ok(changed)
 }
 
-/// User space reads and writes maps with the types of this binary: a bundle may have grown behind them.
-fn known(bundle: &Bundle) -> Result<(), Error> {
-    let mut own = BTreeMap::new();
-    for part in Bundle::embedded()?.parts() {
-        own.extend(
-            layout::of_object(part.name, &part.bytes)?.maps.into_iter().map(|map| (map.name.clone(), map)),
-        );
-    }
+/// The shared maps, as the objects ask for them.
+fn layouts(bundle: &Bundle) -> Result<BTreeMap<String, MapLayout>, Error> {
+    let mut layouts = BTreeMap::new();
     for part in bundle.parts() {
-        for wanted in layout::of_object(part.name, &part.bytes)?.maps {
-            // Mapped into this process, a value must have its very size.
-            let exact = wanted.name == "services";
-            let fits = |known: &MapLayout| {
-                wanted.extends(known) && (!exact || wanted.value_size == known.value_size)
-            };
-            if load::is_read_here(&wanted.name) && !own.get(&wanted.name).is_none_or(fits) {
-                return Err(Error::MapUnknown { map: wanted.name });
-            }
+        let maps = layout::of_object(part.name, &part.bytes)?.maps;
+        layouts.extend(maps.into_iter().map(|map| (map.name.clone(), map)));
+    }
+    Ok(layouts)
+}
+
+/// User space reads and writes maps with the types of this binary: those of a bundle may have grown behind them.
+fn known(bundle: &Bundle, wanted: &BTreeMap<String, MapLayout>) -> Result<(), Error> {
+    let embedded = Bundle::embedded()?;
+    if embedded.digest() == bundle.digest() {
+        return Ok(());
+    }
+    let own = layouts(&embedded)?;
+    for (name, layout) in wanted.iter().filter(|(name, _)| load::is_read_here(name)) {
+        // Mapped into this process, a value must have its very size.
+        let exact = name == "services";
+        let fits =
+            |known: &MapLayout| layout.extends(known) && (!exact || layout.value_size == known.value_size);
+        if !own.get(name).is_none_or(fits) {
+            return Err(Error::MapUnknown { map: name.clone() });
         }
     }
     Ok(())
