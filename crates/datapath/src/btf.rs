@@ -5,6 +5,8 @@ use std::collections::HashSet;
 
 /// Fields that one type may have, arrays of structs spelled out.
 const MOST_FIELDS: usize = 4096;
+/// Types looked at for one layout: an array of a million empty structs has no field, and would take as long.
+const MOST_LOOKS: u32 = 65_536;
 /// Structs within structs.
 const DEEPEST: usize = 16;
 
@@ -19,6 +21,13 @@ pub(crate) struct Field {
     pub(crate) size: u32,
     /// How many there are.
     pub(crate) count: u32,
+}
+
+/// What has been found so far.
+#[derive(Default)]
+struct Layout {
+    fields: Vec<Field>,
+    looks: u32,
 }
 
 /// Types by number, from 1.
@@ -76,21 +85,16 @@ impl<'a> Types<'a> {
 
     /// The fields of type `id`, in the order of their places; `None` when it cannot be laid out.
     pub(crate) fn fields(&self, id: u32) -> Option<Vec<Field>> {
-        let mut fields = Vec::new();
-        self.lay_out(id, String::new(), 0, 0, &mut fields)?;
+        let mut layout = Layout::default();
+        self.lay_out(id, String::new(), 0, 0, &mut layout)?;
+        let mut fields = layout.fields;
         fields.sort_by(|a, b| (a.offset, &a.path).cmp(&(b.offset, &b.path)));
         Some(fields)
     }
 
-    fn lay_out(
-        &self,
-        id: u32,
-        path: String,
-        offset: u32,
-        depth: usize,
-        fields: &mut Vec<Field>,
-    ) -> Option<()> {
-        if depth > DEEPEST || fields.len() >= MOST_FIELDS {
+    fn lay_out(&self, id: u32, path: String, offset: u32, depth: usize, layout: &mut Layout) -> Option<()> {
+        layout.looks += 1;
+        if depth > DEEPEST || layout.looks > MOST_LOOKS || layout.fields.len() >= MOST_FIELDS {
             return None;
         }
         let id = self.plain(id)?;
@@ -98,19 +102,19 @@ impl<'a> Types<'a> {
         let (info, size) = (word(self.bytes, at + 4)?, word(self.bytes, at + 8)?);
         match info >> 24 & 0x1f {
             kind::INT | kind::ENUM | kind::ENUM64 | kind::FLOAT => {
-                fields.push(Field { path, offset, size, count: 1 });
+                layout.fields.push(Field { path, offset, size, count: 1 });
             }
-            kind::PTR => fields.push(Field { path, offset, size: 8, count: 1 }),
+            kind::PTR => layout.fields.push(Field { path, offset, size: 8, count: 1 }),
             kind::ARRAY => {
                 let (element, count) = (word(self.bytes, at + 12)?, word(self.bytes, at + 20)?);
                 let each = self.size(element, 0)?;
                 if self.is_scalar(element)? {
-                    fields.push(Field { path, offset, size: each, count });
+                    layout.fields.push(Field { path, offset, size: each, count });
                     return Some(());
                 }
                 for index in 0..count {
                     let place = offset.checked_add(index.checked_mul(each)?)?;
-                    self.lay_out(element, format!("{path}[{index}]"), place, depth + 1, fields)?;
+                    self.lay_out(element, format!("{path}[{index}]"), place, depth + 1, layout)?;
                 }
             }
             kind::STRUCT | kind::UNION => {
@@ -123,7 +127,7 @@ impl<'a> Types<'a> {
                     let bits = if info >> 31 == 1 { bits & 0x00ff_ffff } else { bits };
                     let place = offset.checked_add(bits / 8)?;
                     let member = format!("{path}{dot}{name}");
-                    self.lay_out(word(self.bytes, at + 4)?, member, place, depth + 1, fields)?;
+                    self.lay_out(word(self.bytes, at + 4)?, member, place, depth + 1, layout)?;
                 }
             }
             _ => return None,

@@ -249,3 +249,78 @@ impl Bundle {
 pub fn default_store() -> PathBuf {
     "/var/lib/alize/bundles".into()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::btf::Types;
+
+    /// A file whose head and manifest are right, with other bytes in it.
+    fn small(version: &str, object: &[u8]) -> Vec<u8> {
+        let object_facts = |name: &str| ObjectFacts {
+            name: name.into(),
+            size: object.len() as u32,
+            sha256: Digest::of(object).to_string(),
+            programs: Default::default(),
+        };
+        let manifest = Manifest {
+            format: 1,
+            version: version.into(),
+            build: String::new(),
+            objects: ["names", "connect"].map(object_facts).to_vec(),
+            maps: Vec::new(),
+        };
+        let bytes = serde_json::to_vec(&manifest).unwrap();
+        container::write(&bytes, None, [object, object].into_iter())
+    }
+
+    #[test]
+    fn a_bundle_is_read_as_it_was_written() {
+        let bytes = small("1.2.3", b"object");
+        let bundle = Bundle::read(&bytes).unwrap();
+        assert_eq!((bundle.bytes(), bundle.manifest().version.as_str()), (bytes, "1.2.3"));
+        for bad in ["", "-1", "a b", "..", "x/y", &"9".repeat(33)] {
+            assert!(matches!(Bundle::read(&small(bad, b"object")), Err(Refused::Form(_))), "{bad:?}");
+        }
+        let embedded = Bundle::embedded().unwrap();
+        assert_eq!(Bundle::read(&embedded.bytes()).unwrap().digest(), embedded.digest());
+        assert!(embedded.manifest().maps.iter().any(|map| map.name == "connections"));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn no_bytes_are_too_odd(at in 0usize..600, byte: u8, cut in 0usize..700, tail in prop::collection::vec(any::<u8>(), 0..40)) {
+            let mut bytes = small("1.2.3", b"object");
+            if at < bytes.len() {
+                bytes[at] = byte;
+            }
+            bytes.truncate(cut.max(10));
+            bytes.extend(tail);
+            if let Ok(bundle) = Bundle::read(&bytes) {
+                prop_assert_eq!(bundle.bytes(), bytes);
+            }
+            let _ = Bundle::read(&bytes[16.min(bytes.len())..]);
+        }
+
+        #[test]
+        fn type_information_may_be_anything(
+            words in prop::collection::vec(prop_oneof![0u32..40, any::<u32>(), Just(0x0400_0002)], 0..60),
+            id in 0u32..20,
+        ) {
+            let length = words.len() as u32 * 4;
+            let mut bytes = vec![0x9f, 0xeb, 1, 0];
+            for word in [24, 0, length, length, 4] {
+                bytes.extend(u32::to_le_bytes(word));
+            }
+            bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+            bytes.extend([0, b'a', b'b', 0]);
+            if let Some(types) = Types::read(&bytes) {
+                let _ = types.fields(id);
+            }
+        }
+    }
+}
