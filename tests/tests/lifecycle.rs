@@ -3,6 +3,8 @@
 //!
 //! `ALIZE_LIVE=10000 ALIZE_ROUNDS=10` for the long form, which is measured by hand.
 
+#![expect(clippy::print_stdout, reason = "figures are for people")]
+
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -330,7 +330,7 @@ async fn apply(
 async fn upgrade(State(api): State<Api>, headers: HeaderMap, body: Body) -> Result<Response, Response> {
     let _place = turn(&api.applying).await?;
     let bytes = read_body(&headers, body).await?;
-    upgraded(api.mesh.ask(move |mesh| mesh.upgrade(&bytes)).await?)
+    Ok(upgraded(api.mesh.ask(move |mesh| mesh.upgrade(&bytes)).await?))
 }
 
 #[derive(Deserialize)]
@@ -346,12 +346,14 @@ async fn rollback(
     let Query(RollbackQuery { version }) =
         query.map_err(|error| refuse(StatusCode::BAD_REQUEST, error.body_text()))?;
     let _place = turn(&api.applying).await?;
-    upgraded(api.mesh.ask(move |mesh| mesh.roll_back(version.as_deref())).await?)
+    Ok(upgraded(api.mesh.ask(move |mesh| mesh.roll_back(version.as_deref())).await?))
 }
 
-fn upgraded(result: Result<alize_datapath::Upgraded, alize_datapath::Error>) -> Result<Response, Response> {
-    let upgraded = result.map_err(|error| refuse(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))?;
-    Ok(Json(alize_model::api::Upgraded::from(upgraded)).into_response())
+fn upgraded(result: Result<alize_datapath::Upgraded, alize_datapath::Error>) -> Response {
+    match result {
+        Ok(upgraded) => Json(alize_model::api::Upgraded::from(upgraded)).into_response(),
+        Err(error) => refuse(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
+    }
 }
 
 #[derive(Deserialize)]

@@ -134,7 +134,7 @@ pub(crate) fn running(pins: &Pins) -> Result<Vec<Running>, Error> {
         entry.loaded = entry.loaded.max(loaded);
         entry.programs.insert(names[&info.id].clone(), info.id);
     }
-    running.sort_by(|a, b| b.programs.len().cmp(&a.programs.len()));
+    running.sort_by_key(|each| std::cmp::Reverse(each.programs.len()));
     Ok(running)
 }
 

@@ -1,6 +1,8 @@
 //! Two versions of the programs, both built from this tree: one with another map layout. Nothing that is open is lost on the
 //! way there and back, whatever fails on it.
 
+#![expect(clippy::print_stdout, reason = "figures are for people")]
+
 mod world;
 
 use std::collections::HashSet;

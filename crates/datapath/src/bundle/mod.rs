@@ -301,7 +301,7 @@ mod tests {
             bytes.truncate(cut.max(10));
             bytes.extend(tail);
             if let Ok(bundle) = Bundle::read(&bytes) {
-                prop_assert_eq!(bundle.bytes(), bytes);
+                prop_assert_eq!(&bundle.bytes(), &bytes);
             }
             let _ = Bundle::read(&bytes[16.min(bytes.len())..]);
         }
