@@ -60,6 +60,14 @@ bench: ## Measure beside no mesh, proxies, iptables and nftables; write docs/ben
 	@$(ROOT) target/release/alize bench --install-envoy --curves --out bench/out --write-docs
 	@$(ROOT) target/release/alize-bench
 
+.PHONY: endurance
+endurance: ## Measure that no connection is lost: ALIZE_LIVE=10000 connections, ALIZE_ROUNDS=5, ALIZE_CYCLES=100
+	@script/setup build test
+	@$(CARGO) build --quiet --workspace --bins
+	@$(ROOT) env ALIZE_LIVE=$${ALIZE_LIVE:-10000} ALIZE_ROUNDS=$${ALIZE_ROUNDS:-5} ALIZE_CYCLES=$${ALIZE_CYCLES:-100} \
+		bash -c 'ulimit -n 65536; exec "$$0" "$$@"' $(CARGO) nextest run --workspace --success-output final --retries 0 --config-file .config/endurance.toml \
+		-E 'binary(lifecycle) & package(alize-tests) | test(nothing_grows_over_upgrades)'
+
 .PHONY: install
 install: build ## Install the binary, man pages, completions and the systemd unit below PREFIX
 	install -D -m 755 target/release/alize $(DESTDIR)$(PREFIX)/bin/alize

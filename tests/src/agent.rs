@@ -33,6 +33,8 @@ pub struct AgentOptions {
     pub instance: Option<String>,
     /// Other cgroups to mesh than the world's.
     pub cgroups: Vec<Cgroup>,
+    /// Of its environment, such as `ALIZE_FAULT`.
+    pub environment: Vec<(String, String)>,
     /// Serve no metrics, so that two agents can run side by side.
     pub without_metrics: bool,
 }
@@ -84,8 +86,18 @@ impl Agent {
             vec!["run".to_owned(), file.display().to_string(), format!("--instance={instance}")];
         arguments.extend(paths.iter().map(|(flag, path)| format!("{flag}={}", path.display())));
         arguments.push(format!("--metrics={metrics}"));
+        arguments.push(format!("--bundles={}", world.folder().join("bundles").display()));
         arguments.extend(options.flags.iter().cloned());
-        let process = place.start(&format!("agent-{instance}"), &binary.to_string_lossy(), &arguments)?;
+        let name = format!("agent-{instance}");
+        let process = match options.environment.as_slice() {
+            [] => place.start(&name, &binary.to_string_lossy(), &arguments)?,
+            set => {
+                let set = set.iter().map(|(name, value)| format!("{name}={value}"));
+                let line: Vec<String> =
+                    set.chain([binary.to_string_lossy().into_owned()]).chain(arguments).collect();
+                place.start(&name, "env", &line)?
+            }
+        };
         Ok(Self { socket: world.run_dir().join(format!("{instance}.sock")), process, place, file, instance })
     }
 

@@ -29,6 +29,12 @@ impl Place {
         Conversation::start(self, "stream", target, flags)
     }
 
+    /// Starts a client that sends a megabyte again and again and compares what comes back, with flags of `alize-world
+    /// download`.
+    pub fn download(&self, target: SocketAddr, flags: &[&str]) -> Result<Conversation> {
+        Conversation::start(self, "download", target, flags)
+    }
+
     /// Opens `count` connections and keeps them; also what happened when they were opened.
     pub fn hold(&self, target: SocketAddr, count: u32) -> Result<(Conversation, Tally)> {
         let mut held = Conversation::start(self, "hold", target, &["--count", &count.to_string()])?;

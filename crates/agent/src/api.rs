@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use alize_datapath::observe::{Kinds, Method, Rate};
 use alize_model::api::{Event, Refusal};
-use alize_model::{Diagnostic, Severity};
+use alize_model::{Diagnostic, Mode, Severity};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, RawQuery, State};
@@ -26,7 +26,7 @@ use tokio_stream::wrappers::{BroadcastStream, ReceiverStream};
 use tokio_stream::{Stream, StreamExt};
 
 use crate::events::{Kind, event};
-use crate::mesh::Rejected;
+use crate::mesh::{ModeRefused, Rejected};
 use crate::metrics::{Dialect, Rendering};
 use crate::observer::{self, Refused, Wanted};
 use crate::owner::{Handle, Stopping};
@@ -105,6 +105,9 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/traffic", get(traffic))
         .route("/v1/config", get(config))
         .route("/v1/apply", post(apply))
+        .route("/v1/mode", post(mode))
+        .route("/v1/upgrade", post(upgrade))
+        .route("/v1/rollback", post(rollback))
         .route("/v1/openapi.json", get(openapi))
         .route("/metrics", get(metrics))
         .route("/healthz", get(health))
@@ -351,6 +354,64 @@ async fn apply(
     let asked = name.clone();
     let applied = api.mesh.ask(move |mesh| mesh.apply(&asked, bytes)).await?;
     Ok(Json(applied.map_err(|rejected| refuse_text(&name, &rejected))?).into_response())
+}
+
+async fn upgrade(State(api): State<Api>, headers: HeaderMap, body: Body) -> Result<Response, Response> {
+    let _place = turn(&api.applying).await?;
+    let bytes = read_body(&headers, body).await?;
+    Ok(upgraded(api.mesh.ask(move |mesh| mesh.upgrade(&bytes)).await?))
+}
+
+#[derive(Deserialize)]
+struct RollbackQuery {
+    /// Absent: what was in force before.
+    version: Option<String>,
+}
+
+async fn rollback(
+    State(api): State<Api>,
+    query: Result<Query<RollbackQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Response> {
+    let Query(RollbackQuery { version }) =
+        query.map_err(|error| refuse(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let _place = turn(&api.applying).await?;
+    Ok(upgraded(api.mesh.ask(move |mesh| mesh.roll_back(version.as_deref())).await?))
+}
+
+fn upgraded(result: Result<alize_datapath::Upgraded, alize_datapath::Error>) -> Response {
+    match result {
+        Ok(upgraded) => Json(alize_model::api::Upgraded::from(upgraded)).into_response(),
+        Err(error) => refuse(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
+    }
+}
+
+#[derive(Deserialize)]
+struct ModeQuery {
+    service: String,
+    /// Absent: what the file says.
+    mode: Option<Mode>,
+    /// For how many seconds; for ever when absent.
+    seconds: Option<f64>,
+}
+
+async fn mode(
+    State(api): State<Api>,
+    query: Result<Query<ModeQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Response> {
+    let Query(ModeQuery { service, mode, seconds }) =
+        query.map_err(|error| refuse(StatusCode::BAD_REQUEST, error.body_text()))?;
+    if seconds.is_some_and(|seconds| !(seconds.is_finite() && seconds > 0.0)) {
+        return Err(refuse(StatusCode::BAD_REQUEST, "seconds must be a number above 0".into()));
+    }
+    let name = service.clone();
+    let changed = api.mesh.ask(move |mesh| mesh.set_mode(&name, mode, seconds)).await?;
+    let changed = changed.map_err(|refused| match refused {
+        ModeRefused::Unknown => {
+            refuse(StatusCode::NOT_FOUND, format!("there is no service {service:?}; see GET /v1/services"))
+        }
+        ModeRefused::Kernel(error) => refuse(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
+    })?;
+    Ok(Json(changed).into_response())
 }
 
 async fn read_body(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Response> {

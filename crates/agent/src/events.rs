@@ -27,6 +27,7 @@ pub(crate) enum Kind {
     Endpoint,
     ConnectFailed,
     Refused,
+    WouldRefuse,
     Agent,
 }
 
@@ -39,13 +40,14 @@ impl Kind {
             Kind::Endpoint => "endpoint",
             Kind::ConnectFailed => "connect-failed",
             Kind::Refused => "refused",
+            Kind::WouldRefuse => "would-refuse",
             Kind::Agent => "agent",
         }
     }
 
     /// Made by the traffic of others, so possibly many.
     fn is_traffic(self) -> bool {
-        matches!(self, Kind::ConnectFailed | Kind::Refused)
+        matches!(self, Kind::ConnectFailed | Kind::Refused | Kind::WouldRefuse)
     }
 }
 

@@ -19,6 +19,7 @@ mod kept;
 mod listen;
 mod mesh;
 mod metrics;
+mod modes;
 mod notify;
 mod observer;
 mod otlp;
@@ -36,6 +37,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use alize_datapath::Opened;
+use alize_datapath::bundle::{Store, Trust};
 use alize_model::Diagnostic;
 
 pub use alize_datapath::observe::{PathTemplate, TemplateError};
@@ -45,6 +47,32 @@ pub use otlp::{Collector, CollectorError};
 pub use owner::run;
 pub use proxy::ProxyOptions;
 pub use source::{LARGEST, host_facts, refusal, text_of};
+
+/// Which kernel programs are loaded, and where others are kept.
+#[derive(Clone, Debug, Default)]
+pub struct Bundles {
+    /// A file in place of what was chosen by hand, or is in this binary.
+    pub file: Option<PathBuf>,
+    /// Where bundles that were in force are kept; none are without.
+    pub folder: Option<PathBuf>,
+    /// How many.
+    pub keep: usize,
+    /// Whose bundles are taken.
+    pub trust: Trust,
+}
+
+impl Bundles {
+    fn store(&self) -> Result<Store, alize_datapath::Error> {
+        match &self.folder {
+            Some(folder) => Ok(Store::new(folder, self.keep)),
+            None => Err(alize_datapath::Error::NoEarlierBundle {
+                wanted: "any".into(),
+                folder: PathBuf::new(),
+                kept: Vec::new(),
+            }),
+        }
+    }
+}
 
 /// Where the agent reads, writes and listens.
 #[derive(Clone, Debug)]
@@ -67,6 +95,8 @@ pub struct Options {
     pub otlp: Option<Collector>,
     /// Paths that are counted as one, and are the `route` in the metrics.
     pub path_templates: Vec<PathTemplate>,
+    /// Which kernel programs are loaded.
+    pub bundles: Bundles,
 }
 
 impl Options {
@@ -88,6 +118,7 @@ impl Options {
             proxy: None,
             otlp: None,
             path_templates: Vec::new(),
+            bundles: Bundles::default(),
         }
     }
 }

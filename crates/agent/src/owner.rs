@@ -257,6 +257,7 @@ impl Owner {
     fn look(&mut self) {
         self.hear_kernel();
         self.mesh.settle();
+        self.mesh.expire_modes();
         self.mesh.trim();
         if let Some(watch) = &self.watch {
             watch.renew();

@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use alize_datapath::{Counters, Decisions, LiveEndpoint, LiveState, Traffic};
-use alize_model::api::Status;
+use alize_datapath::{Counters, Decisions, LiveEndpoint, LiveState, Outcomes, Traffic};
+use alize_model::api::{ModeOverride, Status};
 use alize_model::{Endpoint, Service, ServiceName};
 
 use crate::ejection::find_endpoint;
@@ -37,6 +37,8 @@ pub(crate) struct ScrapedService {
     pub(crate) endpoints: Vec<LiveEndpoint>,
     /// Why endpoints are unavailable.
     pub(crate) reasons: BTreeMap<SocketAddr, String>,
+    /// The mode was set by hand.
+    pub(crate) mode_override: Option<ModeOverride>,
 }
 
 impl Scrape {
@@ -54,6 +56,10 @@ impl Scrape {
         self.counters.services.get(&service.id).copied().unwrap_or_default()
     }
 
+    pub(crate) fn shadow_of(&self, service: &ScrapedService) -> Outcomes {
+        self.counters.shadow.get(&service.id).copied().unwrap_or_default()
+    }
+
     /// None when nobody was ever sent to the endpoint.
     pub(crate) fn traffic_of_endpoint(&self, endpoint: &LiveEndpoint) -> Option<&Traffic> {
         self.counters.endpoints.get(&endpoint.id)
@@ -67,7 +73,14 @@ impl ScrapedService {
         service: Option<Arc<Service>>,
         endpoints: Vec<LiveEndpoint>,
     ) -> Self {
-        Self { name, id, service, endpoints: each_address_once(endpoints), reasons: BTreeMap::new() }
+        Self {
+            name,
+            id,
+            service,
+            endpoints: each_address_once(endpoints),
+            reasons: BTreeMap::new(),
+            mode_override: None,
+        }
     }
 
     /// What the file says of an endpoint; none when it is no longer in it.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use alize_datapath::{LiveEndpoint, Traffic};
+use alize_datapath::{LiveEndpoint, Outcomes, Traffic};
 use alize_model::{Balance, api};
 
 use crate::routes::{Counted, routes};
@@ -33,6 +33,8 @@ pub(crate) fn service(
         refused: named(&REFUSALS, &decisions.refused),
         shadow,
         routes: routes(scrape, definition, counted),
+        shadow_seen: shadow_seen(&scrape.shadow_of(scraped)),
+        mode_override: scraped.mode_override.clone(),
         endpoints: scraped.endpoints.iter().map(|live| endpoint(scrape, scraped, live)).collect(),
     })
 }
@@ -48,7 +50,16 @@ fn endpoint(scrape: &Scrape, scraped: &ScrapedService, live: &LiveEndpoint) -> a
         labels: labels.map(|(name, value)| (name.to_string(), value.to_string())).collect(),
         state: state_name(live.state).into(),
         reason: scraped.reason(live.address).map(str::to_owned),
+        would: scrape.counters.would.get(&live.id).copied().unwrap_or(0),
         traffic: scrape.traffic_of_endpoint(live).map(traffic).unwrap_or_default(),
+    }
+}
+
+fn shadow_seen(outcomes: &Outcomes) -> api::ShadowSeen {
+    api::ShadowSeen {
+        connections: outcomes.connections,
+        established: outcomes.established,
+        failures: named(&FAILURES, &outcomes.failures),
     }
 }
 

@@ -6,7 +6,8 @@ use std::fs;
 use std::path::Path;
 
 use alize_model::api::{
-    Applied, Event, ObservedRequest, Refusal, ServiceStatus, Status, TraceLine, TrafficReport,
+    Applied, Event, ModeChange, ObservedRequest, Refusal, ServiceStatus, Status, TraceLine, TrafficReport,
+    Upgraded,
 };
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Value, json};
@@ -58,6 +59,8 @@ fn description() -> Value {
     let applied = types.subschema_for::<Applied>();
     let trace_line = types.subschema_for::<TraceLine>();
     let request = types.subschema_for::<ObservedRequest>();
+    let upgraded = types.subschema_for::<Upgraded>();
+    let mode_change = types.subschema_for::<ModeChange>();
     let traffic = types.subschema_for::<TrafficReport>();
     types.subschema_for::<Refusal>();
     let paths = json!({
@@ -146,6 +149,44 @@ fn description() -> Value {
                 busy(),
             ],
         )) },
+        "/v1/upgrade": { "post": with_bundle(operation(
+            "Puts the kernel programs of the bundle in the body in force, without a body those of the agent's own binary. \
+             What runs goes on when a step fails.",
+            [],
+            [
+                ok(json_body(&upgraded)),
+                refusal("413", "The body is larger than 64 MiB."),
+                refusal("422", "The bundle is not taken, or a step failed; what ran goes on."),
+                busy(),
+            ],
+        )) },
+        "/v1/rollback": { "post": operation(
+            "Puts kernel programs in force that were so before.",
+            [query("version", "Which version or digest; what was in force before when absent.", json!({"type": "string"}))],
+            [
+                ok(json_body(&upgraded)),
+                refusal("422", "There is none, or a step failed; what ran goes on."),
+                busy(),
+            ],
+        ) },
+        "/v1/mode": { "post": operation(
+            "Lets a mode hold for a service in place of the file's, at once, also after a restart of the agent.",
+            [
+                query("service", "Name of the service.", json!({"type": "string"})),
+                query(
+                    "mode",
+                    "`observe`, `shadow` or `enforce`; absent: what the file says.",
+                    json!({"type": "string", "enum": ["observe", "shadow", "enforce"]}),
+                ),
+                query("seconds", "For how long; until it is set again when absent.", json!({"type": "number"})),
+            ],
+            [
+                ok(json_body(&mode_change)),
+                refusal("400", "The query cannot be read."),
+                refusal("404", "There is no such service."),
+                refusal("422", "The kernel did not take it; what was in force stays."),
+            ],
+        ) },
         "/v1/openapi.json": { "get": operation("This description.", [], [ok(json_body(&json!({"type": "object"})))]) },
         "/metrics": { "get": operation(
             "Metrics for Prometheus, as OpenMetrics if the Accept header asks for it. Also on the TCP address of \
@@ -242,6 +283,14 @@ fn with_file(mut operation: Value) -> Value {
     operation["requestBody"] = json!({
         "required": false,
         "content": {"application/yaml": {"schema": {"type": "string"}}},
+    });
+    operation
+}
+
+fn with_bundle(mut operation: Value) -> Value {
+    operation["requestBody"] = json!({
+        "required": false,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     });
     operation
 }

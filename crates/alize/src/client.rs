@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use std::marker::PhantomData;
 
+use alize_model::Mode;
 use alize_model::api::{
-    Applied, Event, ObservedRequest, Refusal, ServiceStatus, Status, TraceLine, TrafficReport,
+    Applied, Event, ModeChange, ObservedRequest, Refusal, ServiceStatus, Status, TraceLine, TrafficReport,
+    Upgraded,
 };
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -130,6 +132,41 @@ impl Client {
     /// Puts the file in force that the agent watches.
     pub(crate) async fn reload(&self) -> Result<Applied, Error> {
         self.post("/v1/apply", String::new()).await
+    }
+
+    /// Lets `mode` hold for a service in place of the file's, for `time` or for ever; without, the file's holds again.
+    pub(crate) async fn set_mode(
+        &self,
+        service: &str,
+        mode: Option<Mode>,
+        time: Option<Duration>,
+    ) -> Result<ModeChange, Error> {
+        let mut query = format!("/v1/mode?service={}", percent_encoded(service));
+        if let Some(mode) = mode {
+            let word = match mode {
+                Mode::Observe => "observe",
+                Mode::Shadow => "shadow",
+                Mode::Enforce => "enforce",
+            };
+            query += &format!("&mode={word}");
+        }
+        if let Some(time) = time {
+            query += &format!("&seconds={}", time.as_secs_f64());
+        }
+        self.post(&query, String::new()).await
+    }
+
+    /// Puts the kernel programs of a bundle in force; of an empty one those of the agent's own binary.
+    pub(crate) async fn upgrade(&self, bundle: Vec<u8>) -> Result<Upgraded, Error> {
+        let response = self.ask(Method::POST, "/v1/upgrade", bundle.into(), APPLYING).await?;
+        self.answer(response).await
+    }
+
+    /// Puts kernel programs in force that were so before.
+    pub(crate) async fn roll_back(&self, version: Option<&str>) -> Result<Upgraded, Error> {
+        let version =
+            version.map_or(String::new(), |version| format!("?version={}", percent_encoded(version)));
+        self.post(&format!("/v1/rollback{version}"), String::new()).await
     }
 
     /// The last `recent` events, then all that come.

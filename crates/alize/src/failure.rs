@@ -98,6 +98,8 @@ fn datapath_exit(error: &alize_datapath::Error) -> Exit {
         | Error::CgroupTaken { .. }
         | Error::HookTaken { .. }
         | Error::Verifier { .. } => Exit::Environment,
+        Error::Bundle { .. } => Exit::BadFile,
+        Error::NotLoaded { .. } => Exit::Environment,
         Error::Budget { .. } => Exit::BadFile,
         Error::Path { source, .. } | Error::Kernel { source, .. } => io_exit(source),
         _ => Exit::Failed,

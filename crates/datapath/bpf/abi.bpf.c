@@ -32,6 +32,7 @@ struct endpoint abi_endpoint;
 struct endpoint_load abi_endpoint_load;
 struct traffic abi_traffic;
 struct decisions abi_decisions;
+struct outcomes abi_outcomes;
 struct affinity_key abi_affinity_key;
 struct affinity abi_affinity;
 struct connection abi_connection;

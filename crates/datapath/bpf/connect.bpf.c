@@ -68,12 +68,14 @@ static __always_inline bool remember(struct bpf_sock_addr *ctx, struct connectio
 	connection->cgroup = bpf_get_current_cgroup_id();
 	connection->pid = bpf_get_current_pid_tgid() >> 32;
 	connection->path = decision->proxied ? PATH_HTTP : PATH_PLAIN;
+	connection->mode = decision->mode;
 	if (connection->protocol == ADDRESS_IPPROTO_TCP)
 		connection->phase = PHASE_DECIDED;
 	else
 		connection_opened(connection, PHASE_ESTABLISHED);
 	struct owners owners = connection_owners(connection);
 	COUNT_OWNERS(owners, connections);
+	COUNT_SHADOW(connection, connections);
 	show_above(ctx, connection);
 	return true;
 }
@@ -156,6 +158,8 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, struct request *reque
 		decision_count(decision);
 		if (decision_refuses(decision))
 			return ctx_refuse(decision);
+		if (decision_would_refuse(decision))
+			tell_refusal(decision, EVENT_WOULD_REFUSE);
 	}
 	/* The proxy could not tell whose connection it is. */
 	if (!remember(ctx, connection, request, decision) && decision->proxied)

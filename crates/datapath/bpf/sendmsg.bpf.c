@@ -8,9 +8,11 @@ static __always_inline void count_flow(const struct decision *decision)
 	struct connection connection = {
 		.service = decision->service,
 		.endpoint = decision->mode == MODE_ENFORCE ? decision->number : NONE,
+		.mode = decision->mode,
 	};
 	struct owners owners = connection_owners(&connection);
 	COUNT_OWNERS(owners, connections);
+	COUNT_SHADOW(&connection, connections);
 }
 
 /*
@@ -63,6 +65,8 @@ static __always_inline int send(struct bpf_sock_addr *ctx, struct request *reque
 	decision_count(decision);
 	if (decision_refuses(decision))
 		return ctx_refuse(decision);
+	if (decision_would_refuse(decision))
+		tell_refusal(decision, EVENT_WOULD_REFUSE);
 	bool enforced = decision->mode == MODE_ENFORCE;
 	own = own ?: bpf_sk_storage_get(&flows, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (own)

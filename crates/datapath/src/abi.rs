@@ -20,8 +20,8 @@ mod generated {
 
 use generated::types::{abi, balance, service_word, slot_word};
 pub(crate) use generated::types::{
-    anomaly, decisions, endpoint, endpoint_load, endpoint_state, event, event_kind, failure, frontend_key,
-    mode, refusal, service, service_name, traffic,
+    affinity, affinity_key, anomaly, decisions, endpoint, endpoint_load, endpoint_state, event, event_kind,
+    failure, frontend_key, mode, outcomes, refusal, service, service_name, traffic,
 };
 #[cfg(test)]
 pub(crate) use generated::types::{connection, flow, flows};
@@ -58,7 +58,21 @@ macro_rules! plain {
 }
 pub(crate) use plain;
 
-plain!(u32, u64, frontend_key, service, service_name, endpoint, endpoint_load, traffic, decisions, event);
+plain!(
+    u32,
+    u64,
+    affinity_key,
+    affinity,
+    frontend_key,
+    service,
+    service_name,
+    endpoint,
+    endpoint_load,
+    traffic,
+    decisions,
+    outcomes,
+    event
+);
 
 /// `BALANCE_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

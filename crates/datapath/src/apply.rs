@@ -193,6 +193,7 @@ fn release(maps: &Maps, picture: &mut Picture, number: u32) -> Result<(), Error>
         }
     }
     maps.endpoint_traffic.delete_all(free.iter().copied())?;
+    maps.shadow_would.delete_all(free.iter().copied())?;
     maps.endpoint_load.put_all(free.iter().map(|&endpoint| (endpoint, endpoint_load::default())))?;
     // An entry of zeros is a free number to whoever adopts the maps, so it is written last.
     maps.endpoints.put_all(free.iter().map(|&endpoint| (endpoint, abi::endpoint::default())))?;
@@ -202,6 +203,7 @@ fn release(maps: &Maps, picture: &mut Picture, number: u32) -> Result<(), Error>
     if removed && service.endpoints.is_empty() {
         maps.service_traffic.delete_all(std::iter::once(number))?;
         maps.service_decisions.delete_all(std::iter::once(number))?;
+        maps.shadow_outcomes.delete_all(std::iter::once(number))?;
         maps.service_names.delete_all(std::iter::once(number))?;
         picture.services.remove(&name);
         picture.names.remove(&number);

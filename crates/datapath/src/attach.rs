@@ -5,31 +5,31 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
-use libbpf_rs::{Link, Object, Program, ProgramMut, ProgramType};
+use libbpf_rs::{Link, Program, ProgramMut};
 
 use crate::Error;
 use crate::environment::{self, Cgroup};
 use crate::error::io_error;
 use crate::pin::{Pins, cgroup_of, entries};
 
-/// Puts every program of `object` that belongs to a cgroup to work in each of `cgroups`.
-pub(crate) fn attach(object: &Object, pins: &Pins, cgroups: &[Cgroup]) -> Result<(), Error> {
-    for program in object.progs_mut().filter(|program| is_for_cgroups(program)) {
-        for cgroup in cgroups {
-            attach_one(&program, pins, cgroup)?;
-        }
-    }
-    Ok(())
+/// Puts a program to work in a cgroup where it has no link yet.
+pub(crate) fn attach_new(
+    program: &ProgramMut<'_>,
+    name: &str,
+    path: &Path,
+    cgroup: &Cgroup,
+) -> Result<(), Error> {
+    let error = |action, e: libbpf_rs::Error| {
+        Error::kernel(action, format!("{name} at {}", cgroup.path.display()), io_error(e))
+    };
+    let mut link = program.attach_cgroup(cgroup.fd.as_raw_fd()).map_err(|e| match e.kind() {
+        libbpf_rs::ErrorKind::PermissionDenied => refused(name, program, cgroup, e),
+        _ => error("cannot attach", e),
+    })?;
+    link.pin(path).map_err(|e| error("cannot pin the link of", e))
 }
 
-fn is_for_cgroups(program: &Program<'_>) -> bool {
-    matches!(
-        program.prog_type(),
-        ProgramType::CgroupSockAddr | ProgramType::CgroupSock | ProgramType::SockOps
-    )
-}
-
-/// An existing link gets the program in one step: no connect runs without one, and none runs both.
+/// Puts a program to work in a cgroup; an existing link gets it in one step.
 pub(crate) fn attach_one(program: &ProgramMut<'_>, pins: &Pins, cgroup: &Cgroup) -> Result<(), Error> {
     let name = program.name().to_string_lossy().into_owned();
     let path = pins.link(&name, cgroup);
@@ -41,11 +41,7 @@ pub(crate) fn attach_one(program: &ProgramMut<'_>, pins: &Pins, cgroup: &Cgroup)
         return link.update_prog(program).map_err(|e| error("cannot update", e));
     }
     unpin(&path)?;
-    let mut link = program.attach_cgroup(cgroup.fd.as_raw_fd()).map_err(|e| match e.kind() {
-        libbpf_rs::ErrorKind::PermissionDenied => refused(&name, program, cgroup, e),
-        _ => error("cannot attach", e),
-    })?;
-    link.pin(&path).map_err(|e| error("cannot pin the link of", e))
+    attach_new(program, &name, &path, cgroup)
 }
 
 /// The kernel refuses a link beside a program that was attached without BPF_F_ALLOW_MULTI, here or further up.

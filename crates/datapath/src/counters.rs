@@ -7,11 +7,11 @@ use std::io::Read;
 use alize_model::Transport;
 use libbpf_rs::{Iter, Link};
 
-use crate::abi::{anomaly, decisions, refusal, traffic};
+use crate::abi::{anomaly, decisions, outcomes, refusal, traffic};
 use crate::error::io_error;
 use crate::maps::{Map, Maps};
 use crate::picture::Picture;
-use crate::{Counters, Decisions, Error, Traffic};
+use crate::{Counters, Decisions, Error, Outcomes, Traffic};
 
 /// The names of `enum anomaly`, in its order.
 const ANOMALIES: [&str; anomaly::ANOMALIES.0 as usize] = [
@@ -46,6 +46,16 @@ pub(crate) fn read(maps: &Maps, picture: &Picture, sweep: Option<&Link>) -> Resu
     maps.service_decisions.for_each(|number, values| {
         if picture.names.contains_key(&number) {
             counters.services.entry(number).or_default().1 = decided(values);
+        }
+    })?;
+    maps.shadow_outcomes.for_each(|number, values| {
+        if picture.names.contains_key(&number) {
+            counters.shadow.insert(number, became(values));
+        }
+    })?;
+    maps.shadow_would.for_each(|number, values| {
+        if picture.endpoint_numbers.is_taken(number) {
+            counters.would.insert(number, values.iter().sum());
         }
     })?;
     let mut owners = Vec::new();
@@ -113,6 +123,18 @@ fn decided(values: &[decisions]) -> Decisions {
         }
         sum.would_balance += value.would_balance;
         sum.affinity_kept += value.affinity_kept;
+    }
+    sum
+}
+
+fn became(values: &[outcomes]) -> Outcomes {
+    let mut sum = Outcomes::default();
+    for value in values {
+        sum.connections += value.connections;
+        sum.established += value.established;
+        for (total, count) in sum.failures.iter_mut().zip(value.failures) {
+            *total += count;
+        }
     }
     sum
 }

@@ -174,6 +174,84 @@ pub enum Error {
         /// Its folder.
         found: PathBuf,
     },
+    /// Nothing is in the kernel to be asked.
+    #[error(
+        "instance {instance:?} is not loaded; start it with `alize run`, or name another with --instance \
+         (`ls /sys/fs/bpf/alize` lists all)"
+    )]
+    NotLoaded {
+        /// The instance.
+        instance: String,
+    },
+    /// No service has this name.
+    #[error(
+        "instance {instance:?} has no service {name:?} with an address over {transport}; `alize services` lists all, \
+         or give an address"
+    )]
+    NoSuchService {
+        /// The name.
+        name: String,
+        /// The instance.
+        instance: String,
+        /// TCP or UDP.
+        transport: &'static str,
+    },
+    /// A file is no bundle, or none that is taken.
+    #[error("bundle {name} is refused: {refused}")]
+    Bundle {
+        /// Its file or version.
+        name: String,
+        /// Why.
+        refused: crate::bundle::Refused,
+    },
+    /// There is nothing to go back to.
+    #[error(
+        "there is no bundle to go back to: {wanted} is not in {}; kept are: {}", folder.display(),
+        if kept.is_empty() { "none".to_owned() } else { kept.join(", ") }
+    )]
+    NoEarlierBundle {
+        /// What was asked for.
+        wanted: String,
+        /// Where bundles are kept.
+        folder: PathBuf,
+        /// What is there.
+        kept: Vec<String>,
+    },
+    /// A map that lives as long as the sockets has another layout.
+    #[error(
+        "map {map} has another layout in the bundle, and belongs to sockets that are open: it cannot be carried over; \
+         `alize unload` first, then start with the bundle (running connections go on, new ones are not balanced between)"
+    )]
+    MapFixed {
+        /// The map.
+        map: String,
+    },
+    /// This binary's types do not fit a map of the bundle.
+    #[error(
+        "map {map} of the bundle has a layout that this alize does not know; install the version that comes with it"
+    )]
+    MapUnknown {
+        /// The map.
+        map: String,
+    },
+    /// A step of putting programs in force failed.
+    #[error("at step {step}: {source}")]
+    Step {
+        /// Its name.
+        step: &'static str,
+        /// Why.
+        source: Box<Error>,
+    },
+    /// Programs were not replaced.
+    #[error("{bundle} was not put in force, {source}; what ran before goes on: {running}")]
+    Upgrade {
+        /// What should have been.
+        bundle: String,
+        /// What runs.
+        running: String,
+        /// Which step, and why.
+        source: Box<Error>,
+    },
     /// A file or folder could not be used.
     #[error("{action} {path}: {source}")]
     Path {

@@ -57,6 +57,7 @@ impl AsFd for Events {
 fn decode(event: event) -> Option<KernelEvent> {
     let what = match event_kind(event.kind) {
         event_kind::EVENT_CONNECT_FAILED => KernelEventKind::ConnectFailed(failure_of(event.detail)),
+        event_kind::EVENT_WOULD_REFUSE => KernelEventKind::WouldRefuse(refusal_of(event.detail)?),
         event_kind::EVENT_REFUSED => KernelEventKind::Refused(refusal_of(event.detail)?),
         _ => return None,
     };

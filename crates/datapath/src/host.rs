@@ -33,6 +33,8 @@ enum Map {
     EndpointTraffic,
     ServiceDecisions,
     Anomalies,
+    ShadowOutcomes,
+    ShadowWould,
 }
 
 #[derive(Clone, Copy)]
@@ -280,6 +282,7 @@ fn observe_decides_nothing_and_shadow_refuses_nothing() {
     assert_eq!(kernel.decide(asked(VIP4)).refusal, NONE);
     let decisions = kernel.decisions();
     assert_eq!((decisions.would_balance, decisions.would_refuse[0], decisions.refused[0]), (1, 1, 0));
+    assert_eq!(kernel.get::<u32, u64>(Map::ShadowWould, 1), Some(1), "by endpoint");
 }
 
 #[test]
@@ -288,7 +291,7 @@ fn enforce_refuses_where_there_is_no_endpoint() {
     kernel.serve(word(Choice::RoundRobin, 0));
     let answered = kernel.decide(asked(VIP4));
     assert_eq!((answered.number, answered.refusal), (NONE, NO_ENDPOINT));
-    assert_eq!(kernel.decisions().refused, [1, 0]);
+    assert_eq!(kernel.decisions().refused, [1, 0, 0]);
 }
 
 #[test]
@@ -486,6 +489,29 @@ fn a_connection_is_counted_from_end_to_end() {
     kernel.live(&mut connection, closed);
     assert_eq!(load(&mut kernel).0, 4, "a connection ends once");
     assert_eq!(kernel.event().kind, 0);
+}
+
+#[test]
+fn what_becomes_of_a_connection_of_shadow_is_counted_apart() {
+    let mut kernel = Kernel::start();
+    let of_mode = |how_far: mode| connection {
+        service: 7,
+        endpoint: NONE,
+        phase: 1,
+        protocol: 6,
+        mode: how_far.0 as u16,
+        ..connection::default()
+    };
+    for how_far in [mode::MODE_SHADOW, mode::MODE_OBSERVE, mode::MODE_ENFORCE] {
+        let mut well = of_mode(how_far);
+        kernel.live(&mut well, Life { step: OPENED, ..Life::default() });
+        kernel.live(&mut well, Life { step: ESTABLISHED, ..Life::default() });
+        let mut ill = of_mode(how_far);
+        kernel.live(&mut ill, Life { step: OPENED, ..Life::default() });
+        kernel.live(&mut ill, Life { step: CLOSED, failure: 1, ..Life::default() });
+    }
+    let seen: outcomes = kernel.get(Map::ShadowOutcomes, 7u32).unwrap();
+    assert_eq!((seen.established, seen.failures), (1, [0, 1, 0, 0, 0, 0]));
 }
 
 #[test]

@@ -16,30 +16,40 @@ mod apply;
 mod attach;
 pub mod capability;
 pub mod conformance;
+mod btf;
+pub mod bundle;
 mod counters;
 pub mod doctor;
 mod effort;
 mod environment;
 mod error;
 mod events;
+pub mod explain;
+mod fault;
 mod grace;
 #[cfg(test)]
 mod host;
 pub mod http;
 pub mod inspect;
+mod layout;
 mod load;
 mod log;
 mod maps;
 mod memory;
+mod migrate;
 pub mod observe;
+mod origins;
 mod picture;
 mod pin;
 mod plan;
 mod refused;
+mod selftest;
+mod switch;
 mod tables;
 mod terminate;
 mod unload;
 mod variant;
+mod upgrade;
 mod words;
 
 use std::collections::HashMap;
@@ -55,10 +65,13 @@ pub use effort::Effort;
 pub use environment::cgroup2_root;
 pub use error::Error;
 pub use memory::trim as trim_memory;
+pub use origins::{Running, running_bundles};
 pub use refused::Refused;
 pub use unload::{Unloaded, unload};
+pub use upgrade::{Step, Upgraded, upgrade_pinned};
 
 use abi::ServiceWord;
+use bundle::Bundle;
 use environment::Cgroup;
 use events::Events;
 use maps::Maps;
@@ -198,6 +211,17 @@ pub struct Decisions {
     pub affinity_kept: u64,
 }
 
+/// `struct outcomes` of abi.h, summed over CPUs: what became of connections in mode shadow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcomes {
+    /// TCP connects and UDP flows.
+    pub connections: u64,
+    /// TCP connections that were established.
+    pub established: u64,
+    /// Indexed by [`Failure`].
+    pub failures: [u64; 6],
+}
+
 /// All counters at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
@@ -205,6 +229,10 @@ pub struct Counters {
     pub services: HashMap<u32, (Traffic, Decisions)>,
     /// By endpoint number; an endpoint that nobody was sent to is absent.
     pub endpoints: HashMap<u32, Traffic>,
+    /// By service number: what became of connections in mode shadow.
+    pub shadow: HashMap<u32, Outcomes>,
+    /// By endpoint number: connections that it would have got in mode shadow.
+    pub would: HashMap<u32, u64>,
     /// Name of the anomaly (such as `event-lost`) and how often it happened.
     pub anomalies: Vec<(&'static str, u64)>,
 }
@@ -233,6 +261,8 @@ pub enum KernelEventKind {
     ConnectFailed(Failure),
     /// A connect or a datagram was refused at once.
     Refused(Refusal),
+    /// In mode shadow: one would have been.
+    WouldRefuse(Refusal),
 }
 
 /// An endpoint as the kernel has it now.
@@ -276,6 +306,9 @@ pub struct ProgramStatus {
 /// The loaded data path of one instance. Dropping it changes nothing in the kernel: everything is pinned.
 pub struct DataPath {
     pins: Pins,
+    /// For a later upgrade: where programs go.
+    cgroups: Vec<PathBuf>,
+    bpffs: PathBuf,
     budgets: Budgets,
     maps: Maps,
     picture: Picture,
@@ -292,6 +325,13 @@ impl DataPath {
     /// Loads, verifies, attaches and pins, or adopts what is pinned already: maps are kept, programs are replaced by
     /// this binary's through an atomic link update. Holds the instance's lock until dropped.
     pub fn open(options: &Options) -> Result<(Self, Opened), Error> {
+        let (data_path, opened, _) = Self::open_bundle(options, &Bundle::embedded()?)?;
+        Ok((data_path, opened))
+    }
+
+    /// The same with the programs of `bundle`, whoever vouches for it. If those of another bundle run, these are tried
+    /// first; if that or a later step fails, what ran goes on.
+    pub fn open_bundle(options: &Options, bundle: &Bundle) -> Result<(Self, Opened, Vec<Step>), Error> {
         environment::check_root()?;
         environment::check_kernel()?;
         check_budgets(&options.budgets)?;
@@ -304,7 +344,7 @@ impl DataPath {
         lock.hold(&pins, true)?;
 
         let fresh = check_pinned(&pins, &options.budgets)?;
-        let opened = Self::load(&pins, options.budgets, &cgroups, fresh, lock);
+        let opened = Self::load(&pins, options, &cgroups, fresh, lock, bundle);
         memory::trim();
         if opened.is_err()
             && fresh
@@ -317,24 +357,34 @@ impl DataPath {
 
     fn load(
         pins: &Pins,
-        budgets: Budgets,
+        options: &Options,
         cgroups: &[Cgroup],
         fresh: bool,
         lock: Lock,
-    ) -> Result<(Self, Opened), Error> {
+        bundle: &Bundle,
+    ) -> Result<(Self, Opened, Vec<Step>), Error> {
         pins.make_folders()?;
+        let running = origins::running(pins)?;
+        let other = running.iter().any(|running| running.digest != Some(bundle.digest()));
+        let site = upgrade::Site { pins, budgets: &options.budgets, cgroups, bpffs: &options.bpffs };
         // Attached before anything is in the maps: without addresses every connect passes as if nothing were there.
-        let loaded = load::load(pins, &budgets, |object| attach::attach(object, pins, cgroups))?;
-        attach::detach_others(pins, cgroups)?;
+        let (loaded, steps) =
+            upgrade::install(&site, bundle, other).map_err(|error| match (error, other) {
+                // Nothing ran, or the same: then the step says nothing.
+                (Error::Step { source, .. }, false) => *source,
+                (source, false) => source,
+                (source, true) => Error::Upgrade {
+                    bundle: bundle.title(),
+                    running: upgrade::titles(pins).unwrap_or_default().join(" and "),
+                    source: Box::new(source),
+                },
+            })?;
         if !grace::is_possible() {
             tracing::warn!(
                 "the kernel refuses membarrier(2): balancing slots that were in use are not used again"
             );
         }
-        let picture = match fresh {
-            true => Picture::new(&budgets, loaded.maps.frontends.max_entries()),
-            false => read_back(&loaded.maps, &budgets)?,
-        };
+        let picture = read_back(&loaded.maps, &options.budgets)?;
         let opened = match fresh {
             true => Opened::Fresh,
             false => {
@@ -343,7 +393,9 @@ impl DataPath {
         };
         let data_path = Self {
             pins: pins.clone(),
-            budgets,
+            cgroups: options.cgroups.clone(),
+            bpffs: options.bpffs.clone(),
+            budgets: options.budgets,
             maps: loaded.maps,
             picture,
             events: Events::new(loaded.events)?,
@@ -354,7 +406,20 @@ impl DataPath {
             http: loaded.http.map(http::tables::Tables::open).transpose()?,
             _lock: lock,
         };
-        Ok((data_path, opened))
+        Ok((data_path, opened, steps))
+    }
+
+    /// Goes on with what has been loaded in place of what was.
+    fn take_over(&mut self, loaded: load::Loaded) -> Result<(), Error> {
+        self.maps = loaded.maps;
+        self.events = Events::new(loaded.events)?;
+        self.programs = loaded.programs;
+        self.every_map = loaded.every_map;
+        self.sweep = loaded.sweep;
+        self.terminate = loaded.terminate;
+        let allowed = self.http.as_ref().is_some_and(http::tables::Tables::is_allowed);
+        self.http = loaded.http.map(http::tables::Tables::open).transpose()?;
+        self.allow_http(allowed)
     }
 
     /// Makes the kernel equal to `desired`; each service changes atomically, unchanged ones cost nothing. On an error

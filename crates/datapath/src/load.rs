@@ -3,18 +3,22 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
+use std::path::PathBuf;
 
 use alize_model::Budgets;
 use libbpf_rs::{Link, MapCore, MapHandle, Object, ObjectBuilder, OpenObject};
 
+use crate::bundle::{Bundle, Part};
 use crate::effort::Statistics;
 use crate::error::io_error;
 use crate::http;
 use crate::http::tables::RouteMaps;
+use crate::layout::Words;
 use crate::log::Log;
 use crate::maps::{Map, Maps};
 use crate::pin::Pins;
 use crate::refused::Refused;
+use crate::upgrade::{Changed, entries_of, pin_path};
 use crate::{Error, ProgramStatus, variant};
 
 /// One object file of `bpf/`: what the verifier refuses of it costs one feature only.
@@ -149,11 +153,10 @@ fn size_of_map(name: &str, budgets: &Budgets) -> Option<u32> {
     match name {
         // One address of IPv4 and one of IPv6 each; services with more live on those with fewer.
         "frontends" => Some(budgets.services.saturating_mul(2)),
-        "services" | "service_names" | "turns" | "service_traffic" | "service_decisions" => {
-            Some(budgets.services)
-        }
+        "services" | "service_names" | "turns" | "service_traffic" | "service_decisions"
+        | "shadow_outcomes" => Some(budgets.services),
         "endpoints" | "endpoint_load" => Some(budgets.endpoints),
-        "endpoint_traffic" => Some(budgets.endpoints.min(COUNTED_ENDPOINTS)),
+        "endpoint_traffic" | "shadow_would" => Some(budgets.endpoints.min(COUNTED_ENDPOINTS)),
         "slots" => Some(budgets.slots),
         "affinity" => Some(budgets.affinity),
         "terminating" => Some(TERMINATING),
@@ -162,7 +165,7 @@ fn size_of_map(name: &str, budgets: &Budgets) -> Option<u32> {
 }
 
 /// Maps of one object alone; all others are pinned and shared.
-fn is_private(name: &str) -> bool {
+pub(crate) fn is_private(name: &str) -> bool {
     name == "terminating" || name.contains('.')
 }
 
@@ -187,92 +190,151 @@ pub(crate) fn pinned_budgets(pins: &Pins, asked: &Budgets) -> Result<Option<Budg
     Ok(found.then_some(pinned))
 }
 
-/// Loads all objects. `attach` gets each that is to be attached, in order, while it is loaded.
+/// Maps whose entries this process reads or writes; all others are the programs' alone.
+pub(crate) fn is_read_here(name: &str) -> bool {
+    !matches!(name, "turns" | "affinity" | "connections" | "flows") && !is_private(name)
+}
+
+/// Objects that the kernel has verified and that do not work yet.
+pub(crate) struct Loading {
+    objects: HashMap<&'static str, Object>,
+    programs: Vec<ProgramStatus>,
+}
+
+impl Loading {
+    /// In the order in which they are to be put to work.
+    pub(crate) fn in_order(&self) -> impl Iterator<Item = &Object> {
+        FILES.iter().filter_map(|file| self.objects.get(file.name))
+    }
+
+    /// How many programs there are.
+    pub(crate) fn programs(&self) -> usize {
+        self.statuses().iter().filter(|program| program.off.is_none()).count()
+    }
+
+    pub(crate) fn statuses(&self) -> &[ProgramStatus] {
+        &self.programs
+    }
+
+    /// Lets go of all but what is used later.
+    pub(crate) fn keep(self) -> Result<Loaded, Error> {
+        keep(&self.objects, self.programs)
+    }
+}
+
+/// Loads all objects of `bundle`; of the maps in `changed` it makes drafts.
 pub(crate) fn load(
     pins: &Pins,
     budgets: &Budgets,
-    mut attach: impl FnMut(&Object) -> Result<(), Error>,
-) -> Result<Loaded, Error> {
-    let mut objects: HashMap<&str, Object> = HashMap::new();
+    bundle: &Bundle,
+    changed: &Changed,
+) -> Result<Loading, Error> {
+    let mut objects: HashMap<&'static str, Object> = HashMap::new();
     let mut programs = Vec::new();
     let log = Log::begin(LINES_KEPT);
-    for file in &FILES {
-        let missing = file.needs.filter(|needed| !objects.contains_key(needed));
+    for part in bundle.parts() {
+        let missing = part.needs.filter(|needed| !objects.contains_key(needed));
         let loaded = match missing {
             Some(needed) => Err(vec![format!("it needs {needed}, which is off")]),
-            None => load_object(file, Some(pins), budgets, &log),
+            None => load_part(part, pins, budgets, changed, &log),
         };
-        match (loaded, file.feature) {
+        match (loaded, part.feature) {
             (Ok(object), _) => {
                 programs
                     .extend(object.progs().map(|program| status(&program)).collect::<Result<Vec<_>, _>>()?);
-                objects.insert(file.name, object);
+                objects.insert(part.name, object);
             }
             (Err(lines), Some(feature)) => {
                 let reason = format!("{feature} ({})", Refused::from_log(lines));
-                tracing::warn!(object = file.name, "off: {reason}");
-                programs.push(ProgramStatus { name: file.name.into(), id: 0, off: Some(reason) });
+                tracing::warn!(object = part.name, "off: {reason}");
+                programs.push(ProgramStatus { name: part.name.into(), id: 0, off: Some(reason) });
             }
-            (Err(lines), None) => return Err(Error::Verifier { program: file.name.into(), lines }),
+            (Err(lines), None) => return Err(Error::Verifier { program: part.name.into(), lines }),
         }
     }
-    for file in &FILES {
-        if let Some(object) = objects.get(file.name) {
-            attach(object)?;
-        }
-    }
-    http::programs::install(&objects)?;
-    keep(&objects, programs)
+    Ok(Loading { objects, programs })
+}
+
+fn load_part(
+    part: &Part,
+    pins: &Pins,
+    budgets: &Budgets,
+    changed: &Changed,
+    log: &Log,
+) -> Result<Object, Vec<String>> {
+    let pin = |name: &str| pin_path(pins, changed, name);
+    let entries = |name: &str| entries_of(changed, name).or_else(|| size_of_map(name, budgets));
+    // Of this binary's own objects there are builds for old kernels.
+    let own = FILES.iter().find(|file| file.name == part.name && *file.bytes == *part.bytes);
+    let bytes: &[u8] = match own {
+        Some(file) => variant::bytes(file),
+        None => &part.bytes,
+    };
+    let bytes = Words::of(bytes);
+    load_bytes(part.name, bytes.as_bytes(), Some(&pin), &entries, log)
 }
 
 /// The end of a verifier's log says why; all of it may be megabytes.
 pub(crate) const LINES_KEPT: usize = 40;
 
-/// Without `pins`, the object gets maps of its own, which go with it. What was said when it was refused is returned.
-pub(crate) fn load_object(
-    file: &File,
-    pins: Option<&Pins>,
-    budgets: &Budgets,
-    log: &Log,
-) -> Result<Object, Vec<String>> {
-    log.take();
-    let say = |error: libbpf_rs::Error| log.take_with(&error);
-    open_object(file, pins, budgets).and_then(OpenObject::load).map_err(say)
+/// The object gets maps of its own, which go with it. What was said when it was refused is returned.
+pub(crate) fn load_object(file: &File, budgets: &Budgets, log: &Log) -> Result<Object, Vec<String>> {
+    load_bytes(file.name, variant::bytes(file), None, &|name| size_of_map(name, budgets), log)
 }
 
-/// The same with what the verifier spent on the programs; without pins.
+/// The same with what the verifier spent on the programs.
 pub(crate) fn load_and_ask(
     file: &File,
     budgets: &Budgets,
     log: &Log,
 ) -> Result<(Object, Statistics), Vec<String>> {
     let loaded = || {
-        let mut object = open_object(file, None, budgets)?;
+        let mut object =
+            open_object(file.name, variant::bytes(file), None, &|name| size_of_map(name, budgets))?;
         let statistics = Statistics::ask(&mut object);
         object.load().map(|object| (object, statistics))
     };
     // A refusal's log does not fit in the room for statistics: the kernel is asked again, without.
-    loaded().or_else(|_| load_object(file, None, budgets, log).map(|object| (object, Statistics::none())))
+    loaded().or_else(|_| load_object(file, budgets, log).map(|object| (object, Statistics::none())))
 }
 
-fn open_object(file: &File, pins: Option<&Pins>, budgets: &Budgets) -> libbpf_rs::Result<OpenObject> {
-    let mut object = ObjectBuilder::default()
-        .name(file.name)
-        .and_then(|builder| builder.open_memory(variant::bytes(file)))?;
+fn load_bytes(
+    name: &str,
+    bytes: &[u8],
+    pin: Option<&dyn Fn(&str) -> PathBuf>,
+    entries: &dyn Fn(&str) -> Option<u32>,
+    log: &Log,
+) -> Result<Object, Vec<String>> {
+    log.take();
+    let say = |error: libbpf_rs::Error| log.take_with(&error);
+    open_object(name, bytes, pin, entries).and_then(OpenObject::load).map_err(say)
+}
+
+fn open_object(
+    name: &str,
+    bytes: &[u8],
+    pin: Option<&dyn Fn(&str) -> PathBuf>,
+    entries: &dyn Fn(&str) -> Option<u32>,
+) -> libbpf_rs::Result<OpenObject> {
+    let mut object = ObjectBuilder::default().name(name).and_then(|builder| builder.open_memory(bytes))?;
     variant::choose(&mut object);
-    prepare_maps(&mut object, pins, budgets)?;
+    prepare_maps(&mut object, pin, entries)?;
     Ok(object)
 }
 
 /// libbpf makes and pins a map whose pin does not exist, and otherwise takes the pinned one if it is compatible.
-fn prepare_maps(object: &mut OpenObject, pins: Option<&Pins>, budgets: &Budgets) -> libbpf_rs::Result<()> {
+fn prepare_maps(
+    object: &mut OpenObject,
+    pin: Option<&dyn Fn(&str) -> PathBuf>,
+    entries: &dyn Fn(&str) -> Option<u32>,
+) -> libbpf_rs::Result<()> {
     for mut map in object.maps_mut() {
         let name = map.name().to_string_lossy().into_owned();
-        if let Some(entries) = size_of_map(&name, budgets) {
+        if let Some(entries) = entries(&name) {
             map.set_max_entries(entries)?;
         }
-        if let Some(pins) = pins.filter(|_| !is_private(&name)) {
-            map.set_pin_path(pins.map(&name))?;
+        if let Some(pin) = pin.filter(|_| !is_private(&name)) {
+            map.set_pin_path(pin(&name))?;
         }
     }
     Ok(())
@@ -287,7 +349,7 @@ pub(crate) fn status(program: &libbpf_rs::Program<'_>) -> Result<ProgramStatus, 
 }
 
 /// Handles to what is used later; everything else goes with the objects.
-fn keep(objects: &HashMap<&str, Object>, programs: Vec<ProgramStatus>) -> Result<Loaded, Error> {
+fn keep(objects: &HashMap<&'static str, Object>, programs: Vec<ProgramStatus>) -> Result<Loaded, Error> {
     let mut handles: HashMap<String, MapHandle> = HashMap::new();
     let mut every_map = Vec::new();
     for object in objects.values() {
@@ -320,6 +382,8 @@ fn keep(objects: &HashMap<&str, Object>, programs: Vec<ProgramStatus>) -> Result
             service_traffic: Map::new(take("service_traffic")?)?,
             service_decisions: Map::new(take("service_decisions")?)?,
             endpoint_traffic: Map::new(take("endpoint_traffic")?)?,
+            shadow_outcomes: Map::new(take("shadow_outcomes")?)?,
+            shadow_would: Map::new(take("shadow_would")?)?,
             anomalies: Map::new(take("anomalies")?)?,
         },
         events: take("events")?,
@@ -365,7 +429,7 @@ mod tests {
         }
         let file = File { name: "changed", bytes: bytes.leak(), feature: None, needs: None };
         let budgets = Budgets { services: 1, endpoints: 1, slots: 1, affinity: 1 };
-        match load_object(&file, None, &budgets, &Log::begin(usize::MAX)) {
+        match load_object(&file, &budgets, &Log::begin(usize::MAX)) {
             Ok(_) => panic!("the kernel takes it"),
             Err(lines) => Refused::from_log(lines),
         }

@@ -9,7 +9,9 @@ use libbpf_rs::libbpf_sys;
 use libbpf_rs::{MapCore, MapHandle};
 
 use crate::Error;
-use crate::abi::{Plain, decisions, endpoint, endpoint_load, frontend_key, service, service_name, traffic};
+use crate::abi::{
+    Plain, decisions, endpoint, endpoint_load, frontend_key, outcomes, service, service_name, traffic,
+};
 
 /// Most entries handled by one system call, so that its cost is spread.
 const BATCH: usize = 4096;
@@ -28,6 +30,8 @@ const TRIES: u32 = 16;
 pub(crate) struct Map<K, V> {
     handle: MapHandle,
     cpus: usize,
+    /// Of one value, in the kernel; those of this binary are the first of its bytes.
+    stride: usize,
     types: PhantomData<fn(K) -> V>,
 }
 
@@ -43,14 +47,17 @@ pub(crate) struct Maps {
     pub(crate) service_traffic: Map<u32, traffic>,
     pub(crate) service_decisions: Map<u32, decisions>,
     pub(crate) endpoint_traffic: Map<u32, traffic>,
+    pub(crate) shadow_outcomes: Map<u32, outcomes>,
+    pub(crate) shadow_would: Map<u32, u64>,
     pub(crate) anomalies: Map<u32, u64>,
 }
 
 impl<K: Plain, V: Plain> Map<K, V> {
-    /// Takes `handle` if its keys and values have the sizes of `K` and `V`.
+    /// Takes `handle` if its keys have the size of `K` and its values begin with a `V`: programs of a later version may have
+    /// put more behind it, which is written as zeros here.
     pub(crate) fn new(handle: MapHandle) -> Result<Self, Error> {
         let sizes = (handle.key_size() as usize, handle.value_size() as usize);
-        if sizes != (size_of::<K>(), size_of::<V>()) {
+        if sizes.0 != size_of::<K>() || sizes.1 < size_of::<V>() {
             let found = format!("keys and values of {} and {} bytes", sizes.0, sizes.1);
             return Err(Error::kernel("cannot use map", name_of(&handle), io::Error::other(found)));
         }
@@ -60,7 +67,9 @@ impl<K: Plain, V: Plain> Map<K, V> {
             })?,
             false => 1,
         };
-        Ok(Self { handle, cpus, types: PhantomData })
+        // The kernel hands per-CPU values over in steps of eight bytes.
+        let stride = if cpus > 1 { sizes.1.next_multiple_of(8) } else { sizes.1 };
+        Ok(Self { handle, cpus, stride, types: PhantomData })
     }
 
     pub(crate) fn name(&self) -> String {
@@ -82,7 +91,7 @@ impl<K: Plain, V: Plain> Map<K, V> {
     /// The value of `key`; not for per-CPU maps.
     pub(crate) fn get(&self, key: &K) -> Result<Option<V>, Error> {
         debug_assert_eq!(self.cpus, 1);
-        let mut value = vec![0u8; size_of::<V>()];
+        let mut value = vec![0u8; self.stride];
         // SAFETY: the kernel reads one key and writes one value; Map::new has compared the sizes.
         let done = unsafe {
             libbpf_sys::bpf_map_lookup_elem(
@@ -106,6 +115,7 @@ impl<K: Plain, V: Plain> Map<K, V> {
         for (key, value) in entries {
             keys.extend_from_slice(key.bytes());
             values.extend_from_slice(value.bytes());
+            values.resize((count + 1) * self.stride, 0);
             count += 1;
             if count == BATCH {
                 self.put_batch(&keys, &values, count)?;
@@ -118,7 +128,7 @@ impl<K: Plain, V: Plain> Map<K, V> {
     }
 
     fn put_batch(&self, keys: &[u8], values: &[u8], count: usize) -> Result<(), Error> {
-        debug_assert_eq!((keys.len(), values.len()), (count * size_of::<K>(), count * size_of::<V>()));
+        debug_assert_eq!((keys.len(), values.len()), (count * size_of::<K>(), count * self.stride));
         if count == 0 {
             return Ok(());
         }
@@ -150,7 +160,7 @@ impl<K: Plain, V: Plain> Map<K, V> {
 
     /// Hands over all entries; those that come or go meanwhile may or may not be among them.
     pub(crate) fn for_each(&self, each: impl FnMut(K, &[V])) -> Result<(), Error> {
-        let entry = size_of::<K>() + size_of::<V>() * self.cpus;
+        let entry = size_of::<K>() + self.stride * self.cpus;
         let batch = (READ_BYTES / entry).clamp(64, BATCH).min(self.max_entries() as usize);
         self.read_from(None, batch, usize::MAX, each)
     }
@@ -162,8 +172,7 @@ impl<K: Plain, V: Plain> Map<K, V> {
         mut limit: usize,
         mut each: impl FnMut(K, &[V]),
     ) -> Result<(), Error> {
-        // The kernel hands per-CPU values over in steps of eight bytes, as are all of ours.
-        let value_size = size_of::<V>() * self.cpus;
+        let value_size = self.stride * self.cpus;
         let mut keys = vec![0u8; batch * size_of::<K>()];
         let mut values = vec![0u8; batch * value_size];
         let mut decoded = Vec::with_capacity(self.cpus);
@@ -209,7 +218,7 @@ impl<K: Plain, V: Plain> Map<K, V> {
             for at in 0..count {
                 decoded.clear();
                 let value = &values[at * value_size..][..value_size];
-                decoded.extend(value.chunks_exact(size_of::<V>()).filter_map(V::read));
+                decoded.extend(value.chunks_exact(self.stride).filter_map(V::read));
                 if let Some(key) = K::read(&keys[at * size_of::<K>()..]) {
                     each(key, &decoded);
                 }

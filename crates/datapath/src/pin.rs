@@ -15,6 +15,9 @@ use crate::abi::ABI_VERSION;
 use crate::environment::{self, Cgroup};
 use crate::{Error, Options};
 
+/// At the end of a draft's name; the kernel allows no dots.
+const DRAFT: &str = "-draft";
+
 /// The folders of one instance.
 #[derive(Clone, Debug)]
 pub(crate) struct Pins {
@@ -32,6 +35,21 @@ impl Pins {
         Ok(Self { root: options.bpffs.join("alize"), instance: name.clone() })
     }
 
+    /// At `folder`, apart from all instances.
+    pub(crate) fn apart(folder: PathBuf) -> Self {
+        Self { root: folder, instance: "apart".into() }
+    }
+
+    /// The instance's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.instance
+    }
+
+    /// Of all instances.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Of all versions.
     pub(crate) fn instance(&self) -> PathBuf {
         self.root.join(&self.instance)
@@ -44,6 +62,19 @@ impl Pins {
 
     pub(crate) fn map(&self, name: &str) -> PathBuf {
         self.folder().join("maps").join(name)
+    }
+
+    pub(crate) fn maps(&self) -> PathBuf {
+        self.folder().join("maps")
+    }
+
+    /// Of a map that is to replace one of the same name, until the programs that use it are in force.
+    pub(crate) fn draft(&self, name: &str) -> PathBuf {
+        self.maps().join(format!("{name}{DRAFT}"))
+    }
+
+    pub(crate) fn is_draft(path: &Path) -> bool {
+        path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(DRAFT))
     }
 
     pub(crate) fn links(&self) -> PathBuf {

@@ -146,7 +146,7 @@ mod tests {
             let Some(bytes) = without_fetch(file.name) else { continue };
             assert!(bytes != file.bytes, "{} is built the same", file.name);
             let old = File { bytes, ..*file };
-            load_object(&old, None, &budgets, &Log::begin(40)).unwrap_or_else(|log| panic!("{log:#?}"));
+            load_object(&old, &budgets, &Log::begin(40)).unwrap_or_else(|log| panic!("{log:#?}"));
             tried += 1;
         }
         assert_eq!(tried, 4);

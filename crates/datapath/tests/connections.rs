@@ -448,3 +448,62 @@ fn the_counters_of_an_open_connection_grow() {
     let again = service_traffic(&data_path, "web");
     assert_eq!((again.bytes_sent, again.bytes_received), (traffic.bytes_sent, traffic.bytes_received));
 }
+
+#[test]
+fn shadow_is_held_against_what_really_happens() {
+    let world = World::new("shadow-outcomes");
+    let mut data_path = world.open();
+    let servers = [TcpServer::start("127.0.0.1:0"), TcpServer::start("127.0.0.1:0")];
+    let real = TcpServer::start("127.77.0.1:0");
+    let at = real.address.to_string();
+    let addresses = servers.each_ref().map(|server| server.address);
+    let text = |mode: &str, endpoints: &[std::net::SocketAddr]| {
+        service("web", &at, &format!("balance: round-robin, mode: {mode},"), endpoints)
+    };
+    apply(&mut data_path, &text("observe", &addresses));
+    dial(&at).unwrap();
+    apply(&mut data_path, &text("shadow", &addresses));
+    let number = data_path.service_id("web").unwrap();
+    for _ in 0..6 {
+        assert_eq!(dial(&at).unwrap().1, real.address);
+    }
+    let counters = data_path.counters().unwrap();
+    let seen = counters.shadow[&number];
+    assert_eq!(
+        (seen.connections, seen.established, seen.failures),
+        (6, 6, [0; 6]),
+        "those of observe are not in it"
+    );
+    for endpoint in data_path.endpoints(number) {
+        assert_eq!(counters.would[&endpoint.id], 3, "round robin over two");
+        assert!(!counters.endpoints.contains_key(&endpoint.id), "nothing was sent there");
+    }
+
+    // Nobody listens any more where clients dial; and no endpoint is left: both are counted.
+    drop(real);
+    apply(&mut data_path, &text("shadow", &[]));
+    world::eventually("nobody listens", || {
+        dial(&at).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+    });
+    let counters = data_path.counters().unwrap();
+    let (seen, decisions) = (counters.shadow[&number], counters.services[&number].1);
+    assert!(seen.failures[alize_datapath::Failure::Refused as usize] >= 1, "{seen:?}");
+    // The server dialled itself once, to end.
+    assert_eq!(decisions.would_balance, 7);
+    assert_eq!(decisions.would_refuse[0], seen.connections - 7);
+    let mut told = 0;
+    data_path
+        .drain_events(&mut |event| {
+            if let alize_datapath::KernelEventKind::WouldRefuse(alize_datapath::Refusal::NoEndpoint) =
+                event.what
+            {
+                told += 1;
+            }
+        })
+        .unwrap();
+    assert_eq!(told, decisions.would_refuse[0], "each is told at once");
+
+    apply(&mut data_path, &text("enforce", &addresses));
+    dial(&at).unwrap();
+    assert_eq!(data_path.counters().unwrap().shadow[&number], seen, "enforce is not in it");
+}

@@ -14,7 +14,7 @@ use std::time::Duration;
 use alize_datapath::DataPath;
 use alize_datapath::http::{Armed, Event, Rest, Router, RouterOptions, Slot, netns_cookie};
 use alize_model::Snapshot;
-use world::{World, eventually, snapshot};
+use world::{World, snapshot};
 
 /// An HTTP server that answers every request with its own name, the request's target and the length of its body.
 struct Server {

@@ -183,6 +183,12 @@ pub struct ServiceStatus {
     /// Its routes, in the order of the file; empty for a service that speaks no HTTP.
     #[serde(default)]
     pub routes: Vec<RouteStatus>,
+    /// In mode `shadow`: what really became of these connections.
+    #[serde(default)]
+    pub shadow_seen: ShadowSeen,
+    /// The mode was set by hand (`POST /v1/mode`) and holds in place of the file's.
+    #[serde(default)]
+    pub mode_override: Option<ModeOverride>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointStatus>,
 }
@@ -246,8 +252,74 @@ pub struct EndpointStatus {
     pub state: String,
     /// Why it is in that state, where there is a reason beyond the file.
     pub reason: Option<String>,
+    /// In mode `shadow`: connections that it would have got.
+    #[serde(default)]
+    pub would: u64,
     /// Its counters.
     pub traffic: Traffic,
+}
+
+/// What became of connections while their service was in mode `shadow`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ShadowSeen {
+    /// Connections (TCP) or flows (UDP).
+    pub connections: u64,
+    /// TCP connections that were established.
+    pub established: u64,
+    /// Failed connects, by reason, as in [`Traffic`].
+    pub failures: BTreeMap<String, u64>,
+}
+
+/// A mode that holds in place of the file's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ModeOverride {
+    /// The mode in force.
+    pub mode: Mode,
+    /// What the file says.
+    pub declared: Mode,
+    /// When it was set.
+    pub since: f64,
+    /// When the file's holds again; never when absent.
+    pub until: Option<f64>,
+}
+
+/// Answer to `POST /v1/upgrade` and `POST /v1/rollback`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Upgraded {
+    /// Version and the beginning of the digest of what ran before.
+    pub from: Vec<String>,
+    /// Version of what runs now.
+    pub version: String,
+    /// SHA-256 of its manifest.
+    pub digest: String,
+    /// How it came about.
+    pub steps: Vec<UpgradeStep>,
+}
+
+/// A step of an upgrade.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UpgradeStep {
+    /// `plan`, `load`, `self-test`, `carry-over`, `note`, `switch` or `pins`.
+    pub name: String,
+    /// What was done.
+    pub done: String,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+}
+
+/// Answer to `POST /v1/mode`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ModeChange {
+    /// Its name.
+    pub service: String,
+    /// The mode in force now.
+    pub mode: Mode,
+    /// The mode before.
+    pub before: Mode,
+    /// What the file says.
+    pub declared: Mode,
+    /// When the file's holds again, if this one ends.
+    pub until: Option<f64>,
 }
 
 /// Something that changed, `GET /v1/events` (one JSON object a line).
@@ -255,7 +327,7 @@ pub struct EndpointStatus {
 pub struct Event {
     /// Seconds since the Unix epoch.
     pub time: f64,
-    /// `config`, `health`, `ejection`, `endpoint`, `connect-failed`, `refused` or `agent`.
+    /// `config`, `health`, `ejection`, `endpoint`, `connect-failed`, `refused`, `would-refuse` (mode `shadow`) or `agent`.
     pub kind: String,
     /// The service concerned.
     pub service: Option<String>,

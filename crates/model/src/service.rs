@@ -309,6 +309,15 @@ impl Snapshot {
         self
     }
 
+    /// The same state, with the mode that `mode` gives for a service in place of its own.
+    pub fn with_modes(&self, mode: impl Fn(&Service) -> Option<Mode>) -> Self {
+        let services = self.services.iter().map(|service| match mode(service) {
+            Some(mode) if mode != service.mode => Arc::new(Service { mode, ..Service::clone(service) }),
+            _ => Arc::clone(service),
+        });
+        Self { services: services.collect() }
+    }
+
     /// What the kernel may route alone of a service of this snapshot; `None` for one that speaks no HTTP.
     pub fn kernel_table(&self, service: &Service) -> Option<KernelTable> {
         let elsewhere = |name: &ServiceName| self.get(name.as_str())?.http.as_ref()?.proxy_reason();
@@ -364,6 +373,9 @@ mod tests {
         };
         let earlier = snapshot(80);
         let later = snapshot(81);
+        let watched = later.with_modes(|service| (service.name.as_str() == "b").then_some(Mode::Observe));
+        assert_eq!(watched.get("b").map(|service| service.mode), Some(Mode::Observe));
+        assert!(Arc::ptr_eq(&watched.services()[0], &later.services()[0]));
         let shared = later.clone().sharing(&earlier);
         assert_eq!(shared, later, "the state is the same");
         assert!(Arc::ptr_eq(&shared.services()[0], &earlier.services()[0]));

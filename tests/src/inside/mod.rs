@@ -3,6 +3,7 @@
 mod connect;
 mod datagram;
 mod dial;
+mod download;
 mod enter;
 mod hold;
 mod serve;
@@ -28,6 +29,8 @@ pub enum Command {
     Connect(connect::Connect),
     /// Connect until standard input ends; tell what was seen since the last time at each line of it
     Stream(stream::Stream),
+    /// Send a megabyte again and again, and compare what is echoed, until standard input ends
+    Download(download::Download),
     /// Open connections and keep them; ask over each at each line of standard input
     Hold(hold::Hold),
     /// Send datagrams and tell who answered from where
@@ -44,6 +47,7 @@ impl Command {
             Command::Serve(serve) => serve.run(),
             Command::Connect(connect) => connect.run(),
             Command::Stream(stream) => stream.run(),
+            Command::Download(download) => download.run(),
             Command::Hold(hold) => hold.run(),
             Command::Datagram(datagram) => datagram.run(),
             Command::Sweep => crate::leftovers::sweep(),

@@ -56,7 +56,7 @@ impl Stream {
     }
 }
 
-fn take(seen: &Mutex<Tally>) -> Tally {
+pub(super) fn take(seen: &Mutex<Tally>) -> Tally {
     seen.lock().map(|mut seen| std::mem::take(&mut *seen)).unwrap_or_default()
 }
 

@@ -100,7 +100,12 @@ impl Mesh {
         let known = self.snapshot.services().iter().filter_map(|service| {
             let id = self.datapath.service_id(service.name.as_str())?;
             let endpoints = self.datapath.endpoints(id);
-            Some(ScrapedService::new(service.name.clone(), id, Some(Arc::clone(service)), endpoints))
+            let declared =
+                self.declared.get(service.name.as_str()).map_or(service.mode, |declared| declared.mode);
+            let mut scraped =
+                ScrapedService::new(service.name.clone(), id, Some(Arc::clone(service)), endpoints);
+            scraped.mode_override = self.modes.status(service.name.as_str(), declared);
+            Some(scraped)
         });
         let mut services: Vec<_> = known.collect();
         for ((name, address), reason) in &self.reasons {

@@ -95,6 +95,16 @@ fn in_words(what: KernelEventKind) -> (Kind, &'static str) {
             };
             (Kind::ConnectFailed, message)
         }
+        KernelEventKind::WouldRefuse(refusal) => {
+            let message = match refusal {
+                Refusal::NoEndpoint => "enforce would refuse this: no endpoint is usable",
+                Refusal::NoProxy => "enforce would refuse this: its rules need the proxy, and none listens",
+                Refusal::Stale => {
+                    "enforce would refuse this: the kernel's tables name an endpoint that does not exist"
+                }
+            };
+            (Kind::WouldRefuse, message)
+        }
         KernelEventKind::Refused(refusal) => {
             let message = match refusal {
                 Refusal::NoEndpoint => "refused: no endpoint is usable",

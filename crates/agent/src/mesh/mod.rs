@@ -6,6 +6,8 @@ mod answers;
 mod availability;
 mod kernel;
 mod proxied;
+mod modes;
+mod programs;
 
 use std::collections::HashMap;
 use std::io;
@@ -27,10 +29,13 @@ use crate::flood::Flood;
 use crate::health::Checks;
 use crate::kept::{Keep, Kept, Origin};
 use crate::proxy::Wanted;
+use crate::modes as modes_kept;
+use crate::modes::Modes;
 use crate::scrape::Scrape;
 use crate::source::{self, Identity, Text, Unreadable, host_facts, refusal, text_of};
 use crate::{Error, Options, notify};
 
+pub(crate) use self::modes::ModeRefused;
 use availability::{resumed, still_meant, unavailable_in_kernel};
 
 /// Changes of endpoints that are told one by one after a reload.
@@ -42,7 +47,12 @@ pub(crate) struct Mesh {
     started: f64,
     opened: Opened,
     datapath: DataPath,
+    /// What the file says.
+    declared: Snapshot,
+    /// What is in force: with the modes that were set by hand.
     snapshot: Snapshot,
+    modes: Modes,
+    kept_modes: modes_kept::Kept,
     config: ConfigStatus,
     keep: Keep,
     /// Of the watched file when it was last read.
@@ -71,6 +81,9 @@ pub(crate) struct Mesh {
     trimmed_at: Instant,
 }
 
+/// Service, endpoint, and what changed.
+type EndpointChange = (ServiceName, SocketAddr, &'static str);
+
 /// Why a state was not taken; what was in force still is.
 #[derive(Debug)]
 pub(crate) enum Rejected {
@@ -85,7 +98,7 @@ pub(crate) enum Rejected {
 impl Mesh {
     /// Opens the data path; nothing is in force yet but what was adopted.
     pub(crate) fn open(options: Arc<Options>) -> Result<Self, Error> {
-        let (datapath, opened) = DataPath::open(&options.datapath)?;
+        let (datapath, opened) = programs::open(&options)?;
         let adopted = matches!(opened, Opened::Adopted { .. });
         let config = ConfigStatus {
             file: options.config.as_ref().map(|path| path.display().to_string()),
@@ -98,7 +111,10 @@ impl Mesh {
             opened,
             datapath,
             adopted_unavailable,
+            declared: Snapshot::default(),
             snapshot: Snapshot::default(),
+            modes: Modes::default(),
+            kept_modes: modes_kept::Kept::new(&options.datapath.run_dir, &options.datapath.instance),
             config,
             keep: Keep::new(&options.datapath.run_dir, &options.datapath.instance),
             seen: None,
@@ -125,6 +141,7 @@ impl Mesh {
     /// A file that is wrong ends a fresh start; beside an adopted data path the adopted state goes on.
     pub(crate) fn load_first(&mut self) -> Result<(), Error> {
         let adopted = matches!(self.opened, Opened::Adopted { .. });
+        self.resume_modes(adopted);
         // Without pins the host was restarted or unloaded: then the file counts, whatever was applied before.
         let kept = if adopted { self.keep.read() } else { None };
         let config = self.options.config.clone();
@@ -237,22 +254,11 @@ impl Mesh {
         let source_text = Source { name: &origin.name, text };
         let (snapshot, warnings) = alize_model::parse(source_text, &self.datapath.budgets(), &host_facts())
             .map_err(|diagnostics| Rejected::Text(diagnostics.0))?;
-        let snapshot = snapshot.sharing(&self.snapshot);
+        let declared = snapshot.sharing(&self.declared);
+        let snapshot = self.modes.laid_over(&declared).sharing(&self.snapshot);
         let parsed = began.elapsed();
-        let mut unavailable = still_meant(&self.unavailable, &snapshot);
-        let resumed = resumed(&self.adopted_unavailable, &snapshot);
-        unavailable.extend(resumed.iter().cloned());
-        let desired = Desired { snapshot: &snapshot, unavailable: &unavailable };
-        let applied = self.datapath.apply(desired).map_err(Rejected::Kernel)?;
-        self.unavailable = unavailable;
-        self.unwritten = false;
-        let changes = endpoint_changes(&self.snapshot, &snapshot);
-        self.snapshot = snapshot;
-        self.checks.reload(&self.snapshot, Instant::now());
-        self.ejections.reload(&self.snapshot);
-        self.resume(resumed);
-        self.review_availability();
-        self.tell_proxy();
+        let (applied, changes) = self.put(snapshot).map_err(Rejected::Kernel)?;
+        self.declared = declared;
         self.config.generation += 1;
         self.config.source = source.to_owned();
         self.config.applied = Some(unix_time());
@@ -274,6 +280,27 @@ impl Mesh {
             seconds: applied.elapsed.as_secs_f64(),
             warnings,
         })
+    }
+
+    /// Writes `snapshot` to the kernel; on success it is what is in force.
+    fn put(
+        &mut self,
+        snapshot: Snapshot,
+    ) -> Result<(alize_datapath::Applied, Vec<EndpointChange>), alize_datapath::Error> {
+        let mut unavailable = still_meant(&self.unavailable, &snapshot);
+        let resumed = resumed(&self.adopted_unavailable, &snapshot);
+        unavailable.extend(resumed.iter().cloned());
+        let desired = Desired { snapshot: &snapshot, unavailable: &unavailable };
+        let applied = self.datapath.apply(desired)?;
+        self.unavailable = unavailable;
+        self.unwritten = false;
+        let changes = endpoint_changes(&self.snapshot, &snapshot);
+        self.snapshot = snapshot;
+        self.checks.reload(&self.snapshot, Instant::now());
+        self.ejections.reload(&self.snapshot);
+        self.resume(resumed);
+        self.review_availability();
+        Ok((applied, changes))
     }
 
     fn keep_text(&mut self, text: &str, origin: &Origin) {
@@ -301,7 +328,7 @@ impl Mesh {
         self.events.tell(Kind::Config, message);
     }
 
-    fn tell_changes(&mut self, changes: &[(ServiceName, SocketAddr, &'static str)]) {
+    fn tell_changes(&mut self, changes: &[EndpointChange]) {
         for (service, address, what) in changes.iter().take(CHANGES_TOLD) {
             self.events.tell_endpoint(Kind::Endpoint, service, *address, (*what).to_owned());
         }

@@ -198,6 +198,28 @@ pub(super) const FAMILIES: &[Family] = &[
             }
         },
     ),
+    service(
+        "alize_shadow_connections",
+        Kind::Counter,
+        "Connections of a service in mode shadow, by what really became of them: opened, established, or why they failed.",
+        |view, out| {
+            let opened = [("opened", view.shadow.connections), ("established", view.shadow.established)];
+            let failed = FAILURES.into_iter().zip(view.shadow.failures);
+            for (outcome, count) in opened.into_iter().chain(failed).filter(|(_, count)| *count > 0) {
+                out.add(&[("service", &view.service.name), ("outcome", &outcome)], count);
+            }
+        },
+    ),
+    endpoint(
+        "alize_endpoint_shadow_connections",
+        Kind::Counter,
+        "Connections that the endpoint would have got in mode shadow; absent until the first.",
+        |view, out| {
+            if view.would > 0 {
+                out.add(&view.labels(), view.would);
+            }
+        },
+    ),
     endpoint(
         "alize_endpoint_state",
         Kind::Gauge,

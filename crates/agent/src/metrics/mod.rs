@@ -15,7 +15,7 @@ use crate::observer::{DurationLabels, HttpTraffic};
 use crate::process::Process;
 use crate::routes::Counted;
 use crate::scrape::{Scrape, ScrapedService};
-use alize_datapath::{Decisions, LiveEndpoint, Traffic};
+use alize_datapath::{Decisions, LiveEndpoint, Outcomes, Traffic};
 use alize_model::control::ServiceCounters;
 
 use families::FAMILIES;
@@ -142,7 +142,12 @@ impl Rendering {
                     self.service += 1;
                     service.endpoints.iter().for_each(|live| {
                         samples(
-                            &EndpointView { service, live, traffic: scrape.traffic_of_endpoint(live) },
+                            &EndpointView {
+                                service,
+                                live,
+                                traffic: scrape.traffic_of_endpoint(live),
+                                would: scrape.counters.would.get(&live.id).copied().unwrap_or(0),
+                            },
                             &mut out,
                         );
                     });
@@ -195,12 +200,13 @@ struct ServiceView<'a> {
     service: &'a ScrapedService,
     traffic: Traffic,
     decisions: Decisions,
+    shadow: Outcomes,
 }
 
 impl<'a> ServiceView<'a> {
     fn new(scrape: &Scrape, service: &'a ScrapedService) -> Self {
         let (traffic, decisions) = scrape.traffic_of(service);
-        Self { service, traffic, decisions }
+        Self { service, traffic, decisions, shadow: scrape.shadow_of(service) }
     }
 }
 
@@ -215,6 +221,8 @@ struct EndpointView<'a> {
     live: &'a LiveEndpoint,
     /// None when nobody was ever sent there: then only what is always known is written.
     traffic: Option<&'a Traffic>,
+    /// Connections that it would have got in mode shadow.
+    would: u64,
 }
 
 impl Family {

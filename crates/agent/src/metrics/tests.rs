@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use alize_datapath::{Counters, LiveState, Unavailable};
+use alize_datapath::{Counters, LiveState, Outcomes, Unavailable};
 use alize_model::api::{ConfigStatus, Conformance, ConformanceCheck, Program, Status};
 use alize_model::{Budgets, HostFacts, Source};
 
@@ -51,9 +51,12 @@ fn scrape(services: usize) -> Arc<Scrape> {
             rtt_samples: 3,
             ..Traffic::default()
         };
-        let decisions = Decisions { refused: [4, 0], would_balance: 2, ..Decisions::default() };
+        let decisions = Decisions { refused: [4, 0, 0], would_balance: 2, ..Decisions::default() };
         counters.services.insert(id, (traffic, decisions));
         counters.endpoints.insert(id * 3, traffic);
+        let failures = [0, 3, 0, 0, 0, 0];
+        counters.shadow.insert(id, Outcomes { connections: 9, established: 6, failures });
+        counters.would.insert(id * 3, 2);
     }
     Arc::new(Scrape {
         taken: Instant::now(),
@@ -212,6 +215,9 @@ fn samples_say_what_was_counted() {
         "alize_service_connect_failures_total{service=\"team/svc-0\",reason=\"unreachable\"} 2",
         "alize_service_refused_total{service=\"team/svc-1\",reason=\"no-endpoint\"} 4",
         "alize_shadow_decisions_total{service=\"team/svc-1\",verdict=\"balanced\"} 2",
+        "alize_shadow_connections_total{service=\"team/svc-1\",outcome=\"opened\"} 9",
+        "alize_shadow_connections_total{service=\"team/svc-1\",outcome=\"timeout\"} 3",
+        "alize_endpoint_shadow_connections_total{service=\"team/svc-0\",endpoint=\"192.0.2.1:80\"} 2",
         "alize_endpoint_connections_total{service=\"team/svc-0\",endpoint=\"192.0.2.1:80\"} 7",
         "alize_endpoint_connections_total{service=\"team/svc-0\",endpoint=\"[fd00::1]:80\"} 0",
         "alize_endpoint_state{service=\"team/svc-0\",endpoint=\"192.0.2.3:80\",state=\"ejected\"} 1",

@@ -194,6 +194,7 @@ pub(crate) enum Command {
         "sudo alize programs"
         "sudo alize programs --stats              runs, time of a run, share of a CPU, in one second"
         "sudo alize programs connect4 --stats 10"
+        "sudo alize programs --versions           which version runs, who loaded it when, what is kept"
         "sudo alize programs connect4 --dump xlated    instructions with their lines of C, by bpftool"
         "sudo alize programs -o json | jq '.maps[] | {{name, used, limit}}'"
     ))]
@@ -213,6 +214,38 @@ pub(crate) enum Command {
         "sudo alize doctor -o json | jq '.findings[] | select(.state == \"off\") | .name'"
     ))]
     Doctor(DoctorArgs),
+    /// How far the mesh goes with a service: changed at once, beside the file
+    ///
+    /// `observe` only counts, `shadow` decides and counts what it would have done, `enforce` does it; `file` gives the word
+    /// back to the file. It holds for all connects from now on, also after a restart of the agent, whatever the file says,
+    /// until it is set again or its time is over; `alize unload` ends it. Without SERVICE: what is set by hand.
+    #[command(after_help = examples!(
+        "alize mode web shadow"
+        "alize mode web observe               back, at once"
+        "alize mode web enforce --until 10min   try it; then the file holds again"
+        "alize mode web file                  the file decides again"
+        "alize mode                           what is set by hand"
+    ))]
+    Mode(ModeArgs),
+    /// Mode shadow: what enforce would have done
+    #[command(subcommand, after_help = examples!(
+        "alize shadow report"
+        "alize shadow report web -o json"
+    ))]
+    Shadow(ShadowCommand),
+    /// What would come of a connect, and why, step by step
+    ///
+    /// Walks the way that the kernel would take with its very tables: is the caller meshed, which service has the address,
+    /// what does its mode say, affinity, balance, which endpoints are left out and why, what connect() gets and with what
+    /// odds. Asks the kernel by the pins of the instance, so it works without an agent. Nothing is dialled. Needs root.
+    #[command(after_help = examples!(
+        "sudo alize explain --from 4711 --to 10.96.0.10:80          for process 4711"
+        "sudo alize explain --from nginx.service --to web           for a unit; the first address of service web"
+        "sudo alize explain --from /system.slice --to [fd00::10]:53 --udp"
+        "sudo alize explain --from 4711 --to shop --http 'GET /cart?x=1' -H 'x-beta: 1'    which route, and why not the others"
+        "sudo alize explain --from 4711 --to web -o json | jq .outcome"
+    ))]
+    Explain(ExplainArgs),
     /// Every HTTP request as it ends: who asked whom, what came of it, how long it took
     ///
     /// Seen by the kernel, for all processes in the meshed cgroups; nothing has to be changed or restarted, and nothing
@@ -268,6 +301,35 @@ pub(crate) enum Command {
         "sudo alize bench -o json | jq '.targets[] | select(.outcome == \"missed\")'"
     ))]
     Bench(Box<alize_bench::http::Arguments>),
+    /// Put other kernel programs in force, under load and without an interruption
+    ///
+    /// Those of BUNDLE, or those in this binary. They are loaded and verified beside the ones that run, tried by real connects in
+    /// a cgroup of their own, and then switched, each hook in one step; every step is named. If one fails, what ran goes on. By
+    /// the agent if one runs (its own keys decide whom it trusts), else by this command as root.
+    #[command(after_help = examples!(
+        "sudo alize upgrade                     the programs in this binary"
+        "sudo alize upgrade alize-0.2.bundle    signed by a key in /etc/alize/keys"
+        "sudo alize programs --versions         what runs, and what is kept for the way back"
+        "sudo alize rollback                    what ran before"
+    ))]
+    Upgrade(UpgradeArgs),
+    /// Put kernel programs in force that were so before
+    ///
+    /// The same way as `upgrade`, at any time, also after one that failed.
+    #[command(after_help = examples!(
+        "sudo alize rollback"
+        "sudo alize rollback 0.1.0"
+        "sudo alize rollback 93513240d459    by the beginning of its digest"
+    ))]
+    Rollback(RollbackArgs),
+    /// Bundles of kernel programs: make, sign, verify, look at
+    #[command(subcommand, after_help = examples!(
+        "alize bundle key release.key"
+        "alize bundle build alize.bundle && alize bundle sign alize.bundle --key release.key"
+        "alize bundle verify alize.bundle --keys /etc/alize/keys"
+        "alize bundle inspect"
+    ))]
+    Bundle(BundleCommand),
     /// Remove every program, link, map and pin from the kernel
     ///
     /// Running connections go on. Refused while the agent runs: stop it first.
@@ -349,6 +411,11 @@ pub(crate) struct AgentArgs {
     /// Form of the log on standard error
     #[arg(long, value_name = "FORM", default_value = "text")]
     pub(crate) log_format: LogFormat,
+    /// Load the kernel programs of this bundle, not those in this binary or chosen by `alize upgrade`
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) bundle: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) bundles: BundleArgs,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
     #[command(flatten)]
@@ -373,6 +440,35 @@ pub(crate) struct ProxyArgs {
     pub(crate) place: PlaceArgs,
 }
 
+/// Bundles of kernel programs.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Bundles")]
+pub(crate) struct BundleArgs {
+    /// Folder of public keys (*.pub) whose bundles are taken
+    #[arg(long, value_name = "DIR", default_value = "/etc/alize/keys", value_hint = ValueHint::DirPath)]
+    pub(crate) keys: PathBuf,
+    /// Also take a bundle that is not signed, or by another key; one that was altered is refused all the same
+    #[arg(long)]
+    pub(crate) allow_unsigned: bool,
+    /// Folder where bundles that were in force are kept, for `alize rollback`
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/alize/bundles", value_hint = ValueHint::DirPath)]
+    pub(crate) bundles: PathBuf,
+    /// How many
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) keep_bundles: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpgradeArgs {
+    /// The bundle; the programs in this binary without
+    #[arg(value_name = "BUNDLE", value_hint = ValueHint::FilePath)]
+    pub(crate) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) bundles: BundleArgs,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+}
+
 /// Whether the agent starts a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum StartProxy {
@@ -380,6 +476,89 @@ pub(crate) enum StartProxy {
     Auto,
     /// Never: HTTP is balanced for each connection
     Off,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RollbackArgs {
+    /// A version, or the beginning of a digest [default: what was in force before]
+    #[arg(value_name = "VERSION")]
+    pub(crate) version: Option<String>,
+    #[command(flatten)]
+    pub(crate) bundles: BundleArgs,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BundleCommand {
+    /// Make a key: FILE, and FILE.pub for those who are to trust it
+    #[command(after_help = examples!("alize bundle key release.key && sudo cp release.key.pub /etc/alize/keys/"))]
+    Key(KeyArgs),
+    /// Make a bundle of the objects NAME.bpf.o in a folder, or of those in this binary
+    #[command(after_help = examples!(
+        "alize bundle build alize.bundle"
+        "alize bundle build next.bundle --objects out/ --bundle-version 0.2.0 --build \"$(git describe)\""
+    ))]
+    Build(BuildArgs),
+    /// Sign a bundle, in place
+    #[command(after_help = examples!("alize bundle sign alize.bundle --key release.key"))]
+    Sign(SignArgs),
+    /// Is it whole, and signed by somebody who is trusted
+    #[command(after_help = examples!("alize bundle verify alize.bundle --keys /etc/alize/keys"))]
+    Verify(VerifyArgs),
+    /// What is in a bundle, or in this binary
+    #[command(after_help = examples!("alize bundle inspect" "alize bundle inspect alize.bundle -o json | jq .maps"))]
+    Inspect(InspectArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeyArgs {
+    /// The secret key's file; must not exist
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BuildArgs {
+    /// The bundle to be written
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    /// Folder of the objects
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) objects: Option<PathBuf>,
+    /// Its version
+    #[arg(long, value_name = "VERSION", default_value = env!("CARGO_PKG_VERSION"))]
+    pub(crate) bundle_version: String,
+    /// What it is built from, in your words
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub(crate) build: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SignArgs {
+    /// The bundle
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    /// The secret key
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) key: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The bundle
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    /// Folder of public keys (*.pub)
+    #[arg(long, value_name = "DIR", default_value = "/etc/alize/keys", value_hint = ValueHint::DirPath)]
+    pub(crate) keys: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// The bundle; that of this binary without
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) file: Option<PathBuf>,
 }
 
 /// Where things are kept.
@@ -473,12 +652,85 @@ pub(crate) struct ProgramsArgs {
     /// Turn the kernel's run-time statistics on for SECONDS (1 when not given) and show what programs cost
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = interval)]
     pub(crate) stats: Option<Duration>,
+    /// Show which bundles the programs in force are of, and which are kept for `alize rollback`
+    #[arg(long, conflicts_with_all = ["program", "stats", "dump"])]
+    pub(crate) versions: bool,
+    /// With --versions: where bundles are kept
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/alize/bundles", value_hint = ValueHint::DirPath)]
+    pub(crate) bundles: PathBuf,
     /// Print the instructions of PROGRAM: as the kernel has rewritten them, or as machine code
     #[arg(long, value_name = "FORM", requires = "program", conflicts_with = "stats")]
     pub(crate) dump: Option<Dump>,
     /// Mount point of bpffs; programs, links and maps are pinned below it
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf", value_hint = ValueHint::DirPath)]
     pub(crate) bpffs: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ModeArgs {
+    /// The service
+    #[arg(value_name = "SERVICE")]
+    pub(crate) service: Option<String>,
+    /// The mode, or `file` for what the file says
+    #[arg(value_name = "MODE", requires = "service")]
+    pub(crate) mode: Option<ModeWord>,
+    /// For how long, then the file holds again: 30s, 10min, 2h
+    #[arg(long, visible_alias = "for", value_name = "TIME", value_parser = duration, requires = "mode")]
+    pub(crate) until: Option<Duration>,
+}
+
+/// Modes, as a person says them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ModeWord {
+    /// Only look
+    Observe,
+    /// Decide and count, change nothing
+    Shadow,
+    /// Do it
+    Enforce,
+    /// What the file says
+    File,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ShadowCommand {
+    /// What really happened in mode shadow beside what enforce would have done, with a verdict for each service
+    ///
+    /// Counts since the service's maps were made, of connections of mode shadow alone.
+    #[command(after_help = examples!(
+        "alize shadow report"
+        "alize shadow report web"
+        "alize shadow report -o json | jq '.[] | select(.readiness != \"ready\") | .verdict'"
+    ))]
+    Report(ShadowArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShadowArgs {
+    /// Only this service
+    #[arg(value_name = "SERVICE")]
+    pub(crate) service: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// Who dials: a process id, the name of a systemd unit, or the path of a cgroup
+    #[arg(long, value_name = "PID|UNIT|CGROUP")]
+    pub(crate) from: String,
+    /// What is dialled: ADDRESS:PORT, or the name of a service for its first address
+    #[arg(long, value_name = "ADDRESS|SERVICE")]
+    pub(crate) to: String,
+    /// Over UDP, not TCP
+    #[arg(long)]
+    pub(crate) udp: bool,
+    /// Also which route a request has, rule by rule, and whether kernel or proxy takes it; of `protocol: http`
+    #[arg(long, value_name = "'METHOD /PATH'", conflicts_with = "udp")]
+    pub(crate) http: Option<String>,
+    /// A field of that request; may be given several times
+    #[arg(short = 'H', long = "header", value_name = "'NAME: VALUE'", requires = "http")]
+    pub(crate) headers: Vec<String>,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
 }
 
 #[derive(Debug, Args)]
@@ -696,9 +948,9 @@ fn sample(text: &str) -> Result<u32, String> {
     number.filter(|number| *number > 0).ok_or_else(|| "expected one of so many, such as 1/100".into())
 }
 
-/// `500us`, `10ms`, `1.5s`, `2min`.
+/// `500us`, `10ms`, `1.5s`, `2min`, `1h`.
 fn duration(text: &str) -> Result<Duration, String> {
-    let form = || "expected a number and its unit, such as 500us, 10ms, 1.5s or 2min".to_owned();
+    let form = || "expected a number and its unit, such as 500us, 10ms, 1.5s, 2min or 1h".to_owned();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(form)?;
     let (number, unit) = text.split_at(digits);
     let unit = match unit {
@@ -706,6 +958,7 @@ fn duration(text: &str) -> Result<Duration, String> {
         "ms" => 1e-3,
         "s" => 1.0,
         "min" | "m" => 60.0,
+        "h" => 3600.0,
         _ => return Err(form()),
     };
     let seconds = number.parse::<f64>().map_err(|_| form())? * unit;
@@ -769,7 +1022,7 @@ mod tests {
     fn times_have_units() {
         assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
         assert_eq!(duration("500us"), Ok(Duration::from_micros(500)));
-        for bad in ["", "10", "ms", "-1s", "1h", "1.2.3s", "1e999s", "9999999999999999999999s"] {
+        for bad in ["", "10", "ms", "-1s", "1d", "1.2.3s", "1e999s", "9999999999999999999999s"] {
             assert!(duration(bad).is_err(), "{bad:?}");
         }
         assert!(watching("1ms").is_err() && watching("61min").is_err() && watching("5s").is_ok());

@@ -4,12 +4,16 @@ pub(crate) mod args;
 
 mod apply;
 mod bench;
+mod bundle;
+mod caller;
 mod check;
 mod doctor;
 mod endpoints;
+mod explain;
 mod live;
 mod map;
 mod notes;
+mod mode;
 mod programs;
 mod proxy;
 #[cfg(test)]
@@ -17,6 +21,7 @@ mod reference;
 mod routes;
 mod run;
 mod services;
+mod shadow;
 mod shell;
 mod status;
 mod surroundings;
@@ -24,6 +29,8 @@ mod top;
 mod trace;
 mod traffic;
 mod unload;
+mod upgrade;
+mod versions;
 mod watch;
 
 use std::future::Future;
@@ -32,7 +39,7 @@ use std::path::{Path, PathBuf};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::Output;
-use args::{Cli, Command, Global};
+use args::{Cli, Command, Global, ShadowCommand};
 
 /// Does what the command line says.
 pub(crate) fn dispatch(cli: Cli, output: Output) -> Result<(), Failure> {
@@ -49,6 +56,14 @@ pub(crate) fn dispatch(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Watch(args) => block_on(watch::watch(&client(&global), args, output)),
         Command::Doctor(args) => doctor::doctor(&global, args, output),
         Command::Programs(args) => programs::programs(&global, args, output),
+        Command::Mode(args) => block_on(mode::mode(&client(&global), args, output)),
+        Command::Shadow(ShadowCommand::Report(args)) => {
+            block_on(shadow::report(&client(&global), args, output))
+        }
+        Command::Explain(args) => explain::explain(&global, args, output),
+        Command::Upgrade(args) => upgrade::upgrade(&global, args, output),
+        Command::Rollback(args) => upgrade::rollback(&global, args, output),
+        Command::Bundle(command) => bundle::bundle(command, output),
         Command::Trace(args) => block_on(trace::trace(&client(&global), *args, output)),
         Command::Map(args) => block_on(map::map(&client(&global), args, output)),
         Command::Top(args) => block_on(top::top(&client(&global), &args, output)),

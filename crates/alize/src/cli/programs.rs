@@ -64,6 +64,9 @@ pub(crate) fn programs(global: &Global, args: ProgramsArgs, output: Output) -> R
         cgroups: Vec::new(),
         budgets: Budgets::default(),
     };
+    if args.versions {
+        return super::versions::versions(&options, &args.bundles, output);
+    }
     let mut inspection = inspect::inspect(&options)?;
     if let Some(name) = &args.program {
         keep_only(&mut inspection, name)?;

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use alize_agent::{Options, Ready};
+use alize_agent::{Bundles, Options, Ready};
 use alize_datapath::Opened;
+use alize_datapath::bundle::Trust;
 use tracing::{info, warn};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
@@ -44,6 +45,12 @@ fn options(global: &Global, args: AgentArgs, file: PathBuf) -> Result<Options, F
         cgroups,
         budgets: args.budgets.budgets(),
     };
+    let bundles = Bundles {
+        file: args.bundle,
+        folder: Some(args.bundles.bundles),
+        keep: args.bundles.keep_bundles,
+        trust: Trust::of_folder(&args.bundles.keys, args.bundles.allow_unsigned)?,
+    };
     // Others ask for the file by the name that the agent tells, wherever they are.
     let file = std::path::absolute(&file).unwrap_or(file);
     let proxy = match args.proxy {
@@ -59,6 +66,7 @@ fn options(global: &Global, args: AgentArgs, file: PathBuf) -> Result<Options, F
         proxy,
         path_templates: args.path_templates,
         otlp: args.otlp,
+        bundles,
         ..options
     })
 }

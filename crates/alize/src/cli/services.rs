@@ -16,7 +16,7 @@ use crate::output::Output;
 use crate::style::{Paint, Tone};
 use crate::table::Align::{Left, Right};
 use crate::table::{Cell, Table};
-use crate::units::{age, bytes, count, rate, seconds};
+use crate::units::{age, bytes, count, rate, seconds, utc};
 
 /// All services, or the one that was named.
 #[derive(Serialize)]
@@ -134,7 +134,7 @@ fn detail(service: &ServiceStatus, view: &View<'_>, paint: Paint, width: Option<
     };
     fact("addresses", addresses(service));
     fact("protocol", word(&service.protocol));
-    fact("mode", word(&service.mode));
+    fact("mode", mode_in_full(service));
     fact("balance", service.balance.clone());
     fact("affinity", service.affinity.map_or(String::new(), timeout));
     fact("usable", format!("{} of {}", service.usable, plural(service.endpoints.len(), "endpoint")));
@@ -190,7 +190,22 @@ fn mode(service: &ServiceStatus) -> Cell {
         alize_model::Mode::Enforce => Tone::Plain,
         alize_model::Mode::Observe | alize_model::Mode::Shadow => Tone::Faint,
     };
-    Cell::new(word(&service.mode), tone)
+    // Who looks for it in the file would not find it.
+    let by_hand = if service.mode_override.is_some() { " (by hand)" } else { "" };
+    Cell::new(word(&service.mode) + by_hand, tone)
+}
+
+/// With who says so, where that is not the file.
+fn mode_in_full(service: &ServiceStatus) -> String {
+    match &service.mode_override {
+        None => word(&service.mode),
+        Some(set) => {
+            let until = set
+                .until
+                .map_or_else(|| "until it is set again".to_owned(), |time| format!("until {}", utc(time)));
+            format!("{} by hand, {until}; the file says {}", word(&service.mode), word(&set.declared))
+        }
+    }
 }
 
 fn usable(service: &ServiceStatus) -> Cell {

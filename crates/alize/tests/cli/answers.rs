@@ -60,17 +60,17 @@ fn against(test: &str, status: &'static str, body: &'static str, args: &[&str]) 
 const SERVICES: &str = r#"[{"name":"web","id":1,"protocol":"http","mode":"enforce","addresses":["10.96.0.10:80"],
 "balance":"weighted-random","affinity":null,"usable":1,"traffic":{"connections":1000,"established":990,"open":7,
 "failures":{"refused":3},"bytes_sent":1536,"bytes_received":0,"retransmits":0,"smoothed_rtt":0.00123},
-"refused":{"no-endpoint":2},"shadow":{},"routes":[
+"refused":{"no-endpoint":2},"shadow":{},"shadow_seen":{"connections":0,"established":0,"failures":{}},"mode_override":null,"routes":[
 {"name":"api","matches":["/api/*","POST /form"],"backends":[{"target":"version=v1","weight":9,"share":0.9},
 {"target":"version=v2","weight":1,"share":0.1}],"does":["timeout 2s"],"path":"proxy","proxied":[{"reason":"timeout",
 "because":"the route has a timeout","paths":["/api/*","/form"]}],"requests":{"2xx":1234,"5xx":6}},
 {"name":"rest","matches":["/*"],"backends":[{"target":"all","weight":1,"share":1.0}],"does":[],"path":"kernel",
 "proxied":[],"requests":{}}],"endpoints":[
-{"address":"10.0.0.1:8080","id":5,"weight":9,"share":0.9,"labels":{"version":"v1"},"state":"active","reason":null,
+{"address":"10.0.0.1:8080","id":5,"weight":9,"share":0.9,"labels":{"version":"v1"},"state":"active","reason":null,"would":0,
 "traffic":{"connections":910,"established":900,"open":7,"failures":{},"bytes_sent":1536,"bytes_received":0,
 "retransmits":0,"smoothed_rtt":null}},
 {"address":"10.0.0.2:8080","id":6,"weight":1,"share":0.1,"labels":{"version":"v2"},"state":"ejected",
-"reason":"5 connects in a row failed","traffic":{"connections":90,"established":90,"open":0,"failures":{"refused":3},
+"reason":"5 connects in a row failed","would":0,"traffic":{"connections":90,"established":90,"open":0,"failures":{"refused":3},
 "bytes_sent":0,"bytes_received":0,"retransmits":0,"smoothed_rtt":null}}]}]"#;
 
 #[test]

@@ -3,8 +3,11 @@
 mod answers;
 mod check;
 mod gateway;
+mod explain;
+mod mode;
 mod observe;
 mod program;
 mod proxy;
 mod real;
+mod upgrade;
 mod usage;

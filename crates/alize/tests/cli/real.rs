@@ -40,7 +40,12 @@ impl Host {
         self.folder.path("bpf")
     }
 
-    fn run_dir(&self) -> String {
+    /// Where bundles are kept.
+    pub(crate) fn bundles(&self) -> String {
+        self.folder.path("bundles")
+    }
+
+    pub(crate) fn run_dir(&self) -> String {
         self.folder.path("run")
     }
 
@@ -60,7 +65,8 @@ impl Host {
     /// `alize run FILE` here, with `more` flags.
     fn agent(&self, file: &str, more: &[&str]) -> Command {
         let (bpffs, run_dir) = (self.bpffs(), self.run_dir());
-        let place = ["--bpffs", &bpffs, "--run-dir", &run_dir, "--metrics", "off"];
+        let kept = self.bundles();
+        let place = ["--bpffs", &bpffs, "--run-dir", &run_dir, "--metrics", "off", "--bundles", &kept];
         let cgroup = ["--cgroup", &self.cgroup];
         let cgroup = if more.contains(&"--cgroup") { &[][..] } else { &cgroup };
         self.command(&[&["run", file], &place[..], cgroup, more].concat())
@@ -92,14 +98,19 @@ impl Host {
         }
     }
 
-    fn unload(&self) -> Answer {
+    pub(crate) fn unload(&self) -> Answer {
         self.alize(&["unload", "--bpffs", &self.bpffs(), "--run-dir", &self.run_dir()])
     }
 
     /// The first line that a meshed client reads from the service.
-    fn dial(&self) -> Result<String, String> {
+    pub(crate) fn dial(&self) -> Result<String, String> {
+        self.dial_at(SERVICE)
+    }
+
+    /// The same from another address.
+    pub(crate) fn dial_at(&self, address: &str) -> Result<String, String> {
         let script = format!(
-            "echo $$ > {}/cgroup.procs && exec 3<>/dev/tcp/{SERVICE}/80 && head -n 1 <&3",
+            "echo $$ > {}/cgroup.procs && exec 3<>/dev/tcp/{address}/80 && head -n 1 <&3",
             self.cgroup
         );
         let output = Command::new("timeout").args(["5", "bash", "-c", &script]).output().expect("bash");
@@ -143,7 +154,7 @@ fn until(log: &mut BufReader<ChildStderr>, last: &str) -> String {
 }
 
 /// A server that tells its name to everyone; lives as long as the test's process.
-fn server(name: &'static str) -> u16 {
+pub(crate) fn server(name: &'static str) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("an address").port();
     thread::spawn(move || {

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use crate::program::{Folder, alize, answer, code, run, run_with_input};
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 26] = [
     "run",
     "agent",
     "proxy",
@@ -14,6 +14,12 @@ const COMMANDS: [&str; 19] = [
     "services",
     "endpoints",
     "watch",
+    "mode",
+    "shadow",
+    "explain",
+    "upgrade",
+    "rollback",
+    "bundle",
     "trace",
     "map",
     "top",

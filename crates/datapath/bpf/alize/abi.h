@@ -152,6 +152,13 @@ struct decisions {
 	__u64 affinity_kept; /* the remembered endpoint was taken */
 };
 
+/* Value of `shadow_outcomes`, per CPU: what really became of connections whose decision was only counted. */
+struct outcomes {
+	__u64 connections; /* TCP connects, UDP flows */
+	__u64 established; /* TCP */
+	__u64 failures[FAILURES];
+};
+
 /* Key of `affinity`. */
 struct affinity_key {
 	__u64 client; /* see alize/client.h */
@@ -193,7 +200,8 @@ struct connection {
 	__u64 bytes_received;
 	__u64 cgroup; /* of the caller */
 	__u32 pid; /* of the caller's process */
-	__u32 path; /* enum connection_path */
+	__u16 path; /* enum connection_path */
+	__u16 mode; /* enum mode, of the decision; a record of before this was told has 0 */
 };
 
 /* One UDP flow of a socket that uses sendto(): what was dialled, what was chosen. */
@@ -214,6 +222,7 @@ struct flows {
 enum event_kind {
 	EVENT_CONNECT_FAILED = 1, /* detail is enum failure */
 	EVENT_REFUSED = 2, /* detail is enum refusal */
+	EVENT_WOULD_REFUSE = 3, /* mode shadow; detail is enum refusal */
 };
 
 /* Record of `events`. */

@@ -69,6 +69,16 @@ static __always_inline struct owners connection_owners(const struct connection *
 			COUNT((owners).endpoint->field, 1); \
 	})
 
+/* What really became of a connection of mode shadow is counted apart, to be held against what would have been. */
+#define COUNT_SHADOW(connection, field)                                        \
+	({                                                                     \
+		struct outcomes *outcomes = 0;                                 \
+		if ((connection)->mode == MODE_SHADOW)                         \
+			outcomes = outcomes_of_service((connection)->service); \
+		if (outcomes)                                                  \
+			COUNT(outcomes->field, 1);                             \
+	})
+
 /* How far a total has come since it was last seen; a look that was overtaken by a newer one adds nothing. */
 static __always_inline __u64 forward64(__u64 now, __u64 *seen)
 {
@@ -107,6 +117,7 @@ static __always_inline void connection_failed(const struct connection *connectio
 	if (failure >= FAILURES)
 		failure = FAILURE_OTHER;
 	COUNT_OWNERS(*owners, failures[failure]);
+	COUNT_SHADOW(connection, failures[failure]);
 	/* What is not the endpoint's fault must not get it ejected. */
 	if (connection->endpoint == NONE || failure == FAILURE_ABORTED || failure == FAILURE_OTHER)
 		return;
@@ -137,6 +148,7 @@ static __always_inline void connection_established(struct connection *connection
 	connection->phase = PHASE_ESTABLISHED;
 	struct owners owners = connection_owners(connection);
 	COUNT_OWNERS(owners, established);
+	COUNT_SHADOW(connection, established);
 	struct endpoint_load *load = connection->endpoint == NONE ? 0 : endpoint_load_get(connection->endpoint);
 	/* Written only when it changes something: the line is shared by all CPUs. */
 	if (load && READ_ONCE(load->failures))

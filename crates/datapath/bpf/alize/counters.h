@@ -40,6 +40,24 @@ struct {
 	__type(value, struct decisions);
 } service_decisions SEC(".maps");
 
+/* service -> what became of its connections of mode shadow. Written by connect, sendmsg, sockops and release. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1); /* budgets.services */
+	__type(key, __u32);
+	__type(value, struct outcomes);
+} shadow_outcomes SEC(".maps");
+
+/* endpoint -> how many connections it would have got in mode shadow. Written by connect and sendmsg. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1); /* budgets.endpoints */
+	__type(key, __u32);
+	__type(value, __u64);
+} shadow_would SEC(".maps");
+
 static __always_inline void count_anomaly(__u32 anomaly)
 {
 	__u64 *count = bpf_map_lookup_elem(&anomalies, &anomaly);
@@ -63,6 +81,8 @@ static __always_inline void *counter_entry(void *map, __u32 key, const void *zer
 
 static const struct traffic no_traffic;
 static const struct decisions no_decisions;
+static const struct outcomes no_outcomes;
+static const __u64 nothing;
 
 static __always_inline struct traffic *traffic_of_service(__u32 service)
 {
@@ -77,6 +97,18 @@ static __always_inline struct traffic *traffic_of_endpoint(__u32 endpoint)
 static __always_inline struct decisions *decisions_of_service(__u32 service)
 {
 	return counter_entry(&service_decisions, service, &no_decisions, ANOMALY_SERVICE_UNCOUNTED);
+}
+
+static __always_inline struct outcomes *outcomes_of_service(__u32 service)
+{
+	return counter_entry(&shadow_outcomes, service, &no_outcomes, ANOMALY_SERVICE_UNCOUNTED);
+}
+
+static __always_inline void count_would(__u32 endpoint)
+{
+	__u64 *would = counter_entry(&shadow_would, endpoint, &nothing, ANOMALY_ENDPOINT_UNCOUNTED);
+	if (would)
+		COUNT(*would, 1);
 }
 
 /* What a connection adds to the counters of its service and of its endpoint, which are two maps of one shape. */

@@ -79,6 +79,12 @@ static __always_inline bool decision_refuses(const struct decision *decision)
 	return decision->service != NONE && decision->mode == MODE_ENFORCE && decision->number == NONE;
 }
 
+/* The same of mode shadow: nobody hears it. */
+static __always_inline bool decision_would_refuse(const struct decision *decision)
+{
+	return decision->service != NONE && decision->mode == MODE_SHADOW && decision->number == NONE;
+}
+
 /* Counts what the counters of connections cannot show: refusals, what would have been done, clients that stayed. */
 static __always_inline void decision_count(const struct decision *decision)
 {
@@ -91,8 +97,10 @@ static __always_inline void decision_count(const struct decision *decision)
 	if (decision->kept)
 		COUNT(counts->affinity_kept, 1);
 	if (balanced) {
-		if (decision->mode == MODE_SHADOW)
+		if (decision->mode == MODE_SHADOW) {
 			COUNT(counts->would_balance, 1);
+			count_would(decision->number);
+		}
 		return;
 	}
 	__u32 refusal = decision->refusal;

@@ -67,18 +67,23 @@ static __always_inline __u64 ctx_client(struct bpf_sock_addr *ctx)
 	return client_hash(bpf_get_current_cgroup_id(), bpf_get_netns_cookie(ctx), source);
 }
 
-static __always_inline int ctx_refuse(const struct decision *decision)
+static __always_inline void tell_refusal(const struct decision *decision, __u32 kind)
 {
 	struct event event = {
 		.time_ns = bpf_ktime_get_ns(),
 		.cgroup = bpf_get_current_cgroup_id(),
-		.kind = EVENT_REFUSED,
+		.kind = kind,
 		.detail = decision->refusal,
 		.service = decision->service,
 		.endpoint = NONE,
 		.pid = bpf_get_current_pid_tgid() >> 32,
 	};
 	event_send(&event);
+}
+
+static __always_inline int ctx_refuse(const struct decision *decision)
+{
+	tell_refusal(decision, EVENT_REFUSED);
 	/* Without this (before Linux 5.18) the caller hears EPERM, which reads as a firewall. */
 	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_set_retval))
 		bpf_set_retval(-ERRNO_ECONNREFUSED);

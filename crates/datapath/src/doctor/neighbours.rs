@@ -236,7 +236,7 @@ mod tests {
         let looked_at: Vec<u32> = HOOKS.iter().map(|hook| hook.clone() as u32).collect();
         for file in &FILES {
             let object =
-                load_object(file, None, &budgets, &Log::begin(40)).unwrap_or_else(|log| panic!("{log:#?}"));
+                load_object(file, &budgets, &Log::begin(40)).unwrap_or_else(|log| panic!("{log:#?}"));
             for program in object.progs().filter(|program| program.prog_type() != ProgramType::Tracing) {
                 let hook = program.attach_type();
                 assert!(looked_at.contains(&(hook.clone() as u32)), "{hook:?} of {:?}", program.name());

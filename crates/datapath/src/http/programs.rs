@@ -2,16 +2,16 @@
 //! entry which leads on to what stands in `http_programs` now: one store renews the program of every live socket.
 #![allow(unsafe_code)]
 
-use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd};
 
 use alize_model::Budgets;
 use libbpf_rs::libbpf_sys;
-use libbpf_rs::{MapCore, MapFlags, MapHandle, Object};
+use libbpf_rs::{MapHandle, Object};
 
-use super::abi::{PROGRAM_CLIENT, PROGRAM_FAR, WINDOWS_PER_CPU};
+use super::abi::WINDOWS_PER_CPU;
 use crate::Error;
 use crate::error::io_error;
+use crate::pin::Pins;
 
 /// What is lost without the programs.
 pub(crate) const LOST: &str =
@@ -53,48 +53,28 @@ pub(crate) fn size_of_map(name: &str, budgets: &Budgets) -> Option<u32> {
     })
 }
 
-/// Puts the loaded programs in force, and the entries on the maps of sockets where none are yet.
-pub(crate) fn install(objects: &HashMap<&str, Object>) -> Result<(), Error> {
-    let (Some(entry), Some(client), Some(far)) =
-        (objects.get("http_entry"), objects.get("http_client"), objects.get("http_far"))
-    else {
-        return Ok(());
-    };
-    // Both work only together: without one of them nothing leads on to the other.
-    if !objects.contains_key("http_sockops") {
-        return Ok(());
-    }
-    let programs = map_of(entry, "http_programs")?;
-    for (place, object, name) in
-        [(PROGRAM_FAR, far, "alize_http_far"), (PROGRAM_CLIENT, client, "alize_http_client")]
-    {
-        let program = program_of(object, name)?;
-        let fd = program.as_fd().as_raw_fd();
-        programs
-            .update(&place.to_ne_bytes(), &fd.to_ne_bytes(), MapFlags::ANY)
-            .map_err(|e| Error::kernel("cannot put in force", name, io_error(e)))?;
-    }
-    for (map, name) in
-        [("http_far_sockets", "alize_http_far_entry"), ("http_client_sockets", "alize_http_client_entry")]
-    {
-        let map = map_of(client, map)?;
+/// The entries, and the maps of sockets that they belong to.
+const ENTRIES: [(&str, &str); 2] = [
+    ("alize_http_far_entry", "http_far_sockets"),
+    ("alize_http_client_entry", "http_client_sockets"),
+];
+
+/// Puts the entries that `object` holds on the pinned maps of sockets, where none are yet: for good.
+pub(crate) fn hold(object: &Object, pins: &Pins) -> Result<(), Error> {
+    for (name, map) in ENTRIES {
+        let Some(program) = object.progs().find(|program| program.name() == name) else { continue };
+        let path = pins.map(map);
+        // The programs that would put sockets there were refused.
+        if !path.exists() {
+            continue;
+        }
+        let map = MapHandle::from_pinned_path(&path)
+            .map_err(|e| Error::path("cannot open map", &path, io_error(e)))?;
         if !has_program(&map) {
-            attach(&map, &program_of(entry, name)?)?;
+            attach(&map, &program)?;
         }
     }
     Ok(())
-}
-
-fn map_of(object: &Object, name: &str) -> Result<MapHandle, Error> {
-    let found = object.maps().find(|map| map.name() == name);
-    let missing = || Error::kernel("cannot find map", name, std::io::Error::other("no program uses it"));
-    MapHandle::try_from(&found.ok_or_else(missing)?)
-        .map_err(|e| Error::kernel("cannot keep map", name, io_error(e)))
-}
-
-fn program_of<'object>(object: &'object Object, name: &str) -> Result<libbpf_rs::Program<'object>, Error> {
-    let missing = || Error::kernel("cannot find program", name, std::io::Error::other("the object lacks it"));
-    object.progs().find(|program| program.name() == name).ok_or_else(missing)
 }
 
 /// Whether sockets put into the map get a program already.

@@ -135,6 +135,10 @@ impl Tables {
         Ok(())
     }
 
+    pub(crate) fn is_allowed(&self) -> bool {
+        self.allowed
+    }
+
     /// Connections of services that are about to appear go to the proxy from the first on: balanced as a whole they would
     /// pass rules by that the tables do not hold yet.
     pub(crate) fn announce(&self, plan: &Plan) -> Result<(), Error> {

@@ -67,7 +67,7 @@ pub(super) fn hash(address: SocketAddr) -> [u64; 2] {
 }
 
 /// Finalizer of MurmurHash3, as in `bpf/alize/client.h`.
-fn mix(mut h: u64) -> u64 {
+pub(crate) fn mix(mut h: u64) -> u64 {
     h ^= h >> 33;
     h = h.wrapping_mul(0xff51_afd7_ed55_8ccd);
     h ^= h >> 33;

@@ -26,6 +26,7 @@ pub(crate) fn alias(shares: &[Share]) -> Vec<Slot> {
 pub(crate) fn turns(shares: &[Share]) -> Vec<Slot> {
     turns::slots(shares)
 }
+pub(crate) use maglev::mix;
 
 /// The endpoints of one service that are unavailable, sorted by address; its part of [`crate::Availability`].
 pub(crate) type Sick = [(SocketAddr, Unavailable)];

@@ -53,8 +53,9 @@ struct life {
 
 /* In the order of `Map` in src/host.rs. */
 struct host_map host_maps[] = {
-	MAP(frontends), MAP(services),	      MAP(endpoints),	     MAP(endpoint_load),     MAP(slots),     MAP(turns),
-	MAP(affinity),	MAP(service_traffic), MAP(endpoint_traffic), MAP(service_decisions), MAP(anomalies),
+	MAP(frontends), MAP(services),	      MAP(endpoints),	    MAP(endpoint_load),	   MAP(slots),
+	MAP(turns),	MAP(affinity),	      MAP(service_traffic), MAP(endpoint_traffic), MAP(service_decisions),
+	MAP(anomalies), MAP(shadow_outcomes), MAP(shadow_would),
 };
 const size_t host_map_count = sizeof(host_maps) / sizeof(host_maps[0]);
 struct host_state host;

@@ -14,6 +14,7 @@ mod pattern;
 mod reason;
 mod show;
 mod table;
+mod walk;
 
 use std::sync::{Arc, LazyLock};
 
@@ -27,6 +28,7 @@ pub use matching::*;
 pub use pattern::Pattern;
 pub use reason::Reason;
 pub use table::{Found, Head, Headers, RouteTable};
+pub use walk::{Considered, Miss};
 
 /// The HTTP side of a service with `protocol: http`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

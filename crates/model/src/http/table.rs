@@ -82,13 +82,13 @@ pub(super) enum PathTest {
 
 #[derive(Debug)]
 pub(super) struct HeaderTest {
-    name: Arc<str>,
+    pub(super) name: Arc<str>,
     value: Test,
 }
 
 #[derive(Debug)]
 pub(super) struct QueryTest {
-    name: Arc<str>,
+    pub(super) name: Arc<str>,
     value: Test,
 }
 
@@ -237,7 +237,7 @@ impl Entry {
 }
 
 impl HeaderTest {
-    fn takes<H: Headers + ?Sized>(&self, headers: &H) -> bool {
+    pub(super) fn takes<H: Headers + ?Sized>(&self, headers: &H) -> bool {
         let mut values = headers.values(&self.name);
         let Some(first) = values.next() else { return false };
         match (&self.value, values.next()) {
@@ -262,7 +262,7 @@ impl HeaderTest {
 }
 
 impl QueryTest {
-    fn takes(&self, query: &str) -> bool {
+    pub(super) fn takes(&self, query: &str) -> bool {
         let mut parameters = query.split('&').map(|part| part.split_once('=').unwrap_or((part, "")));
         let Some((_, raw)) = parameters.find(|(name, _)| decoded(name).eq(self.name.bytes())) else {
             return false;

@@ -1,0 +1,118 @@
+//! Bundles on the command line: made, signed, refused, put in force and taken back, with and without an agent.
+
+use crate::real::{Host, json, mesh, server};
+
+/// The bundle of the binary under another version: its objects, taken apart and built anew.
+fn other_version(host: &Host, version: &str) -> String {
+    let (whole, objects, other) = (
+        host.folder.path("whole.bundle"),
+        host.folder.path("objects"),
+        host.folder.path(&format!("{version}.bundle")),
+    );
+    assert_eq!(host.alize(&["bundle", "build", &whole]).code, 0);
+    let facts = json(&host.alize(&["bundle", "inspect", &whole, "-o", "json"]));
+    let bytes = std::fs::read(&whole).unwrap();
+    let manifest = u32::from_le_bytes(bytes[16..20].try_into().unwrap()) as usize;
+    let mut at = 24 + manifest;
+    std::fs::create_dir_all(&objects).unwrap();
+    for object in facts["objects"].as_array().unwrap() {
+        let size = object["size"].as_u64().unwrap() as usize;
+        let name = object["name"].as_str().unwrap();
+        std::fs::write(format!("{objects}/{name}.bpf.o"), &bytes[at..at + size]).unwrap();
+        at += size;
+    }
+    assert_eq!(at, bytes.len());
+    let built = host.alize(&[
+        "bundle",
+        "build",
+        &other,
+        "--objects",
+        &objects,
+        "--bundle-version",
+        version,
+        "--build",
+        "a test",
+    ]);
+    assert_eq!(built.code, 0, "{}", built.err);
+    other
+}
+
+#[test]
+fn programs_are_replaced_and_come_back() {
+    let mut host = Host::new("upgrade");
+    let file = host.folder.file("mesh.yaml", mesh(&[server("one")]));
+    let (keys, key) = (host.folder.path("keys"), host.folder.path("release.key"));
+    std::fs::create_dir_all(&keys).unwrap();
+    let other = other_version(&host, "9.9.9");
+    assert!(host.alize(&["bundle", "inspect", &other]).out.contains("nobody: it is not signed"));
+    let unsigned = host.alize(&["bundle", "verify", &other, "--keys", &keys]);
+    assert_eq!(unsigned.code, 3);
+    assert!(unsigned.err.contains("not signed"), "{}", unsigned.err);
+
+    host.start_with(&file, &["--keys", &keys]);
+    let embedded = json(&host.alize(&["version", "-o", "json"]))["version"].as_str().unwrap().to_owned();
+    let (bpffs, run_dir, kept) = (host.bpffs(), host.run_dir(), host.bundles());
+    let place = ["--bpffs", &bpffs, "--run-dir", &run_dir, "--bundles", &kept];
+    let versions = |host: &Host| {
+        json(&host.alize(&["programs", "--versions", "--bpffs", &bpffs, "--bundles", &kept, "-o", "json"]))
+    };
+    let in_force = |host: &Host| {
+        let running = versions(host)["running"].clone();
+        assert_eq!(running.as_array().map(Vec::len), Some(1), "{running}");
+        running[0]["version"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(in_force(&host), embedded);
+
+    let refused = host.alize(&["upgrade", &other]);
+    assert_eq!(refused.code, 1, "{}", refused.out);
+    assert!(refused.err.contains("not signed"), "{}", refused.err);
+    assert_eq!(host.alize(&["bundle", "key", &key]).code, 0);
+    assert_eq!(host.alize(&["bundle", "sign", &other, "--key", &key]).code, 0);
+    let stranger = host.alize(&["upgrade", &other]);
+    assert!(stranger.err.contains("not trusted here"), "{}", stranger.err);
+    std::fs::copy(format!("{key}.pub"), format!("{keys}/release.pub")).unwrap();
+    assert_eq!(host.alize(&["bundle", "verify", &other, "--keys", &keys]).code, 0);
+    // The agent has read its keys when it started.
+    host.end("-TERM");
+    host.start_with(&file, &["--keys", &keys]);
+
+    let done = host.alize(&["upgrade", &other]);
+    assert_eq!(done.code, 0, "{}", done.err);
+    for words in ["self-test", "switch", "kernel programs of 9.9.9", "in place of "] {
+        assert!(done.out.contains(words), "{words}: {}", done.out);
+    }
+    assert_eq!((in_force(&host).as_str(), host.dial().as_deref()), ("9.9.9", Ok("one")));
+    let mut altered = std::fs::read(&other).unwrap();
+    let last = altered.len() - 100;
+    altered[last] ^= 1;
+    let bad = host.folder.path("altered.bundle");
+    std::fs::write(&bad, altered).unwrap();
+    let refused = host.alize(&["upgrade", &bad]);
+    assert_eq!(refused.code, 3);
+    assert!(refused.err.contains("was altered"), "{}", refused.err);
+
+    // Chosen by hand: the next start of the same binary keeps it.
+    host.end("-KILL");
+    assert_eq!(host.dial().as_deref(), Ok("one"));
+    host.start_with(&file, &["--keys", &keys]);
+    assert_eq!(in_force(&host), "9.9.9");
+    let back = host.alize(&["rollback"]);
+    assert_eq!(back.code, 0, "{}", back.err);
+    assert_eq!((in_force(&host), host.dial().as_deref()), (embedded.clone(), Ok("one")));
+    assert_eq!(versions(&host)["kept"].as_array().map(Vec::len), Some(2));
+    let text = host.alize(&["programs", "--versions", "--bpffs", &bpffs, "--bundles", &kept]).out;
+    assert!(text.contains("IN FORCE") && text.contains("a test") && text.contains("runs"), "{text}");
+    let none = host.alize(&["rollback", "3.2.1"]);
+    assert_eq!(none.code, 1);
+    assert!(none.err.contains("9.9.9"), "{}", none.err);
+
+    // Without an agent the command does it itself.
+    host.end("-KILL");
+    let alone = host.alize(&[&["rollback", "9.9.9"], &place[..]].concat());
+    assert_eq!(alone.code, 0, "{}", alone.err);
+    assert_eq!((in_force(&host).as_str(), host.dial().as_deref()), ("9.9.9", Ok("one")));
+    assert_eq!(host.alize(&[&["upgrade"], &place[..]].concat()).code, 0);
+    assert_eq!(in_force(&host), embedded);
+    host.start_with(&file, &["--keys", &keys, "--bundle", &other]);
+    assert_eq!((in_force(&host).as_str(), host.dial().as_deref()), ("9.9.9", Ok("one")));
+}

@@ -1,0 +1,297 @@
+//! Puts the programs of a bundle in force: loaded and tried beside those that run, then switched. Whatever fails, what ran
+//! before goes on.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use alize_model::Budgets;
+use libbpf_rs::{MapCore, MapHandle};
+
+use crate::bundle::{Bundle, Digest};
+use crate::environment::{self, Cgroup};
+use crate::layout::{self, Fit, MapLayout, belongs_to_sockets};
+use crate::load::{self, Loaded};
+use crate::pin::{Pins, cgroup_of, entries};
+use crate::switch::Switch;
+use crate::{DataPath, Error, Options, attach, fault, migrate, origins, selftest};
+
+/// A step that was taken.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Step {
+    /// Its name: `plan`, `load`, `self-test`, `carry-over`, `note`, `switch`, `pins`.
+    pub name: &'static str,
+    /// What was done.
+    pub done: String,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+}
+
+/// What [`DataPath::upgrade`] did.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Upgraded {
+    /// Version and digest of what ran before.
+    pub from: Vec<String>,
+    /// Version of what runs now.
+    pub version: String,
+    /// Its digest.
+    pub digest: Digest,
+    /// How it came about.
+    pub steps: Vec<Step>,
+}
+
+/// Where the programs go, and whether others run there.
+pub(crate) struct Site<'a> {
+    pub(crate) pins: &'a Pins,
+    pub(crate) budgets: &'a Budgets,
+    pub(crate) cgroups: &'a [Cgroup],
+    pub(crate) bpffs: &'a Path,
+}
+
+/// Maps whose layout is another, by name.
+pub(crate) type Changed = BTreeMap<String, Change>;
+
+/// A pinned map that the new programs cannot use as it is.
+pub(crate) struct Change {
+    map: MapHandle,
+    from: MapLayout,
+    to: MapLayout,
+}
+
+/// Names each step, and stops at the one that fails.
+#[derive(Default)]
+struct Steps(Vec<Step>);
+
+impl Steps {
+    fn take<T>(
+        &mut self,
+        name: &'static str,
+        step: impl FnOnce() -> Result<(T, String), Error>,
+    ) -> Result<T, Error> {
+        let begun = Instant::now();
+        let taken = fault::point(name).and_then(|()| step());
+        let (value, done) = taken.map_err(|source| Error::Step { step: name, source: Box::new(source) })?;
+        tracing::debug!("{name}: {done}");
+        self.0.push(Step { name, done, seconds: begun.elapsed().as_secs_f64() });
+        Ok(value)
+    }
+}
+
+/// Loads `bundle` and puts it to work in the place of what runs at `site`. With `tried`, only after a self-test.
+pub(crate) fn install(site: &Site<'_>, bundle: &Bundle, tried: bool) -> Result<(Loaded, Vec<Step>), Error> {
+    let mut steps = Steps::default();
+    let pins = site.pins;
+    let changed = steps.take("plan", || {
+        discard_drafts(pins)?;
+        let changed = changes(pins, bundle)?;
+        let names: Vec<&str> = changed.keys().map(String::as_str).collect();
+        let told = if names.is_empty() {
+            "all maps are adopted".into()
+        } else {
+            format!("other layout: {}", names.join(", "))
+        };
+        Ok((changed, told))
+    })?;
+    let loading = steps.take("load", || {
+        let loading = load::load(pins, site.budgets, bundle, &changed)?;
+        let told = format!("{} programs verified beside those that run", loading.programs());
+        Ok((loading, told))
+    });
+    // Drafts of maps are pinned by now; without programs that use them they are nothing.
+    let loading = loading.inspect_err(|_| discard(pins))?;
+    let installed = steps
+        .take("self-test", || match tried {
+            true => selftest::run(bundle, site.bpffs).map(|()| ((), "real connects through them".to_owned())),
+            false => Ok(((), "not needed: the same bundle runs already, or nothing does".to_owned())),
+        })
+        .and_then(|()| {
+            steps.take("carry-over", || {
+                let mut told = Vec::new();
+                for (name, change) in &changed {
+                    let new = layout::pinned(&pins.draft(name))?.ok_or_else(|| lost(name))?;
+                    let count = migrate::carry_over(name, (&change.map, &change.from), (&new, &change.to))?;
+                    told.push(format!("{name}: {count} entries"));
+                }
+                Ok(((), if told.is_empty() { "nothing".into() } else { told.join(", ") }))
+            })
+        })
+        .and_then(|()| {
+            steps.take("note", || {
+                origins::note(pins, bundle, loading.statuses())?;
+                Ok(((), "whose the programs are".into()))
+            })
+        })
+        .and_then(|()| {
+            steps.take("switch", || {
+                let mut switch = Switch::default();
+                match loading.in_order().try_for_each(|object| switch.object(object, pins, site.cgroups)) {
+                    Ok(()) => Ok(((), format!("{} places, each in one step", switch.places()))),
+                    Err(error) => {
+                        switch.take_back();
+                        Err(error)
+                    }
+                }
+            })
+        });
+    installed.inspect_err(|_| discard(pins))?;
+    // The new programs work: from here on there is no way back but forward.
+    steps.take("pins", || {
+        for name in changed.keys() {
+            let (from, to) = (pins.draft(name), pins.map(name));
+            std::fs::rename(&from, &to).map_err(|e| Error::path("cannot move", from, e))?;
+        }
+        attach::detach_others(pins, site.cgroups)?;
+        Ok(((), format!("{} maps replaced", changed.len())))
+    })?;
+    Ok((loading.keep()?, steps.0))
+}
+
+fn lost(name: &str) -> Error {
+    Error::kernel("cannot find map", name, std::io::Error::other("no program uses it"))
+}
+
+fn discard(pins: &Pins) {
+    if let Err(error) = discard_drafts(pins) {
+        tracing::warn!("a map that was made for an upgrade stays pinned: {error}");
+    }
+}
+
+/// Maps that an upgrade before has made and not put in force.
+fn discard_drafts(pins: &Pins) -> Result<(), Error> {
+    let drafts = entries(&pins.maps())?.into_iter().filter(|path| Pins::is_draft(path));
+    drafts.into_iter().try_for_each(|path| attach::unpin(&path))
+}
+
+/// The pinned maps whose layout is not the one that `bundle` asks for; refuses what cannot be changed.
+fn changes(pins: &Pins, bundle: &Bundle) -> Result<Changed, Error> {
+    let mut changed = Changed::new();
+    if entries(&pins.maps())?.is_empty() {
+        return Ok(changed);
+    }
+    let wanted = layouts(bundle)?;
+    known(bundle, &wanted)?;
+    for (name, to) in wanted {
+        let Some(map) = layout::pinned(&pins.map(&name))? else { continue };
+        let from = layout::of_map(&name, &map)?;
+        if to.fit(&from) == Fit::Same {
+            continue;
+        }
+        if belongs_to_sockets(to.kind) || name == "endpoint_load" {
+            return Err(Error::MapFixed { map: name });
+        }
+        changed.insert(name, Change { map, from, to });
+    }
+    Ok(changed)
+}
+
+/// The shared maps, as the objects ask for them.
+fn layouts(bundle: &Bundle) -> Result<BTreeMap<String, MapLayout>, Error> {
+    let mut layouts = BTreeMap::new();
+    for part in bundle.parts() {
+        let maps = layout::of_object(part.name, &part.bytes)?.maps;
+        layouts.extend(maps.into_iter().map(|map| (map.name.clone(), map)));
+    }
+    Ok(layouts)
+}
+
+/// User space reads and writes maps with the types of this binary: those of a bundle may have grown behind them.
+fn known(bundle: &Bundle, wanted: &BTreeMap<String, MapLayout>) -> Result<(), Error> {
+    let embedded = Bundle::embedded()?;
+    if embedded.digest() == bundle.digest() {
+        return Ok(());
+    }
+    let own = layouts(&embedded)?;
+    for (name, layout) in wanted.iter().filter(|(name, _)| load::is_read_here(name)) {
+        // Mapped into this process, a value must have its very size.
+        let exact = name == "services";
+        let fits =
+            |known: &MapLayout| layout.extends(known) && (!exact || layout.value_size == known.value_size);
+        if !own.get(name).is_none_or(fits) {
+            return Err(Error::MapUnknown { map: name.clone() });
+        }
+    }
+    Ok(())
+}
+
+impl From<Upgraded> for alize_model::api::Upgraded {
+    fn from(upgraded: Upgraded) -> Self {
+        let step = |step: Step| alize_model::api::UpgradeStep {
+            name: step.name.into(),
+            done: step.done,
+            seconds: step.seconds,
+        };
+        Self {
+            from: upgraded.from,
+            version: upgraded.version,
+            digest: upgraded.digest.to_string(),
+            steps: upgraded.steps.into_iter().map(step).collect(),
+        }
+    }
+}
+
+impl DataPath {
+    /// Puts the programs of `bundle` in force in place of those that run, with the same maps. On an error what ran before
+    /// goes on, and the error says at which step.
+    pub fn upgrade(&mut self, bundle: &Bundle) -> Result<Upgraded, Error> {
+        let from = titles(&self.pins)?;
+        let cgroups = self.cgroups.iter().map(|path| environment::open_cgroup(path));
+        let cgroups = cgroups.collect::<Result<Vec<_>, _>>()?;
+        let site = Site { pins: &self.pins, budgets: &self.budgets, cgroups: &cgroups, bpffs: &self.bpffs };
+        let installed = install(&site, bundle, true);
+        let (loaded, steps) = installed.map_err(|source| Error::Upgrade {
+            bundle: bundle.title(),
+            running: from.join(" and "),
+            source: Box::new(source),
+        })?;
+        self.take_over(loaded)?;
+        crate::memory::trim();
+        let manifest = bundle.manifest();
+        Ok(Upgraded { from, version: manifest.version.clone(), digest: bundle.digest(), steps })
+    }
+}
+
+/// Version and digest of what runs.
+pub(crate) fn titles(pins: &Pins) -> Result<Vec<String>, Error> {
+    let title = |running: &origins::Running| match (&running.version, running.digest) {
+        (Some(version), Some(digest)) => format!("{version} ({})", digest.short()),
+        _ => "a version of before bundles".to_owned(),
+    };
+    Ok(origins::running(pins)?.iter().map(title).collect())
+}
+
+/// Upgrades an instance that no agent keeps.
+pub fn upgrade_pinned(options: &Options, bundle: &Bundle) -> Result<Upgraded, Error> {
+    environment::check_root()?;
+    let pins = Pins::new(options)?;
+    let budgets = load::pinned_budgets(&pins, &options.budgets)?
+        .ok_or_else(|| Error::NotLoaded { instance: options.instance.clone() })?;
+    let from = titles(&pins)?;
+    let options = Options { budgets, cgroups: attached(&pins)?, ..options.clone() };
+    let (_, _, steps) = DataPath::open_bundle(&options, bundle)?;
+    let manifest = bundle.manifest();
+    Ok(Upgraded { from, version: manifest.version.clone(), digest: bundle.digest(), steps })
+}
+
+/// Folders of the cgroups that the links are attached to.
+fn attached(pins: &Pins) -> Result<Vec<PathBuf>, Error> {
+    let mut ids: Vec<u64> = entries(&pins.links())?.iter().filter_map(|path| cgroup_of(path)).collect();
+    ids.sort();
+    ids.dedup();
+    let root = environment::cgroup2_root().ok_or(Error::NoCgroup2)?;
+    let mut folders = Vec::new();
+    for id in ids {
+        let found = environment::find_below(&root, &|inode| inode == id);
+        folders.extend(found.map_err(|e| Error::path("cannot search", &root, e))?);
+    }
+    Ok(folders)
+}
+
+/// Whether a map is one of those that are changed; where it is pinned until the switch.
+pub(crate) fn pin_path(pins: &Pins, changed: &Changed, name: &str) -> PathBuf {
+    if changed.contains_key(name) { pins.draft(name) } else { pins.map(name) }
+}
+
+/// Entries that a changed map keeps: as many as before.
+pub(crate) fn entries_of(changed: &Changed, name: &str) -> Option<u32> {
+    changed.get(name).map(|change| change.map.max_entries())
+}
