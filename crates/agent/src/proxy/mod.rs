@@ -70,7 +70,7 @@ impl Handle {
     /// What it has counted since it began; none if none runs or it does not answer.
     pub(crate) async fn counters(&self) -> Option<ProxyCounters> {
         let asks = self.asks.as_ref()?;
-        if !self.status.borrow().as_ref().is_some_and(|status| status.pid.is_some()) {
+        if self.status.borrow().as_ref().is_none_or(|status| status.pid.is_none()) {
             return None;
         }
         let (sender, receiver) = oneshot::channel();
