@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use alize_model::{Budgets, HostFacts, Source};
 
 use crate::bundle::Bundle;
-use crate::pin::Pins;
+use crate::pin::{Pins, entries};
 use crate::{
     Availability, Desired, Error, apply, counters, environment, grace, load, plan, read_back, switch, unload,
 };
@@ -22,6 +22,8 @@ const BUDGETS: Budgets = Budgets { services: 4, endpoints: 4, slots: 16, affinit
 /// TEST-NET-2 (RFC 5737): nobody's. One service with an endpoint, one without.
 const SERVED: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::new(198, 51, 100, 1), 80);
 const EMPTY: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::new(198, 51, 100, 2), 80);
+/// Of the cgroup and of the folder of pins, with the process's number behind it.
+const NAME: &str = "alize-self-test-";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Removes what the test has made, whatever came of it.
@@ -46,7 +48,8 @@ impl Drop for Place {
 /// Loads `bundle` apart and dials through it: a service is reached and counted, one without endpoint is refused.
 pub(crate) fn run(bundle: &Bundle, bpffs: &Path) -> Result<(), Error> {
     let root = environment::cgroup2_root().ok_or(Error::NoCgroup2)?;
-    let name = format!("alize-self-test-{}", std::process::id());
+    sweep(bpffs, &root)?;
+    let name = format!("{NAME}{}", std::process::id());
     let place = Place { cgroup: root.join(&name), pins: Pins::apart(bpffs.join(&name)) };
     fs::create_dir(&place.cgroup).map_err(|e| Error::path("cannot make the cgroup", &place.cgroup, e))?;
     let cgroups = [environment::open_cgroup(&place.cgroup)?];
@@ -100,6 +103,18 @@ pub(crate) fn run(bundle: &Bundle, bpffs: &Path) -> Result<(), Error> {
             "connections are counted wrong",
             io::Error::other(format!("{connections} in place of 1")),
         ));
+    }
+    Ok(())
+}
+
+/// Removes what self-tests have left whose process was killed.
+fn sweep(bpffs: &Path, root: &Path) -> Result<(), Error> {
+    for path in entries(bpffs)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let Some(pid) = name.strip_prefix(NAME).and_then(|pid| pid.parse::<u32>().ok()) else { continue };
+        if !Path::new("/proc").join(pid.to_string()).exists() {
+            drop(Place { cgroup: root.join(&name), pins: Pins::apart(path) });
+        }
     }
     Ok(())
 }

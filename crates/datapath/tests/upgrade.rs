@@ -228,7 +228,9 @@ fn another_layout_is_carried_over_there_and_back() {
             assert_eq!(running(&world.options), HashSet::from([bundle.manifest().version.clone()]));
             assert!(connections(&data_path, "web") >= before, "counters go on");
             assert_eq!(dial(ADDRESSES[1]).unwrap().1, stays_at, "who was where is carried over");
-            apply(&mut data_path, &services(&servers[..2]));
+            // Changes go on, and none of them moves the client that stays.
+            let more = service("more", "127.77.0.9:80", "", &[servers[0].address]);
+            apply(&mut data_path, &(services(&servers) + &more));
             apply(&mut data_path, &services(&servers));
         }
     });
