@@ -13,8 +13,8 @@ use libbpf_rs::{Link, MapHandle, Object, Program, ProgramMut, ProgramType, libbp
 use crate::attach::{attach_new, unpin};
 use crate::environment::Cgroup;
 use crate::error::io_error;
-use crate::pin::{Pins, cgroup_of};
 use crate::http::abi::{PROGRAM_CLIENT, PROGRAM_FAR};
+use crate::pin::{Pins, cgroup_of};
 use crate::{Error, fault, http};
 
 /// A place in a prog array: the programs of a version are reached by it alone.

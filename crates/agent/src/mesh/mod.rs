@@ -5,9 +5,9 @@
 mod answers;
 mod availability;
 mod kernel;
-mod proxied;
 mod modes;
 mod programs;
+mod proxied;
 
 use std::collections::HashMap;
 use std::io;
@@ -28,9 +28,9 @@ use crate::events::{Events, Kind, unix_time};
 use crate::flood::Flood;
 use crate::health::Checks;
 use crate::kept::{Keep, Kept, Origin};
-use crate::proxy::Wanted;
 use crate::modes as modes_kept;
 use crate::modes::Modes;
+use crate::proxy::Wanted;
 use crate::scrape::Scrape;
 use crate::source::{self, Identity, Text, Unreadable, host_facts, refusal, text_of};
 use crate::{Error, Options, notify};

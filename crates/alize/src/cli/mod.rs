@@ -12,8 +12,8 @@ mod endpoints;
 mod explain;
 mod live;
 mod map;
-mod notes;
 mod mode;
+mod notes;
 mod programs;
 mod proxy;
 #[cfg(test)]

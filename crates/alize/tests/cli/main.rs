@@ -2,8 +2,8 @@
 
 mod answers;
 mod check;
-mod gateway;
 mod explain;
+mod gateway;
 mod mode;
 mod observe;
 mod program;

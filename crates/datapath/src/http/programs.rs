@@ -54,10 +54,8 @@ pub(crate) fn size_of_map(name: &str, budgets: &Budgets) -> Option<u32> {
 }
 
 /// The entries, and the maps of sockets that they belong to.
-const ENTRIES: [(&str, &str); 2] = [
-    ("alize_http_far_entry", "http_far_sockets"),
-    ("alize_http_client_entry", "http_client_sockets"),
-];
+const ENTRIES: [(&str, &str); 2] =
+    [("alize_http_far_entry", "http_far_sockets"), ("alize_http_client_entry", "http_client_sockets")];
 
 /// Puts the entries that `object` holds on the pinned maps of sockets, where none are yet: for good.
 pub(crate) fn hold(object: &Object, pins: &Pins) -> Result<(), Error> {
