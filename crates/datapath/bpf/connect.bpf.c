@@ -96,8 +96,8 @@ static __always_inline __be16 proxy_port(struct bpf_sock_addr *ctx, const struct
 		tuple.ipv6.saddr[3] = tuple.ipv6.daddr[3] = bpf_htonl(1);
 		tuple.ipv6.dport = port;
 	}
-	struct bpf_sock *found = bpf_sk_lookup_tcp(ctx, &tuple, v4 ? sizeof(tuple.ipv4) : sizeof(tuple.ipv6),
-						   BPF_F_CURRENT_NETNS, 0);
+	struct bpf_sock *found =
+		bpf_sk_lookup_tcp(ctx, &tuple, v4 ? sizeof(tuple.ipv4) : sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
 	if (!found)
 		return 0;
 	bpf_sk_release(found);

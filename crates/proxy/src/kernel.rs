@@ -77,6 +77,11 @@ pub trait Kernel: Send + Sync + 'static {
     /// Whose connection it is, or nothing if that cannot be said; it is closed then.
     fn identify(&self, accepted: &Accepted) -> Option<Client>;
 
+    /// A front connection begins here, accepted or taken over from the proxy before.
+    fn joined(&self, client: &Client, netns: Netns) {
+        let _ = (client, netns);
+    }
+
     /// A socket that was made in `netns`, for a connection to `endpoint`.
     fn socket(&self, netns: Netns, endpoint: SocketAddr) -> io::Result<TcpSocket> {
         let _ = netns;

@@ -114,6 +114,7 @@ impl Doors {
 
     /// Serves a connection from here on.
     pub(crate) fn live(self: &Arc<Self>, front: Arc<Front>) {
+        self.proxy.kernel.joined(&front.origin.client, front.origin.netns);
         lock(&self.fronts).insert(front.origin.key(), Arc::downgrade(&front));
         self.proxy.open.fetch_add(1, Ordering::Relaxed);
         let doors = Arc::clone(self);

@@ -25,7 +25,7 @@ const GREETING: Duration = Duration::from_secs(2);
 
 pub(crate) fn proxy(global: &Global, args: ProxyArgs, output: Output) -> Result<(), Failure> {
     run::log(global, args.log_format, output)?;
-    let (kernel, routed) = kernel(global, &args)?;
+    let KernelSide { kernel, routed } = kernel(global, &args)?;
     let options = Options {
         drain: args.drain,
         listeners: listeners(&args.listen)?,
@@ -45,11 +45,18 @@ pub(crate) fn proxy(global: &Global, args: ProxyArgs, output: Output) -> Result<
     })
 }
 
+struct KernelSide {
+    kernel: Arc<dyn Kernel>,
+    /// To be started when the proxy is ready.
+    routed: Option<Arc<Routed>>,
+}
+
 /// The kernel side of the proxy: the instance's data path, or only the listeners that were named.
-fn kernel(global: &Global, args: &ProxyArgs) -> Result<(Arc<dyn Kernel>, Option<Arc<Routed>>), Failure> {
+fn kernel(global: &Global, args: &ProxyArgs) -> Result<KernelSide, Failure> {
     if !args.listen.is_empty() {
         let fixed = args.listen.iter().map(|Listen(address, service)| (*address, *service));
-        return Ok((Arc::new(Fixed(fixed.collect::<HashMap<_, _>>())), None));
+        let fixed = Fixed(fixed.collect::<HashMap<_, _>>());
+        return Ok(KernelSide { kernel: Arc::new(fixed), routed: None });
     }
     let cgroups = match args.cgroups.is_empty() {
         false => args.cgroups.clone(),
@@ -57,7 +64,7 @@ fn kernel(global: &Global, args: &ProxyArgs) -> Result<(Arc<dyn Kernel>, Option<
     };
     let meshed = Meshed { instance: global.instance.clone(), bpffs: args.place.bpffs.clone(), cgroups };
     let routed = Routed::open(meshed).map_err(|error| Failure::Other(anyhow::Error::new(error)))?;
-    Ok((routed.clone(), Some(routed)))
+    Ok(KernelSide { kernel: routed.clone(), routed: Some(routed) })
 }
 
 /// A listener for one service: what `--listen` says.

@@ -64,7 +64,8 @@ enum http_reason {
 	HTTP_REASON_STATUS = 25, /* of a response: not HTTP/1.1, 1xx, or below 100 */
 	HTTP_REASON_UNFRAMED = 26, /* of a response: chunked, or until the connection closes */
 	HTTP_REASON_EXCESS = 27, /* more bytes than the message has: a violation */
-	HTTP_REASON_NO_PROXY = 28, /* of a connection: none listens in its network namespace, so it was balanced as a whole */
+	HTTP_REASON_NO_PROXY =
+		28, /* of a connection: none listens in its network namespace, so it was balanced as a whole */
 	HTTP_REASONS,
 };
 

@@ -250,14 +250,14 @@ __noinline __u32 request_field(struct http_window *window, struct head *head, __
 		return 0;
 	case 16: /* an old spelling that some servers heed and some do not */
 		return NAME_IS(first, second, TEXT8('p', 'r', 'o', 'x', 'y', '-', 'c', 'o'),
-			       TEXT8('n', 'n', 'e', 'c', 't', 'i', 'o', 'n')) ?
-			       HTTP_REASON_CONNECTION :
-			       0;
+			       TEXT8('n', 'n', 'e', 'c', 't', 'i', 'o', 'n'))
+			       ? HTTP_REASON_CONNECTION
+			       : 0;
 	case 17: /* of transfer-encoding the first two words are enough: 17 bytes, and nothing harmless begins so */
 		return NAME_IS(first, second, TEXT8('t', 'r', 'a', 'n', 's', 'f', 'e', 'r'),
-			       TEXT8('-', 'e', 'n', 'c', 'o', 'd', 'i', 'n')) ?
-			       HTTP_REASON_CODING :
-			       0;
+			       TEXT8('-', 'e', 'n', 'c', 'o', 'd', 'i', 'n'))
+			       ? HTTP_REASON_CODING
+			       : 0;
 	}
 	return 0;
 }
@@ -290,9 +290,9 @@ __noinline __u32 response_field(struct http_window *window, struct head *head, _
 		return 0;
 	case 17:
 		return NAME_IS(first, second, TEXT8('t', 'r', 'a', 'n', 's', 'f', 'e', 'r'),
-			       TEXT8('-', 'e', 'n', 'c', 'o', 'd', 'i', 'n')) ?
-			       HTTP_REASON_UNFRAMED :
-			       0;
+			       TEXT8('-', 'e', 'n', 'c', 'o', 'd', 'i', 'n'))
+			       ? HTTP_REASON_UNFRAMED
+			       : 0;
 	}
 	return 0;
 }
@@ -324,8 +324,8 @@ static __always_inline __u32 head_fields(struct http_window *window, struct head
 		if (colon >= end)
 			return HTTP_REASON_FIELD;
 		__u64 place = colon | (__u64)end << 16;
-		__u32 reason = response ? response_field(window, head, line, place) :
-					  request_field(window, head, line, place);
+		__u32 reason =
+			response ? response_field(window, head, line, place) : request_field(window, head, line, place);
 		if (reason)
 			return reason;
 		line = end + 2;
@@ -372,8 +372,8 @@ __noinline __u32 request_read(struct http_window *window, struct head *head, __u
 		return HTTP_REASON_SPLIT_HEAD;
 	__u32 method = head_method(begin);
 	if (!method)
-		return begin == TEXT8('P', 'R', 'I', ' ', '*', ' ', 'H', 'T') ? HTTP_REASON_VERSION :
-										  HTTP_REASON_METHOD;
+		return begin == TEXT8('P', 'R', 'I', ' ', '*', ' ', 'H', 'T') ? HTTP_REASON_VERSION
+									      : HTTP_REASON_METHOD;
 	head->method = method;
 	__u32 path = method >> 16;
 	head->path = path;

@@ -96,8 +96,8 @@ __noinline __u32 rule_pick(__u32 number, __u32 *route)
 	if (!rule || !route || !rule->length)
 		return NONE;
 	*route = rule->route;
-	__u32 which = rule->length == 1 ? FIELD(target_read(rule->base), SLOT_ENDPOINT) :
-					  alias_pick(rule->base, rule->length);
+	__u32 which = rule->length == 1 ? FIELD(target_read(rule->base), SLOT_ENDPOINT)
+					: alias_pick(rule->base, rule->length);
 	struct http_group *group = bpf_map_lookup_elem(&http_groups, &which);
 	return group ? group_pick(group) : NONE;
 }
@@ -109,10 +109,9 @@ static __always_inline void class_key(struct http_class_key *key, const struct h
 	key->table = table;
 #pragma clang loop unroll(full)
 	for (__u32 i = 0; i < HTTP_PATTERN_SIZE / 8; i++)
-		((__u64 *)key->path)[i] = i * 8 < head->path_length ?
-						  low_bytes(head_word(window, head->path + i * 8),
-							    head->path_length - i * 8) :
-						  0;
+		((__u64 *)key->path)[i] = i * 8 < head->path_length ? low_bytes(head_word(window, head->path + i * 8),
+										head->path_length - i * 8)
+								    : 0;
 }
 
 /*

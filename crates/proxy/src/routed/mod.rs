@@ -197,8 +197,11 @@ impl Kernel for Routed {
     fn identify(&self, accepted: &Accepted) -> Option<Client> {
         let netns = self.namespaces.cookie(accepted.netns)?;
         let front = lock(&self.router).front(netns, accepted.peer).ok().flatten()?;
-        lock(&self.clients).insert(front.cookie, accepted.netns);
         Some(Client { service: front.service, cookie: front.cookie })
+    }
+
+    fn joined(&self, client: &Client, netns: Netns) {
+        lock(&self.clients).insert(client.cookie, netns);
     }
 
     fn socket(&self, netns: Netns, endpoint: SocketAddr) -> io::Result<TcpSocket> {
