@@ -235,9 +235,9 @@ fn a_request_goes_straight_to_an_endpoint_and_back() {
         assert_eq!(client.ask(&get(&format!("/turn/{turn}"))), format!("one /turn/{turn} 0"));
     }
     let body = "b".repeat(1000);
-    let post = format!("POST /in HTTP/1.1\r\nHost: web\r\nContent-Length: 1000\r\n\r\n");
+    let post = "POST /in HTTP/1.1\r\nHost: web\r\nContent-Length: 1000\r\n\r\n";
     assert_eq!(client.ask(&format!("{post}{body}")), "one /in 1000", "head and body in one");
-    client.send(&post);
+    client.send(post);
     client.send(&body[..600]);
     client.send(&body[600..]);
     assert_eq!(client.hear(), "one /in 1000", "and in three");
