@@ -14,4 +14,4 @@ pub(crate) mod tables;
 
 pub use counters::{Passed, Routed, RouterCounters};
 pub use netns::netns_cookie;
-pub use router::{Armed, Event, Front, Lent, Rest, Router, RouterOptions, Slot, SlotState};
+pub use router::{Armed, Event, Front, Lent, Rest, Router, RouterOptions, Slot, SlotState, reason_name};

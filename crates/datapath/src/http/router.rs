@@ -174,8 +174,8 @@ pub(crate) const REASONS: [&str; super::abi::REASONS] = [
     "no-proxy",
 ];
 
-/// The name of reason number `number`.
-fn reason_name(number: u32) -> &'static str {
+/// The name of reason number `number`, why a message is the proxy's.
+pub fn reason_name(number: u32) -> &'static str {
     REASONS.get(number as usize).copied().unwrap_or("unknown")
 }
 
