@@ -52,7 +52,7 @@ pub const SEEDS: [&[u8]; 12] = [
     b"POST /cart HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n{\"item\": 123}",
     b"PUT /a HTTP/1.1\r\ncontent-length:0\r\nhost:a\r\n\r\n",
     b"PATCH /a/b/c HTTP/1.1\r\nHost: a\r\nX-Empty:\r\nContent-Length: 0004\r\n\r\nbody",
-    b"DELETE /items/7 HTTP/1.1\r\nHost: [fd00::1]:8080\r\nIf-Match: \"abc\"\r\n\r\n",
+    b"DELETE /items/7 HTTP/1.1\r\nHost: [fd00::1]:8080\r\nETag: \"abc\"\r\n\r\n",
     b"OPTIONS /api HTTP/1.1\r\nHost: a.b-c_d\r\nOrigin: http://b\r\nConnection: keep-alive\r\nKeep-Alive: 5\r\n\r\n",
     b"GET /a%2fb/../c;d=e//f?x=%00 HTTP/1.1\r\nHost: a\r\nCookie: a=b; c=\"d\"\r\n\r\n",
     b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 36\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: evil\r\n\r\n",

@@ -1,6 +1,7 @@
 //! The HTTP router's headers, the same C, compiled for the host: heads in, what the kernel reads of them out.
 
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use alize_datapath::http::reason_name;
 
@@ -142,5 +143,49 @@ impl Request {
         let from = &message[self.path.start..self.length];
         let end = from.iter().position(|&byte| byte == b' ').unwrap_or(from.len());
         &from[..end]
+    }
+}
+
+/// `HTTP_METHODS` of abi.h.
+const METHOD_COUNT: usize = METHODS.len();
+
+static TURN: Mutex<()> = Mutex::new(());
+
+/// The trie of classes, of which there is one.
+pub struct Classes {
+    _turn: MutexGuard<'static, ()>,
+}
+
+unsafe extern "C" {
+    fn host_http_classes_clear();
+    fn host_http_class_add(table: u32, path: *const u8, bits: u32, verdicts: *const u32) -> i32;
+    fn host_http_route(bytes: *const u8, size: u32, service: u64, reason: *mut u32) -> u32;
+}
+
+impl Default for Classes {
+    fn default() -> Self {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the lock makes this the only user of the C side's trie.
+        unsafe { host_http_classes_clear() };
+        Self { _turn: turn }
+    }
+}
+
+impl Classes {
+    /// Puts a class in; `bits` counts the table's number too.
+    pub fn add(&mut self, table: u32, bits: u32, path: &[u8; 64], verdicts: &[u32; METHOD_COUNT]) {
+        // SAFETY: the C side copies at most 64 bytes of the path and the verdicts of all methods; the lock is held.
+        let error = unsafe { host_http_class_add(table, path.as_ptr(), bits, verdicts.as_ptr()) };
+        assert_eq!(error, 0, "the trie takes {bits} bits and has room");
+    }
+
+    /// The number of the rule for a request that fits into a window, of the service with this word.
+    pub fn route(&mut self, message: &[u8], service: u64) -> Result<u32, Reason> {
+        assert!(message.len() <= HEAD_SIZE);
+        let mut reason = 0;
+        // SAFETY: the C side reads the message's bytes and writes a reason; the lock is held.
+        let rule =
+            unsafe { host_http_route(message.as_ptr(), message.len() as u32, service, &raw mut reason) };
+        rule.checked_sub(1).ok_or(Reason(reason))
     }
 }
