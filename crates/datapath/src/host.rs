@@ -288,7 +288,7 @@ fn enforce_refuses_where_there_is_no_endpoint() {
     kernel.serve(word(Choice::RoundRobin, 0));
     let answered = kernel.decide(asked(VIP4));
     assert_eq!((answered.number, answered.refusal), (NONE, NO_ENDPOINT));
-    assert_eq!(kernel.decisions().refused, [1, 0]);
+    assert_eq!(kernel.decisions().refused, [1, 0, 0]);
 }
 
 #[test]

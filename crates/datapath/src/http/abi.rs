@@ -101,8 +101,8 @@ mod tests {
     proptest! {
         #[test]
         fn service_words_come_back(on: bool, strict: bool, any in proptest::option::of(0u32..1 << 20), table: u32) {
-            let word = ServiceWord { on, strict, any, table };
-            prop_assert_eq!(ServiceWord::unpack(word.pack()), word);
+            let packed = ServiceWord { on, strict, any, table };
+            prop_assert_eq!(ServiceWord::unpack(packed.pack()), packed);
         }
     }
 }

@@ -4,6 +4,8 @@
 //! programs do not take reaches the proxy by TCP, with a reason.
 
 pub(crate) mod abi;
+#[cfg(test)]
+mod alike;
 mod counters;
 mod lower;
 mod netns;
