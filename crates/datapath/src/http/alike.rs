@@ -2,7 +2,7 @@
 //! compiled for the host, is what the model says, and the route that the proxy would find.
 
 #[path = "../../../model/tests/http/mod.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared with the model's tests, which use more of it")]
+#[allow(unreachable_pub, reason = "shared with the model's tests")]
 mod generators;
 
 use std::sync::Arc;

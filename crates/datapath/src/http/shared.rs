@@ -121,7 +121,7 @@ impl<T: Atomic> Shared<T> {
         }
         let at = number as usize * Self::STRIDE;
         // Strides that do not divide a page are mapped whole.
-        if page % Self::STRIDE != 0 {
+        if !page.is_multiple_of(Self::STRIDE) {
             return Self::whole(map);
         }
         let offset = at / page * page;
