@@ -14,7 +14,7 @@ use std::time::Duration;
 use alize_datapath::DataPath;
 use alize_datapath::http::{Armed, Event, Rest, Router, RouterOptions, Slot, netns_cookie};
 use alize_model::Snapshot;
-use world::{World, snapshot};
+use world::{World, eventually, snapshot};
 
 /// An HTTP server that answers every request with its own name, the request's target and the length of its body.
 struct Server {
@@ -234,7 +234,7 @@ fn a_request_goes_straight_to_an_endpoint_and_back() {
         assert_eq!(client.ask(&get(&format!("/turn/{turn}"))), format!("one /turn/{turn} 0"));
     }
     let body = "b".repeat(1000);
-    let post = "POST /in HTTP/1.1\r\nHost: web\r\nContent-Length: 1000\r\n\r\n".to_string();
+    let post = format!("POST /in HTTP/1.1\r\nHost: web\r\nContent-Length: 1000\r\n\r\n");
     assert_eq!(client.ask(&format!("{post}{body}")), "one /in 1000", "head and body in one");
     client.send(&post);
     client.send(&body[..600]);
