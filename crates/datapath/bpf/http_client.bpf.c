@@ -36,6 +36,7 @@ struct choice {
 	__u32 reason;
 	__u32 route;
 	__u32 endpoint;
+	__u64 lease; /* of the slot */
 };
 
 /* Where the request goes: rule, endpoint, an idle slot to it. */
@@ -54,7 +55,7 @@ static __always_inline void choose(const struct http_client *client, struct http
 	choice->reason = HTTP_REASON_POOL_EMPTY;
 	__u32 pool = pool_of(client->netns, choice->endpoint);
 	if (pool != SLOT_NONE)
-		choice->slot = slot_take(pool, client->cookie, flags);
+		choice->slot = slot_take(pool, client->cookie, flags, &choice->lease);
 }
 
 static __always_inline void lend(struct http_client *client, struct http_slot *slot, const struct head *head,
@@ -73,7 +74,7 @@ static __always_inline void lend(struct http_client *client, struct http_slot *s
 	slot->reason = HTTP_REASON_NONE;
 	slot->used++;
 	client->slot = choice->slot;
-	client->lease = LEASE(READ_ONCE(slot->state));
+	client->lease = choice->lease;
 	client->left = total - size;
 	load_change(choice->endpoint, 1);
 }

@@ -17,8 +17,14 @@
 
 #include "abi.h"
 
+/* On the host the thread sanitizer has to know that a volatile access is meant to race. */
+#ifdef ALIZE_HOST
+#define READ_ONCE(x) __atomic_load_n(&(x), __ATOMIC_RELAXED)
+#define WRITE_ONCE(x, value) __atomic_store_n(&(x), value, __ATOMIC_RELAXED)
+#else
 #define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
 #define WRITE_ONCE(x, value) (*(volatile typeof(x) *)&(x) = (value))
+#endif
 
 /* Reads a field that the enums NAME_SHIFT and NAME_BITS of abi.h lay out in a 64-bit word. */
 #define FIELD(word, name) (((word) >> name##_SHIFT) & ((1ULL << name##_BITS) - 1))

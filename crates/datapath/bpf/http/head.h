@@ -14,7 +14,10 @@
 enum {
 	HEAD_FIELDS = 96, /* field lines that are read */
 	HEAD_NAME = 64, /* bytes of a field's name */
-	HEAD_TARGET_WORDS = 128, /* words of a target: longer ones cost the verifier more than they are worth */
+	HEAD_TARGET_WORDS = 112, /* words of a target: longer ones cost the verifier more than they are worth */
+	HEAD_HOST = 64, /* bytes of Host that are a name */
+	HEAD_ADDRESS = 42, /* or an IPv6 address */
+	HEAD_PORT = 6, /* of its port, with the colon */
 	HEAD_NOWHERE = 0xffff, /* what was looked for is not there, or something is that must not */
 };
 
@@ -96,6 +99,33 @@ __noinline __u32 head_target(struct http_window *window, struct head *head, __u3
 		return end;
 	}
 	return HEAD_NOWHERE;
+}
+
+/* The high bit of each of "#<>\\^`{|}. All bytes must be below 0x80. */
+static __always_inline __u64 no_target_bytes(__u64 text)
+{
+	__u64 even = text | BYTES(1), pair = text | BYTES(2);
+	return exact_bytes(even, '#') | exact_bytes(pair, '>') | exact_bytes(pair, '^') | exact_bytes(text, '`') |
+	       exact_bytes(text, '{') | exact_bytes(even, '}');
+}
+
+/*
+ * Whether the target [from, end), of visible ASCII, has only bytes that RFC 3986 knows: others are refused by some servers.
+ * A walk of its own, because head_target has so many states already that more work in it is too much for the verifier.
+ */
+__noinline __u32 head_target_is_plain(struct http_window *window, __u32 from, __u32 end)
+{
+	if (!window)
+		return 0;
+	for (__u32 i = 0; i < HEAD_TARGET_WORDS; i++) {
+		__u32 at = from + i * 8;
+		if (at >= end)
+			break;
+		__u64 found = no_target_bytes(head_word(window, at) & ~HIGH_BITS);
+		if (found)
+			return at + first_byte(found) >= end;
+	}
+	return 1;
 }
 
 /* The line end (CR LF) behind `from`, before which there are blanks, tabs and visible ASCII only. */
@@ -205,6 +235,75 @@ static __always_inline bool is_keep_alive(const struct http_window *window, __u3
 /* The name [from, from + length) in lower case, as far as two words go. */
 #define NAME_IS(first, second, a, b) ((first) == (a) && (second) == (b))
 
+/* Letters, digits, - . and _, and what an IPv6 address is made of: one bit a byte, as above. */
+#define NAME_LOW 0x03ff600000000000ULL
+#define NAME_HIGH 0x07fffffe87fffffeULL
+#define ADDRESS_LOW 0x07ff400000000000ULL
+#define ADDRESS_HIGH 0x0000007e0000007eULL
+
+static __always_inline bool in_set(__u8 byte, __u64 low, __u64 high)
+{
+	__u64 set = byte & 0x40 ? high : low;
+	return !(byte & 0x80) && set >> (byte & 0x3f) & 1;
+}
+
+/* What follows the IPv6 address that begins at `from` with its bracket. */
+__noinline __u32 head_address(struct http_window *window, __u32 from)
+{
+	if (!window)
+		return HEAD_NOWHERE;
+	for (__u32 i = 1; i < HEAD_ADDRESS; i++) {
+		__u8 byte = head_byte(window, from + i);
+		if (in_set(byte, ADDRESS_LOW, ADDRESS_HIGH))
+			continue;
+		return byte == ']' && i > 2 ? from + i + 1 : HEAD_NOWHERE;
+	}
+	return HEAD_NOWHERE;
+}
+
+/* What follows the name or IPv4 address that begins at `from`. */
+__noinline __u32 head_name(struct http_window *window, __u32 from)
+{
+	if (!window || head_byte(window, from) == '.')
+		return HEAD_NOWHERE;
+	for (__u32 i = 0; i < HEAD_HOST; i++) {
+		__u32 pair = head_word(window, from + i) & 0xffff;
+		if (pair == ('.' | '.' << 8))
+			return HEAD_NOWHERE;
+		if (!in_set(pair, NAME_LOW, NAME_HIGH))
+			return i ? from + i : HEAD_NOWHERE;
+	}
+	return HEAD_NOWHERE;
+}
+
+/* Whether [from, end) is a colon and a port. */
+__noinline __u32 head_port(struct http_window *window, __u32 from, __u32 end)
+{
+	if (!window || end - from < 2 || end - from > HEAD_PORT || head_byte(window, from) != ':')
+		return 0;
+	for (__u32 i = 1; i < HEAD_PORT; i++) {
+		if (from + i >= end)
+			break;
+		if ((__u32)head_byte(window, from + i) - '0' > 9)
+			return 0;
+	}
+	return 1;
+}
+
+/*
+ * Whether the value [from, end) of Host is a name or an address, with a port or without: of all else servers make different
+ * things.
+ */
+__noinline __u32 head_host(struct http_window *window, __u32 from, __u32 end)
+{
+	if (!window)
+		return 0;
+	from = value_begins(window, from, end);
+	end = value_ends(window, from, end);
+	__u32 rest = head_byte(window, from) == '[' ? head_address(window, from) : head_name(window, from);
+	return rest == end || head_port(window, rest, end);
+}
+
 /* What a field of a request means for it. `line` is the place of its name, `colon` and `end` of the value. */
 __noinline __u32 request_field(struct http_window *window, struct head *head, __u32 line, __u64 place)
 {
@@ -220,7 +319,7 @@ __noinline __u32 request_field(struct http_window *window, struct head *head, __
 	case 4:
 		if (first != TEXT8('h', 'o', 's', 't', 0, 0, 0, 0))
 			return 0;
-		if (head->flags & HEAD_HAS_HOST || value_begins(window, colon + 1, end) == end)
+		if (head->flags & HEAD_HAS_HOST || !head_host(window, colon + 1, end))
 			return HTTP_REASON_HOST;
 		head->flags |= HEAD_HAS_HOST;
 		return 0;
@@ -382,6 +481,8 @@ __noinline __u32 request_read(struct http_window *window, struct head *head, __u
 	__u32 blank = head_target(window, head, path, to);
 	if (blank == HEAD_NOWHERE)
 		return head_is_cut(window, to) ? HTTP_REASON_SPLIT_HEAD : HTTP_REASON_TARGET;
+	if (!head_target_is_plain(window, path, blank))
+		return HTTP_REASON_TARGET;
 	/* An asterisk or an authority begins with no slash; two slashes would begin an authority. */
 	__u32 end = blank + 9;
 	if (end + 2 > to)
@@ -432,6 +533,9 @@ __noinline __u32 response_read(struct http_window *window, struct head *head, __
 	__u32 reason = head_fields(window, head, end + 2, to, true);
 	if (reason)
 		return reason;
+	/* A length of what cannot be there: some clients wait for it. */
+	if (status == 204 && head->body)
+		return HTTP_REASON_LENGTH;
 	if (method == HTTP_HEAD || status == 204 || status == 304)
 		head->body = 0;
 	else if (!(head->flags & HEAD_HAS_LENGTH))

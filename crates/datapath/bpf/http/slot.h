@@ -90,11 +90,14 @@ static __always_inline void slot_bury(struct http_slot *slot)
 		slot_change(slot, word, word | HTTP_SLOT_OUT);
 }
 
-/* Takes an idle slot of the pool for a client, with more flags if need be; its number, or SLOT_NONE. */
-__noinline __u32 slot_take(__u32 pool_number, __u64 cookie, __u32 flags)
+/*
+ * Takes an idle slot of the pool for a client, with more flags if need be; its number, or SLOT_NONE. `lease` is told as it
+ * was taken: read from the slot afterwards it could be another client's already.
+ */
+__noinline __u32 slot_take(__u32 pool_number, __u64 cookie, __u32 flags, __u64 *lease)
 {
 	struct http_pool *pool = bpf_map_lookup_elem(&http_pool_heads, &pool_number);
-	if (!pool)
+	if (!pool || !lease)
 		return SLOT_NONE;
 	for (int i = 0; i < SLOT_CORPSES; i++) {
 		__u32 number = pool_pop(pool);
@@ -105,7 +108,8 @@ __noinline __u32 slot_take(__u32 pool_number, __u64 cookie, __u32 flags)
 			break;
 		__u64 word = READ_ONCE(slot->state);
 		bool idle = !(word & HTTP_SLOT_FLAGS) && !SLOT_COOKIE(word);
-		if (idle && slot_change(slot, word, word | cookie << HTTP_SLOT_COOKIE_SHIFT | HTTP_SLOT_BUSY | flags))
+		*lease = word | cookie << HTTP_SLOT_COOKIE_SHIFT;
+		if (idle && slot_change(slot, word, *lease | HTTP_SLOT_BUSY | flags))
 			return number;
 		slot_bury(slot);
 	}
@@ -161,7 +165,9 @@ __noinline __u32 slot_finish(__u32 number, __u64 lease, __u32 clear)
 		return 0;
 	if (pool && pool_push(pool, slot, number))
 		return 1;
-	slot_change(slot, idle, idle | HTTP_SLOT_LOST);
+	/* Retired in between, it is dead and in no pool, and nobody else will come upon it. */
+	if (!slot_change(slot, idle, idle | HTTP_SLOT_LOST))
+		slot_bury(slot);
 	return 0;
 }
 

@@ -1,6 +1,10 @@
-//! The observing kernel programs, the same C, compiled for the host: packets in, requests and tallies out.
+//! The observing kernel programs, the same C, compiled for the host: packets in, requests and tallies out; and the HTTP
+//! router's headers likewise, in [`http`].
 #![allow(unsafe_code)]
 
+pub mod corpus;
+pub mod heads;
+pub mod http;
 pub mod oracle;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

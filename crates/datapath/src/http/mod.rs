@@ -4,6 +4,8 @@
 //! programs do not take reaches the proxy by TCP, with a reason.
 
 pub(crate) mod abi;
+#[cfg(test)]
+mod alike;
 mod counters;
 mod lower;
 mod netns;
@@ -14,4 +16,4 @@ pub(crate) mod tables;
 
 pub use counters::{Passed, Routed, RouterCounters};
 pub use netns::netns_cookie;
-pub use router::{Armed, Event, Front, Lent, Rest, Router, RouterOptions, Slot, SlotState};
+pub use router::{Armed, Event, Front, Lent, Rest, Router, RouterOptions, Slot, SlotState, reason_name};

@@ -7,7 +7,7 @@
 //!   again only when it is in no pool.
 //! - Its generation changes with each connection, so a program that still works for the old one can do nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
@@ -26,6 +26,7 @@ use super::abi::{
 use super::shared::{PoolCell, Shared, SlotCell};
 use crate::abi::{NONE, Plain, address_words};
 use crate::error::io_error;
+use crate::grace;
 use crate::maps::Map;
 use crate::pin::Pins;
 use crate::{Error, Options};
@@ -174,8 +175,8 @@ pub(crate) const REASONS: [&str; super::abi::REASONS] = [
     "no-proxy",
 ];
 
-/// The name of reason number `number`.
-fn reason_name(number: u32) -> &'static str {
+/// The name of reason number `number`, why a message is the proxy's.
+pub fn reason_name(number: u32) -> &'static str {
     REASONS.get(number as usize).copied().unwrap_or("unknown")
 }
 
@@ -197,7 +198,10 @@ pub struct Router {
     /// Numbers of pools that were made by this process.
     known: HashMap<(u64, u32), u32>,
     next_pool: u32,
-    free: Vec<u32>,
+    /// The longest unused first.
+    free: VecDeque<u32>,
+    /// In no pool any more, but a program that took one of them before it was retired may still be at work.
+    resting: Vec<u32>,
     /// Retired while in a pool: their numbers are free once the programs have found them there.
     buried: Vec<u32>,
     /// Lent by the proxy before this one.
@@ -235,7 +239,8 @@ impl Router {
             events,
             known: HashMap::new(),
             next_pool: 0,
-            free: Vec::new(),
+            free: VecDeque::new(),
+            resting: Vec::new(),
             buried: Vec::new(),
             foreign: Vec::new(),
             slots,
@@ -257,14 +262,14 @@ impl Router {
                 while self.pop(pool).is_some() {}
             }
         }
-        for number in (0..self.slots.count()).rev() {
+        for number in 0..self.slots.count() {
             let Some(cell) = self.slots.get(number) else { continue };
             let word = cell.state.load(Ordering::Acquire);
             let lent = word >> COOKIE_SHIFT != 0 && word & DEAD == 0;
             let dead = word | DEAD | OUT;
             // What is lent is finished by the proxy before, if that still lives.
             if !lent && cell.state.compare_exchange(word, dead, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-                self.free.push(number);
+                self.free.push_back(number);
             } else {
                 self.foreign.push(number);
             }
@@ -349,7 +354,7 @@ impl Router {
     pub fn reserve(&mut self, netns: u64, endpoint: u32) -> Result<Option<Slot>, Error> {
         let pool = self.pool(netns, endpoint)?;
         self.collect();
-        let Some(number) = self.free.pop() else { return Ok(None) };
+        let Some(number) = self.free.pop_front() else { return Ok(None) };
         let Some(cell) = self.slots.get(number) else { return Ok(None) };
         let generation = cell.state.load(Ordering::Acquire) >> GENERATION_SHIFT;
         let next = (generation + 1) & ((1 << GENERATION_BITS) - 1);
@@ -379,9 +384,9 @@ impl Router {
         Ok(Armed::Here)
     }
 
-    /// Gives back a slot that was reserved and never armed, or retired while it was lent.
+    /// Gives back a slot that was reserved and never armed.
     pub fn release(&mut self, slot: Slot) {
-        self.free.push(slot.0);
+        self.free.push_back(slot.0);
     }
 
     /// What is known of the slot now.
@@ -499,21 +504,28 @@ impl Router {
         }
     }
 
-    /// Numbers of dead slots that are in no pool any more are free.
+    /// Numbers of dead slots that are in no pool any more are free, once no program can be at work on them: one that has
+    /// just taken a slot writes into it and redirects by its number, which must not mean another connection meanwhile.
+    /// Waiting takes some milliseconds, but only once for all numbers there are.
     fn collect(&mut self) {
         if self.free.is_empty() {
             self.inherit();
             self.exhume();
         }
         let slots = &self.slots;
-        let free = &mut self.free;
+        let resting = &mut self.resting;
         self.buried.retain(|&number| {
             let out = slots.get(number).is_none_or(|cell| cell.state.load(Ordering::Acquire) & OUT != 0);
             if out {
-                free.push(number);
+                resting.push(number);
             }
             !out
         });
+        if self.free.is_empty() && !self.resting.is_empty() {
+            // Where the kernel cannot tell, their order alone gives the programs time.
+            grace::period();
+            self.free.extend(self.resting.drain(..));
+        }
     }
 
     fn pool(&mut self, netns: u64, endpoint: u32) -> Result<u32, Error> {
