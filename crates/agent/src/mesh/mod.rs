@@ -300,6 +300,7 @@ impl Mesh {
         self.ejections.reload(&self.snapshot);
         self.resume(resumed);
         self.review_availability();
+        self.tell_proxy();
         Ok((applied, changes))
     }
 

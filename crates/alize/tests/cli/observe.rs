@@ -89,8 +89,10 @@ impl World {
     }
 
     fn links(&self) -> usize {
-        let links = format!("{}/alize/{}/v1/links", self.host.bpffs(), self.host.instance);
-        let names = fs::read_dir(links).expect("pins").flatten();
+        let instance = format!("{}/alize/{}", self.host.bpffs(), self.host.instance);
+        let versions = fs::read_dir(instance).expect("pins").flatten();
+        let names =
+            versions.flat_map(|version| fs::read_dir(version.path().join("links")).expect("pins").flatten());
         names.filter(|entry| entry.file_name().to_string_lossy().contains("observe")).count()
     }
 }
