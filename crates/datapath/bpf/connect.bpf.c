@@ -151,20 +151,20 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, struct request *reque
 	__u64 http = request->dialled.protocol == ADDRESS_IPPROTO_TCP ? http_service_word(decision->service) : 0;
 	if (FIELD(http, HTTP_SERVICE_ON))
 		decide_http(ctx, request, decision, http);
+	bool refused = false;
 	if (!decision->proxied) {
 		request->client = ctx_client(ctx);
 		request->now = bpf_ktime_get_ns();
 		decide(request, decision);
 		decision_count(decision);
-		if (decision_refuses(decision))
-			return ctx_refuse(decision);
+		refused = decision_refuses(decision);
 		if (decision_would_refuse(decision))
 			tell_refusal(decision, EVENT_WOULD_REFUSE);
 	}
-	/* The proxy could not tell whose connection it is. */
-	if (!remember(ctx, connection, request, decision) && decision->proxied)
-		return ctx_refuse(decision);
-	return VERDICT_PASS;
+	/* Without a record the proxy could not tell whose connection it is. */
+	if (!refused)
+		refused = !remember(ctx, connection, request, decision) && decision->proxied;
+	return refused ? ctx_refuse(decision) : VERDICT_PASS;
 }
 
 static __always_inline bool rewrites(const struct decision *decision)

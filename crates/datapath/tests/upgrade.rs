@@ -41,8 +41,20 @@ impl Drop for Folder {
 }
 
 /// All objects but the one without code.
-const ALL: [&str; 8] =
-    ["sockops", "release", "getpeername", "recvmsg", "sendmsg", "connect", "sweep", "terminate"];
+const ALL: [&str; 12] = [
+    "sockops",
+    "release",
+    "getpeername",
+    "recvmsg",
+    "sendmsg",
+    "http_entry",
+    "http_far",
+    "http_client",
+    "http_sockops",
+    "connect",
+    "sweep",
+    "terminate",
+];
 
 /// The objects of this tree, some of them built anew from headers in which each first text is replaced by the second.
 fn built(folder: &Folder, version: &str, edits: &[(&str, &str, &str)], anew: &[&str]) -> Bundle {
@@ -258,8 +270,8 @@ fn what_fails_leaves_what_ran() {
     let set_retval =
         ("alize/sock_addr.h", "	bpf_set_retval(-ERRNO_ECONNREFUSED);", "	((long (*)(int))9999)(0);");
     let refused = built(&folder, "2.1.0", &[set_retval], &["connect"]);
-    let mode = "	__u32 mode; /* enum mode, of the decision";
-    let longer = format!("	__u32 more[3];\n{mode}");
+    let mode = "	__u16 mode; /* enum mode, of the decision";
+    let longer = format!("	__u16 more[4];\n{mode}");
     let fixed = built(&folder, "2.2.0", &[("alize/abi.h", mode, &longer)], &ALL);
     let nowhere = ("alize/decide.h", "	decision->number = number;", "	decision->number = NONE;");
     let idle = built(&folder, "2.3.0", &[nowhere], &["connect"]);

@@ -105,8 +105,8 @@ impl Handle {
         self.proxy.counters()
     }
 
-    /// Copies the response that `back` owes to a request with `method` to the front connection with this cookie, between
-    /// the front's own exchanges; `None` if there is no such connection any more.
+    /// Copies the response that `back` owes to a request with `method` to the front connection of the client with this
+    /// cookie, between the front's own exchanges; `None` if there is no such connection any more.
     pub async fn relay(&self, front: u64, back: TcpStream, method: http::Method) -> Option<Outcome> {
         self.doors.relay(front, back, method).await
     }

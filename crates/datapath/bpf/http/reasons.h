@@ -4,6 +4,7 @@
 #define HTTP_REASONS_H
 
 #include "alize/counters.h"
+#include "alize/text.h"
 #include "http/abi.h"
 
 /* service -> how often the proxy was needed, by reason. Written by connect, client and far, read by the agent. */
@@ -21,6 +22,8 @@ static __always_inline void count_reason(__u32 service, __u32 reason)
 {
 	struct http_reasons *reasons =
 		counter_entry(&http_reasons, service, &no_http_reasons, ANOMALY_SERVICE_UNCOUNTED);
+	/* What the compiler knows of the reason it would not ask, and the verifier does not know it. */
+	HIDE(reason);
 	if (reasons && reason < HTTP_REASONS)
 		COUNT(reasons->count[reason], 1);
 }

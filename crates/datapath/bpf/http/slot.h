@@ -157,7 +157,8 @@ __noinline __u32 slot_finish(__u32 number, __u64 lease, __u32 clear)
 	struct http_slot *slot = slot_get(number);
 	if (!slot || !slot_flag(slot, lease, 0, clear, &flags) || flags)
 		return 0;
-	__u32 pool_number = slot->pool;
+	/* Another's by now, perhaps: then what follows comes to nothing. */
+	__u32 pool_number = READ_ONCE(slot->pool);
 	struct http_pool *pool = bpf_map_lookup_elem(&http_pool_heads, &pool_number);
 	/* Idle first, then in the pool: from here on the proxy may retire it, and who takes a dead one buries it. */
 	__u64 idle = lease & ((1ULL << HTTP_SLOT_COOKIE_SHIFT) - 1);
