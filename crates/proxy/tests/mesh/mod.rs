@@ -20,7 +20,8 @@ static TURN: Mutex<()> = Mutex::new(());
 static NUMBER: AtomicU32 = AtomicU32::new(1);
 
 pub struct Mesh {
-    pub data_path: DataPath,
+    /// Gone only while the mesh is taken down.
+    data_path: Option<DataPath>,
     pub handle: Handle,
     pub snapshot: Snapshot,
     options: Options,
@@ -81,7 +82,7 @@ impl Mesh {
         let (handle, stop, proxy) = proxy(&options);
         handle.apply(state(&data_path, &snapshot, 1)).unwrap();
         Self {
-            data_path,
+            data_path: Some(data_path),
             handle,
             snapshot,
             options,
@@ -98,13 +99,17 @@ impl Mesh {
         self.address
     }
 
+    fn data_path(&self) -> &DataPath {
+        self.data_path.as_ref().expect("it is there until the mesh is dropped")
+    }
+
     /// Requests that the server has answered.
     pub fn served(&self) -> u64 {
         self.server.served.load(Ordering::SeqCst)
     }
 
     pub fn counts(&self) -> Counts {
-        let http = self.data_path.http_counters().unwrap();
+        let http = self.data_path().http_counters().unwrap();
         let kernel = http.requests.iter().map(|row| row.statuses.iter().sum::<u64>()).sum();
         let counters = self.handle.counters();
         let proxy = counters
@@ -121,7 +126,7 @@ impl Mesh {
     pub fn settles(&self) {
         let start = Instant::now();
         loop {
-            let (lent, load) = self.data_path.http_outstanding().unwrap();
+            let (lent, load) = self.data_path().http_outstanding().unwrap();
             let open = self.handle.counters().open;
             if lent == 0 && load == 0 && open <= 1 {
                 return;
@@ -142,29 +147,16 @@ impl Drop for Mesh {
             let _ = proxy.join();
         }
         join(self.cgroup.parent().expect("the cgroup was made below another"));
-        let budgets = self.options.budgets;
-        // The lock goes with the data path.
-        let options = Options { budgets, ..self.options.clone() };
-        let empty = Snapshot::default();
-        let _ = self.data_path.apply(Desired { snapshot: &empty, unavailable: &Availability::new() });
-        unload_later(options, self.cgroup.clone());
-    }
-}
-
-/// Pins can be removed once the lock of the data path is gone, which is after this value's drop.
-fn unload_later(options: Options, cgroup: PathBuf) {
-    thread::spawn(move || {
-        for _ in 0..200 {
-            if alize_datapath::unload(&options).is_ok() {
-                break;
-            }
-            thread::sleep(Duration::from_millis(10));
+        // The lock goes with the data path, and nobody unloads what is locked.
+        drop(self.data_path.take());
+        let unloaded = alize_datapath::unload(&self.options);
+        let removed = fs::remove_dir(&self.cgroup);
+        let _ = fs::remove_dir_all(&self.options.run_dir);
+        if !thread::panicking() {
+            unloaded.unwrap_or_else(|error| panic!("{error}"));
+            removed.expect("nobody but this process was in the cgroup");
         }
-        let _ = fs::remove_dir(&cgroup);
-        let _ = fs::remove_dir_all(&options.run_dir);
-    })
-    .join()
-    .unwrap_or_default();
+    }
 }
 
 fn proxy(options: &Options) -> (Handle, tokio::sync::oneshot::Sender<()>, thread::JoinHandle<()>) {
