@@ -304,6 +304,17 @@ __noinline __u32 head_host(struct http_window *window, __u32 from, __u32 end)
 	return rest == end || head_port(window, rest, end);
 }
 
+/* Content-Length [from, end): once, and digits. */
+static __always_inline __u32 head_take_length(struct http_window *window, struct head *head, __u32 from, __u32 end)
+{
+	__u64 value = head_length(window, from, end);
+	if (head->flags & HEAD_HAS_LENGTH || value == ~0ULL)
+		return HTTP_REASON_LENGTH;
+	head->flags |= HEAD_HAS_LENGTH;
+	head->body = value;
+	return 0;
+}
+
 /* What a field of a request means for it. `line` is the place of its name, `colon` and `end` of the value. */
 __noinline __u32 request_field(struct http_window *window, struct head *head, __u32 line, __u64 place)
 {
@@ -335,14 +346,8 @@ __noinline __u32 request_field(struct http_window *window, struct head *head, __
 		return 0;
 	case 14:
 		if (NAME_IS(first, second, TEXT8('c', 'o', 'n', 't', 'e', 'n', 't', '-'),
-			    TEXT8('l', 'e', 'n', 'g', 't', 'h', 0, 0))) {
-			__u64 value = head_length(window, colon + 1, end);
-			if (head->flags & HEAD_HAS_LENGTH || value == ~0ULL)
-				return HTTP_REASON_LENGTH;
-			head->flags |= HEAD_HAS_LENGTH;
-			head->body = value;
-			return 0;
-		}
+			    TEXT8('l', 'e', 'n', 'g', 't', 'h', 0, 0)))
+			return head_take_length(window, head, colon + 1, end);
 		if (NAME_IS(first, second, TEXT8('h', 't', 't', 'p', '2', '-', 's', 'e'),
 			    TEXT8('t', 't', 'i', 'n', 'g', 's', 0, 0)))
 			return HTTP_REASON_UPGRADE;
@@ -379,13 +384,8 @@ __noinline __u32 response_field(struct http_window *window, struct head *head, _
 		return 0;
 	case 14:
 		if (NAME_IS(first, second, TEXT8('c', 'o', 'n', 't', 'e', 'n', 't', '-'),
-			    TEXT8('l', 'e', 'n', 'g', 't', 'h', 0, 0))) {
-			__u64 value = head_length(window, colon + 1, end);
-			if (head->flags & HEAD_HAS_LENGTH || value == ~0ULL)
-				return HTTP_REASON_LENGTH;
-			head->flags |= HEAD_HAS_LENGTH;
-			head->body = value;
-		}
+			    TEXT8('l', 'e', 'n', 'g', 't', 'h', 0, 0)))
+			return head_take_length(window, head, colon + 1, end);
 		return 0;
 	case 17:
 		return NAME_IS(first, second, TEXT8('t', 'r', 'a', 'n', 's', 'f', 'e', 'r'),
