@@ -61,14 +61,16 @@ impl<K: Plain, V: Plain> Map<K, V> {
             let found = format!("keys and values of {} and {} bytes", sizes.0, sizes.1);
             return Err(Error::kernel("cannot use map", name_of(&handle), io::Error::other(found)));
         }
-        let cpus = match handle.map_type().is_percpu() {
-            true => libbpf_rs::num_possible_cpus().map_err(|e| {
+        let count_cpus = || {
+            libbpf_rs::num_possible_cpus().map_err(|e| {
                 Error::kernel("cannot count the CPUs for", name_of(&handle), crate::error::io_error(e))
-            })?,
-            false => 1,
+            })
         };
-        // The kernel hands per-CPU values over in steps of eight bytes.
-        let stride = if cpus > 1 { sizes.1.next_multiple_of(8) } else { sizes.1 };
+        // The kernel hands per-CPU values over in steps of eight bytes, on machines with one CPU too.
+        let (cpus, stride) = match handle.map_type().is_percpu() {
+            true => (count_cpus()?, sizes.1.next_multiple_of(8)),
+            false => (1, sizes.1),
+        };
         Ok(Self { handle, cpus, stride, types: PhantomData })
     }
 
@@ -176,21 +178,25 @@ impl<K: Plain, V: Plain> Map<K, V> {
         let mut keys = vec![0u8; batch * size_of::<K>()];
         let mut values = vec![0u8; batch * value_size];
         let mut decoded = Vec::with_capacity(self.cpus);
-        // Of a hash the position is a bucket's number, of an array the last key: both have four bytes.
-        let mut position = start;
+        // Of a hash the position is a bucket's number, of all other maps the last key (kernel/bpf/syscall.c,
+        // generic_map_lookup_batch): a whole one, and those of a trie are long.
+        let width = size_of::<K>().max(size_of::<u32>());
+        let mut position = start.map(|key| {
+            let mut bytes = key.to_ne_bytes().to_vec();
+            bytes.resize(width, 0);
+            bytes
+        });
+        let mut next = vec![0u8; width];
         let (mut doublings, mut tries) = (0, 0);
         while limit > 0 {
             let mut count = batch.min(limit) as u32;
-            let mut next = 0u32;
-            // SAFETY: the kernel writes at most `count` keys and values, for which the buffers have room, and a
-            // position of four bytes (of all our maps that are read so the keys are no larger, or they are hashes).
+            // SAFETY: the kernel writes at most `count` keys and values, for which the buffers have room, and reads and
+            // writes a position, which is as long as a key or has four bytes.
             let result = unsafe {
                 libbpf_sys::bpf_map_lookup_batch(
                     self.raw_fd(),
-                    position
-                        .as_mut()
-                        .map_or(std::ptr::null_mut(), |position| std::ptr::from_mut(position).cast()),
-                    std::ptr::from_mut(&mut next).cast(),
+                    position.as_mut().map_or(std::ptr::null_mut(), |position| position.as_mut_ptr().cast()),
+                    next.as_mut_ptr().cast(),
                     keys.as_mut_ptr().cast(),
                     values.as_mut_ptr().cast(),
                     &mut count,
@@ -227,7 +233,7 @@ impl<K: Plain, V: Plain> Map<K, V> {
             if errno.is_some() || count == 0 {
                 break;
             }
-            position = Some(next);
+            position = Some(next.clone());
         }
         Ok(())
     }
@@ -237,17 +243,17 @@ impl<K: Plain, V: Plain> Map<K, V> {
 const ENOTSUPP: i32 = 524;
 
 impl<K: Plain, V: Plain> Map<K, V> {
-    /// One entry a system call: arrays of per-CPU values can be read in no other way before Linux 5.13. `after` is a key,
-    /// which of an array has four bytes.
+    /// One entry a system call: arrays of per-CPU values can be read in no other way before Linux 5.13. `after` begins with
+    /// a key.
     fn read_singly(
         &self,
-        after: Option<u32>,
+        after: Option<Vec<u8>>,
         limit: usize,
         mut each: impl FnMut(K, &[V]),
     ) -> Result<(), Error> {
-        let mut key = after.map(|key| key.to_ne_bytes().to_vec());
+        let mut key = after;
         let mut next = vec![0u8; size_of::<K>()];
-        let mut value = vec![0u8; size_of::<V>() * self.cpus];
+        let mut value = vec![0u8; self.stride * self.cpus];
         for _ in 0..limit.min(self.max_entries() as usize) {
             let before = key.as_ref().map_or(std::ptr::null(), |key| key.as_ptr());
             // SAFETY: the kernel reads one key, or none, and writes one key and one value (of a per-CPU map one for each
@@ -265,7 +271,7 @@ impl<K: Plain, V: Plain> Map<K, V> {
                 false if last_error(libc::ENOENT) => break,
                 false => return Err(self.error("cannot read map")),
             }
-            let values: Vec<V> = value.chunks_exact(size_of::<V>()).filter_map(V::read).collect();
+            let values: Vec<V> = value.chunks_exact(self.stride).filter_map(V::read).collect();
             if let Some(key) = K::read(&next) {
                 each(key, &values);
             }
@@ -300,4 +306,49 @@ fn name_of(handle: &MapHandle) -> String {
 
 fn last_error(errno: i32) -> bool {
     io::Error::last_os_error().raw_os_error() == Some(errno)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use libbpf_rs::MapType;
+
+    use super::*;
+
+    fn map<K: Plain, V: Plain>(kind: MapType, size: u32) -> Map<K, V> {
+        let flags = if kind == MapType::LpmTrie { libbpf_sys::BPF_F_NO_PREALLOC } else { 0 };
+        let options = libbpf_sys::bpf_map_create_opts {
+            sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
+            map_flags: flags,
+            ..Default::default()
+        };
+        let sizes = (size_of::<K>() as u32, size_of::<V>() as u32);
+        Map::new(MapHandle::create(kind, Some("test"), sizes.0, sizes.1, size, &options).unwrap()).unwrap()
+    }
+
+    /// In more than one batch: each begins where the one before ended, which of a trie is a key of many bytes.
+    #[test]
+    fn tries_with_long_keys_are_read_whole() {
+        let trie = map::<frontend_key, u32>(MapType::LpmTrie, 20_000);
+        let prefix = size_of::<frontend_key>() as u32 * 8 - 32;
+        let key = |number: u32| {
+            let mut bytes = vec![0; size_of::<frontend_key>()];
+            bytes[..4].copy_from_slice(&prefix.to_ne_bytes());
+            bytes[4..8].copy_from_slice(&number.to_be_bytes());
+            frontend_key::read(&bytes).unwrap()
+        };
+        trie.put_all((0..10_000).map(|number| (key(number), number))).unwrap();
+        let mut seen = BTreeMap::new();
+        trie.for_each(|_, value| *seen.entry(value[0]).or_insert(0) += 1).unwrap();
+        assert!(seen.len() == 10_000 && seen.values().all(|&times| times == 1), "{} entries", seen.len());
+    }
+
+    #[test]
+    fn values_of_each_cpu_are_read_whole_singly_too() {
+        let map = map::<u32, u32>(MapType::PercpuArray, 7);
+        let mut seen = 0;
+        map.read_singly(None, usize::MAX, |_, values| seen += values.len()).unwrap();
+        assert_eq!(seen, 7 * libbpf_rs::num_possible_cpus().unwrap());
+    }
 }
