@@ -23,7 +23,7 @@ impl Place {
         self.started(&format!("serve-{name}"), &world.to_string_lossy(), &arguments, addresses)
     }
 
-    /// nginx, in one process so that killing it leaves no worker, that answers `GET /` with its name and
+    /// nginx, in one process so that killing it leaves no worker, that answers every request with its name and
     /// `GET /healthz` with 200.
     pub fn nginx(&self, name: &str, addresses: &[SocketAddr]) -> Result<Process> {
         let folder = self.logs.join(format!("nginx-{name}"));
@@ -36,7 +36,7 @@ impl Place {
             "user root;\ndaemon off;\nmaster_process off;\npid {folder}/pid;\nerror_log stderr warn;\n\
              events {{ worker_connections 8192; }}\n\
              http {{\n  access_log off;\n  default_type text/plain;\n{scratch}  server {{\n{listens}\
-             \x20   location = / {{ return 200 \"{name}\\n\"; }}\n\
+             \x20   location / {{ return 200 \"{name}\\n\"; }}\n\
              \x20   location = /healthz {{ return 200 \"well\\n\"; }}\n  }}\n}}\n",
             folder = folder.display(),
         );
