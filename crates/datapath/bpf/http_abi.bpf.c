@@ -9,6 +9,7 @@
 struct http_abi_types {
 	enum http_limits limits;
 	enum http_program program;
+	enum http_next_program next_program;
 	enum http_method method;
 	enum http_reason reason;
 	enum http_service_word service_word;

@@ -3,6 +3,7 @@
  * sk_msg on the sockets of clients: a request is about to be sent. What can be routed goes straight into the socket of
  * an endpoint; all else passes by TCP to the proxy, as if nothing were here.
  */
+#include "http/asked.h"
 #include "http/client.h"
 #include "http/route.h"
 
@@ -104,6 +105,9 @@ static __always_inline __u32 begin(struct sk_msg_md *msg, struct http_client *cl
 	struct http_slot *slot = slot_get(number);
 	if (!slot)
 		return HTTP_REASON_GONE;
+	slot->noted = http_is_watched() && note_write(window, &head, number);
+	if (slot->noted)
+		note_client(msg, client, number);
 	lend(client, slot, &head, &choice, size);
 	if (bpf_msg_redirect_hash(msg, &http_far_sockets, &number, BPF_F_INGRESS) == SK_PASS)
 		return 0;

@@ -7,6 +7,7 @@
  * a server is read only when its client's is not observed. See identity.h for how two sockets know each other.
  */
 #include "observe/follow.h"
+#include "observe/routed.h"
 
 enum { PASS = 1 };
 
@@ -70,6 +71,10 @@ static __always_inline struct conversation *conversation_begin(struct __sk_buff 
 	}
 	conversation->service = ~0U;
 	conversation->self.cgroup = bpf_skb_cgroup_id(skb);
+	if (is_far(sk)) {
+		conversation->state = STATE_OFF;
+		return conversation;
+	}
 	if (!first_data(sk, skb, egress)) {
 		conversation->state = STATE_JOINED;
 		tally(TALLY_JOINED);
@@ -78,6 +83,8 @@ static __always_inline struct conversation *conversation_begin(struct __sk_buff 
 	directions_begin(conversation, segment);
 	ends_learn(skb, conversation, segment, true);
 	conversation->role = egress ? ROLE_CLIENT : ROLE_SERVER;
+	if (egress)
+		proxied_learn(sk, conversation);
 	if (!egress && client_observed(conversation))
 		conversation->state = STATE_PEER;
 	return conversation;
@@ -98,6 +105,9 @@ static __always_inline bool conversation_rejoin(struct __sk_buff *skb, struct co
 	ends_learn(skb, conversation, segment, true);
 	conversation->probation = 1;
 	conversation->state = STATE_FOLLOWED;
+	struct bpf_sock *sk = skb->sk;
+	if (egress && sk)
+		proxied_learn(sk, conversation);
 	if (!egress && client_observed(conversation))
 		conversation->state = STATE_PEER;
 	/* The role is certain only when the exchange has proved it; a failure goes back to any. */

@@ -153,13 +153,16 @@ fn back(done: Done) -> Result<(), Error> {
         Done::Filled { array, index, before: Some(program) } => put(&array, index, program.as_raw_fd())
             .map_err(|e| Error::kernel("cannot put a program back into", format!("slot {index}"), e)),
         Done::Filled { array, index, before: None } => {
-            // SAFETY: the kernel reads a key of four bytes, as prog arrays have.
-            unsafe {
-                libbpf_sys::bpf_map_delete_elem(array.as_fd().as_raw_fd(), std::ptr::from_ref(&index).cast())
-            };
+            empty(&array, index);
             Ok(())
         }
     }
+}
+
+/// Takes the program out of a slot, if there is one.
+pub(crate) fn empty(array: &MapHandle, index: u32) {
+    // SAFETY: the kernel reads a key of four bytes, as prog arrays have.
+    unsafe { libbpf_sys::bpf_map_delete_elem(array.as_fd().as_raw_fd(), std::ptr::from_ref(&index).cast()) };
 }
 
 /// The kernel tells the number of the program in a slot.

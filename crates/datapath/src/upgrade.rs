@@ -135,6 +135,10 @@ pub(crate) fn install(site: &Site<'_>, bundle: &Bundle, tried: bool) -> Result<(
         });
     installed.inspect_err(|_| discard(pins))?;
     // The new programs work: from here on there is no way back but forward.
+    if !changed.is_empty() {
+        // The observer's program would look into the maps before; it comes again with the next observer.
+        crate::observe::look_away(pins)?;
+    }
     steps.take("pins", || {
         for name in changed.keys() {
             let (from, to) = (pins.draft(name), pins.map(name));

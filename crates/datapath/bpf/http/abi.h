@@ -22,6 +22,12 @@ enum http_program {
 	HTTP_PROGRAMS = 2,
 };
 
+/* Places in `http_next`. */
+enum http_next_program {
+	HTTP_NEXT_TOLD = 0, /* the observer's http_told */
+	HTTP_NEXTS = 4,
+};
+
 /* In the order of `verdicts` of a class. */
 enum http_method {
 	HTTP_GET = 0,
@@ -201,7 +207,7 @@ struct http_slot {
 	__u8 phase; /* enum http_slot_phase */
 	__u32 far; /* generation plus 1 of the connection whose far socket is in `http_far_sockets` */
 	__u32 reason; /* enum http_reason: why the proxy carries the response */
-	__u32 zero;
+	__u32 noted; /* the request is in `http_notes`, and nobody was told of it yet */
 	__u64 used; /* requests so far */
 };
 

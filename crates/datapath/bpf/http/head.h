@@ -33,9 +33,12 @@ struct head {
 	__u32 body; /* Content-Length, at most HTTP_MESSAGE_SIZE of a request, 0xffffffff of a response */
 	__u16 path; /* where it begins */
 	__u16 path_length; /* without the query */
+	__u16 target_length; /* with it */
+	__u16 host; /* where its value begins, and ends */
+	__u16 host_end;
 	__u16 status; /* of a response */
 	__u8 method; /* enum http_method */
-	__u8 zero;
+	__u8 zero[3];
 };
 
 /* The high bit of each byte that equals `byte`; all bytes must be below 0x80. */
@@ -320,6 +323,8 @@ __noinline __u32 request_field(struct http_window *window, struct head *head, __
 		if (head->flags & HEAD_HAS_HOST || !head_host(window, colon + 1, end))
 			return HTTP_REASON_HOST;
 		head->flags |= HEAD_HAS_HOST;
+		head->host = colon + 1;
+		head->host_end = end;
 		return 0;
 	case 6:
 		return first == TEXT8('e', 'x', 'p', 'e', 'c', 't', 0, 0) ? HTTP_REASON_EXPECT : 0;
@@ -468,6 +473,7 @@ __noinline __u32 request_read(struct http_window *window, struct head *head, __u
 	__u32 blank = head_target(window, path, to);
 	if (blank == HEAD_NOWHERE)
 		return head_is_cut(window, to) ? HTTP_REASON_SPLIT_HEAD : HTTP_REASON_TARGET;
+	head->target_length = blank - path;
 	__u64 read = head_path(window, path);
 	head->path_length = (__u32)read - path;
 	if (read >> 32)

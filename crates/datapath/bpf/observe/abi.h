@@ -12,7 +12,7 @@
 #include <linux/types.h>
 
 enum observe_abi {
-	OBSERVE_ABI_VERSION = 2,
+	OBSERVE_ABI_VERSION = 3,
 	PATH_SIZE = 112, /* bytes of a request target that are kept */
 	HOST_SIZE = 40, /* bytes of a Host field that are kept */
 	COMM_SIZE = 16, /* TASK_COMM_LEN of the kernel */

@@ -48,6 +48,8 @@ struct conversation {
 	__u8 role;
 	__u8 probation; /* a safe place may have been found: one exchange has to prove it */
 	__u8 linked; /* `destination` was asked for */
+	__u8 path_label; /* enum path_label */
+	__u8 zero[7];
 	struct pending first; /* the only place most connections need */
 };
 

@@ -60,7 +60,7 @@ static __always_inline void event_fill(struct conversation *conversation, struct
 		       (exchange->status ? 0 : REQUEST_FLAG_UNANSWERED) | exchange->flags;
 	event->target_length = pending->target_length;
 	event->host_length = pending->host_length;
-	event->path_label = PATH_LABEL_OBSERVED;
+	event->path_label = conversation->path_label;
 	__builtin_memcpy(event->target, pending->target, PATH_SIZE);
 	__builtin_memcpy(event->host, pending->host, HOST_SIZE);
 }

@@ -22,7 +22,7 @@ pub(crate) use generated::types::{
     http_rule, http_slot, http_traffic, http_traffic_key,
 };
 use generated::types::{
-    http_limits, http_pool_head, http_program, http_service_word as word, http_slot_word as flag,
+    http_limits, http_next_program, http_pool_head, http_program, http_service_word as word, http_slot_word as flag,
 };
 
 plain!(
@@ -49,6 +49,7 @@ pub(crate) const WINDOWS_PER_CPU: u32 = http_limits::HTTP_WINDOWS_PER_CPU.0;
 pub(crate) const METHODS: usize = http_method::HTTP_METHODS.0 as usize;
 pub(crate) const REASONS: usize = http_reason::HTTP_REASONS.0 as usize;
 pub(crate) const PROGRAM_CLIENT: u32 = http_program::HTTP_PROGRAM_CLIENT.0;
+pub(crate) const NEXT_TOLD: u32 = http_next_program::HTTP_NEXT_TOLD.0;
 pub(crate) const PROGRAM_FAR: u32 = http_program::HTTP_PROGRAM_FAR.0;
 
 pub(crate) const BUSY: u64 = flag::HTTP_SLOT_BUSY.0 as u64;

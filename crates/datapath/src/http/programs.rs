@@ -41,7 +41,7 @@ pub(crate) fn size_of_map(name: &str, budgets: &Budgets) -> Option<u32> {
         "http_load" => budgets.endpoints,
         "http_client_sockets" | "http_rests" => CLIENTS,
         "http_fronts" => CLIENTS / 8,
-        "http_far_sockets" | "http_slots" => SLOTS,
+        "http_far_sockets" | "http_slots" | "http_notes" => SLOTS,
         "http_pools" | "http_pool_heads" => POOLS,
         "http_rules" => RULES.min(budgets.services.saturating_mul(4)),
         "http_groups" => GROUPS.min(budgets.services.saturating_mul(8)),

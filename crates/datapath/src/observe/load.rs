@@ -34,6 +34,8 @@ pub(crate) const OBSERVE: &[u8] = object!("observe");
 const RELEASE: &[u8] = object!("observe_release");
 /// Connections, for traces of TCP.
 const TCP: &[u8] = object!("observe_tcp");
+/// Requests that the HTTP router serves in the kernel.
+const TOLD: &[u8] = object!("http_told");
 /// DNS.
 const DNS: &[u8] = object!("observe_dns");
 
@@ -46,6 +48,8 @@ pub(super) struct Loaded {
     pub(super) traces: MapHandle,
     pub(super) every_map: Vec<MapHandle>,
     pub(super) programs: Vec<ProgramStatus>,
+    /// What tells of requests that the kernel routes; `None`: no data path routes here.
+    pub(super) told: Option<Object>,
 }
 
 pub(super) fn load(pins: &Pins, limits: &Limits) -> Result<Loaded, Error> {
@@ -69,8 +73,37 @@ pub(super) fn load(pins: &Pins, limits: &Limits) -> Result<Loaded, Error> {
             Err(error) => warn!("{missed}: {error}"),
         }
     }
+    if pins.map(NEXT).exists() {
+        match load_object("http_told", TOLD, pins, limits) {
+            Ok(object) => {
+                for program in object.progs() {
+                    loaded.programs.push(status(&program)?);
+                }
+                loaded.told = Some(object);
+            }
+            Err(error) => warn!("requests that the kernel routes are not traced: {error}"),
+        }
+    }
     Ok(loaded)
 }
+
+/// Where the router looks for what it goes on with; see `bpf/http/note.h`.
+pub(super) const NEXT: &str = "http_next";
+/// Whether it is to write notes.
+pub(super) const WATCHED: &str = "http_watched";
+
+/// The data path's maps that observing programs read: where it has pinned none, theirs are empty and their own.
+const OF_THE_DATA_PATH: [&str; 9] = [
+    "connections",
+    "http_far",
+    "http_slots",
+    "http_pool_heads",
+    "http_notes",
+    NEXT,
+    WATCHED,
+    "anomalies",
+    "http_load",
+];
 
 /// DNS, and the map of what was asked and not yet answered.
 pub(super) fn load_dns(pins: &Pins, limits: &Limits) -> Result<(Object, Map<dns_key, dns_event>), Error> {
@@ -134,6 +167,14 @@ fn share(
         if name.contains('.') || !ours(&name) {
             continue;
         }
+        if OF_THE_DATA_PATH.contains(&name.as_str()) {
+            let path = pins.map(&name);
+            if let Ok(pinned) = MapHandle::from_pinned_path(&path) {
+                map.set_max_entries(pinned.max_entries()).map_err(error)?;
+                map.set_pin_path(&path).map_err(error)?;
+            }
+            continue;
+        }
         let path = pins.map(&pin_name(&name));
         let entries = match name.as_str() {
             "series" => limits.series,
@@ -187,5 +228,5 @@ fn keep(object: Object) -> Result<Loaded, Error> {
     };
     let traces = take("traces")?;
     let programs = object.progs().map(|program| status(&program)).collect::<Result<_, _>>()?;
-    Ok(Loaded { objects: vec![object], maps, traces, every_map, programs })
+    Ok(Loaded { objects: vec![object], maps, traces, every_map, programs, told: None })
 }

@@ -19,6 +19,7 @@ mod ring;
 mod series;
 mod tcp;
 mod template;
+mod told;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -41,6 +42,7 @@ pub use ring::Event;
 pub use series::{Destination, Series, SeriesKey};
 pub use tcp::{TcpEvent, TcpKind, TcpReason};
 pub use template::{PathTemplate, TemplateError};
+pub(crate) use told::look_away;
 
 use abi::{filter_cgroup, filter_endpoint, path, record};
 use ring::Ring;
@@ -256,12 +258,17 @@ impl Observer {
                 attach::attach_one(&program, &pins, cgroup)?;
             }
         }
+        if let Some(told) = &loaded.told {
+            told::watch(told, &pins)?;
+        }
         Ok(observer)
     }
 
     /// Takes the programs out of the kernel's way, for good; what they counted stays until [`crate::unload`].
     pub fn detach(options: &Options) -> Result<(), Error> {
-        detach_programs(&Pins::new(options)?, &load::PROGRAMS)
+        let pins = Pins::new(options)?;
+        told::look_away(&pins)?;
+        detach_programs(&pins, &load::PROGRAMS)
     }
 
     /// Has the kernel send the events that `filter` describes; [`Observer::poll`] hands them over.
