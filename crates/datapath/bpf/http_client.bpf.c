@@ -42,10 +42,9 @@ struct choice {
 
 /* Where the request goes: rule, endpoint, an idle slot to it. */
 static __always_inline void choose(const struct http_client *client, struct http_window *window, struct head *head,
-				   __u32 flags, struct choice *choice)
+				   __u64 word, __u32 flags, struct choice *choice)
 {
 	choice->slot = SLOT_NONE;
-	__u64 word = http_service_word(client->service);
 	__u32 rule = FIELD(word, HTTP_SERVICE_ON) ? route_find(window, head, word, &choice->reason) : 0;
 	if (!rule)
 		return;
@@ -87,14 +86,16 @@ static __always_inline __u32 begin(struct sk_msg_md *msg, struct http_client *cl
 	__u32 size = msg->size, length = window_fill(window, msg);
 	if (!length)
 		return HTTP_REASON_BUSY;
-	__u32 reason = request_read(window, &head, length);
+	/* Read once: what it names belongs together. */
+	__u64 word = http_service_word(client->service);
+	__u32 reason = request_read(window, &head, length, headers_of(word));
 	if (reason)
 		return reason;
 	__u64 total = (__u64)head.length + head.body;
 	if (size > total)
 		return HTTP_REASON_PIPELINED;
 	struct choice choice = {.reason = HTTP_REASON_ROUTE};
-	choose(client, window, &head, size < total ? HTTP_SLOT_OPEN : 0, &choice);
+	choose(client, window, &head, word, size < total ? HTTP_SLOT_OPEN : 0, &choice);
 	__u32 number = choice.slot;
 	if (number == SLOT_NONE) {
 		/* The proxy makes more connections to just that endpoint. */

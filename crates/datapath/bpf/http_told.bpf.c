@@ -54,6 +54,7 @@ static __always_inline void told_count(struct http_note *note, const struct told
 		.status = told->status,
 		.method = method_of(note->pending.method),
 		.side = SIDE_CLIENT,
+		.path_label = PATH_LABEL_KERNEL_L7,
 		.service = told->service,
 	};
 	__builtin_memcpy(key.address, told->address, sizeof(key.address));

@@ -88,6 +88,23 @@ pub trait Kernel: Send + Sync + 'static {
         if endpoint.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }
     }
 
+    /// The socket is about to connect to `endpoint`, for requests that the proxy serves. What is returned is the address
+    /// that it was bound to for that, and [`Kernel::dialled`] is told of it when the connection is made, or will not be.
+    fn dialling(
+        &self,
+        netns: Netns,
+        socket: &TcpSocket,
+        endpoint: SocketAddr,
+    ) -> io::Result<Option<SocketAddr>> {
+        let _ = (netns, socket, endpoint);
+        Ok(None)
+    }
+
+    /// See [`Kernel::dialling`].
+    fn dialled(&self, local: SocketAddr, endpoint: SocketAddr) {
+        let _ = (local, endpoint);
+    }
+
     /// A front connection has come to rest. It may read the next request from the socket at any time.
     fn resting(&self, front: &Resting) {
         let _ = front;

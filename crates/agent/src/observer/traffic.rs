@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use alize_datapath::observe::{Latencies, Method, Series, Tallies};
+use alize_datapath::observe::{Latencies, Method, PathLabel, Series, Tallies};
 use alize_model::api::{TrafficReport, TrafficSeries, Workload};
 
 use super::{Refused, Watcher};
@@ -201,7 +201,12 @@ impl Watcher {
         self.renew_names();
         let (observer, _) = self.attach()?;
         let mut read = Vec::new();
-        observer.series(&mut |series| read.push(series))?;
+        // What the mesh routes is in the metrics already, counted where it is routed.
+        observer.series(&mut |series| {
+            if series.key.path_label == PathLabel::Observed {
+                read.push(series);
+            }
+        })?;
         // If there is not a place for all, who talks most gets one.
         read.sort_by_key(|series| std::cmp::Reverse(series.count));
         let overflow = observer.series_overflow()?;
@@ -297,6 +302,7 @@ mod tests {
                 path: None,
                 status: Some(503),
                 side: Side::Client,
+                path_label: PathLabel::Observed,
             },
             count,
             request_bytes: 10,

@@ -13,6 +13,10 @@ enum http_limits {
 	HTTP_MESSAGE_SIZE = 65536, /* head and body together: what one redirect may leave in a queue */
 	HTTP_PATTERN_SIZE = 64, /* bytes of a path that routes can tell apart */
 	HTTP_WINDOWS_PER_CPU = 4,
+	HTTP_CONDITIONS = 8, /* on headers, of the routes of a service; below 16 */
+	HTTP_CHOICES = 64, /* by headers, of all classes of a service; a power of two */
+	HTTP_NAME_SIZE = 24, /* of a header that a condition is about */
+	HTTP_VALUE_SIZE = 32, /* that it asks for */
 };
 
 /* Places in `http_programs`. */
@@ -105,6 +109,8 @@ enum http_service_word {
 	HTTP_SERVICE_STRICT_BITS = 1,
 	HTTP_SERVICE_KERNEL_SHIFT = 2, /* the kernel may route; else all is the proxy's, and no socket is touched */
 	HTTP_SERVICE_KERNEL_BITS = 1,
+	HTTP_SERVICE_HEADERS_SHIFT = 3, /* the table has conditions on headers, in `http_headers` */
+	HTTP_SERVICE_HEADERS_BITS = 1,
 	HTTP_SERVICE_ANY_SHIFT = 8, /* the one rule for all requests, plus 1; 0: look it up */
 	HTTP_SERVICE_ANY_BITS = 24,
 	HTTP_SERVICE_TABLE_SHIFT = 32, /* number of the table, in keys of `http_classes` */
@@ -121,7 +127,35 @@ struct http_class_key {
 	__u8 path[HTTP_PATTERN_SIZE];
 };
 
-/* Value of `http_classes`: for each method the number of a rule plus 1, or 0: the proxy's. */
+enum http_verdict {
+	HTTP_VERDICT_CHOICE = 0x80000000, /* what is left is the first place among the choices of `http_headers` */
+	HTTP_HEADERS_VAGUE_SHIFT = 31,
+	HTTP_HEADERS_VAGUE = 0x80000000, /* in what was found in the fields: it cannot be told what they hold */
+};
+
+/* A header that some route asks for. */
+struct http_condition {
+	__u8 name[HTTP_NAME_SIZE]; /* lower case, zeros behind it, as behind the value */
+	__u8 value[HTTP_VALUE_SIZE];
+	__u32 name_length;
+	__u32 value_length;
+};
+
+/* A request that meets all conditions of the mask has the verdict. */
+struct http_choice {
+	__u32 mask; /* 0: whatever is left */
+	__u32 verdict; /* as in a class, but no choice */
+};
+
+/* Value of `http_headers`; the key is the number of a table. Choices of a class follow each other, the last has mask 0. */
+struct http_headers {
+	__u32 count;
+	__u32 zero;
+	struct http_condition condition[HTTP_CONDITIONS];
+	struct http_choice choice[HTTP_CHOICES];
+};
+
+/* Value of `http_classes`: for each method the number of a rule plus 1, 0: the proxy's, or enum http_verdict. */
 struct http_class {
 	__u32 verdicts[HTTP_METHODS];
 	__u32 zero;

@@ -47,8 +47,8 @@ __noinline __u32 note_write(struct http_window *window, struct head *head, __u32
 	pending->target_length =
 		note_text((__u64 *)pending->target, PATH_SIZE / 8, window, head->path, head->target_length);
 	pending->path_length = head->path_length < PATH_SIZE ? head->path_length : PATH_SIZE;
-	__u32 host = value_begins(window, head->host, head->host_end);
-	__u32 host_length = value_ends(window, host, head->host_end) - host;
+	__u32 span = value_of(window, head->host, head->host_end), host = span & 0xffff;
+	__u32 host_length = (span >> 16) - host;
 	pending->host_length = note_text((__u64 *)pending->host, HOST_SIZE / 8, window, host, host_length);
 	pending->flags = (head->target_length > PATH_SIZE ? REQUEST_FLAG_PATH_CUT : 0) |
 			 (host_length > HOST_SIZE ? REQUEST_FLAG_HOST_CUT : 0);

@@ -9,6 +9,7 @@
 #ifndef HTTP_HEAD_H
 #define HTTP_HEAD_H
 
+#include "headers.h"
 #include "window.h"
 
 enum {
@@ -30,6 +31,7 @@ enum head_flags {
 struct head {
 	__u32 length; /* with the empty line */
 	__u32 flags; /* enum head_flags */
+	__u32 found; /* what headers_meet() found in the fields */
 	__u32 body; /* Content-Length, at most HTTP_MESSAGE_SIZE of a request, 0xffffffff of a response */
 	__u16 path; /* where it begins */
 	__u16 path_length; /* without the query */
@@ -162,32 +164,6 @@ __noinline __u32 head_colon(struct http_window *window, __u32 from)
 			return HEAD_NOWHERE;
 	}
 	return HEAD_NOWHERE;
-}
-
-/* Blanks around a value do not belong to it (RFC 9112, 5.1); more than a few are not worth reading. */
-enum { HEAD_BLANKS = 4 };
-
-static __always_inline bool is_blank(__u8 byte)
-{
-	return byte == ' ' || byte == '\t';
-}
-
-static __always_inline __u32 value_begins(const struct http_window *window, __u32 from, __u32 end)
-{
-#pragma clang loop unroll(full)
-	for (int i = 0; i < HEAD_BLANKS; i++)
-		if (from < end && is_blank(head_byte(window, from)))
-			from++;
-	return from;
-}
-
-static __always_inline __u32 value_ends(const struct http_window *window, __u32 from, __u32 end)
-{
-#pragma clang loop unroll(full)
-	for (int i = 0; i < HEAD_BLANKS; i++)
-		if (end > from && is_blank(head_byte(window, end - 1)))
-			end--;
-	return end;
 }
 
 enum { HEAD_DIGITS = 10 }; /* of Content-Length: 10 GB are nobody's fast path */
@@ -396,9 +372,9 @@ static __always_inline bool head_is_cut(const struct http_window *window, __u32 
 	return (head_word(window, to - 4) & 0xffffffff) != TEXT4('\r', '\n', '\r', '\n');
 }
 
-/* Reads the field lines from `from` to the empty line. 0, or why not. */
+/* Reads the field lines from `from` to the empty line. 0, or why not. `headers`: of a request; may be NULL. */
 static __always_inline __u32 head_fields(struct http_window *window, struct head *head, __u32 from, __u32 to,
-					 bool response)
+					 bool response, struct http_headers *headers)
 {
 	__u32 line = from;
 	for (__u32 i = 0; i < HEAD_FIELDS; i++) {
@@ -419,6 +395,8 @@ static __always_inline __u32 head_fields(struct http_window *window, struct head
 			response ? response_field(window, head, line, place) : request_field(window, head, line, place);
 		if (reason)
 			return reason;
+		if (headers)
+			head->found = headers_join(head->found, headers_meet(window, headers, line, place));
 		line = end + 2;
 	}
 	return HTTP_REASON_FIELDS;
@@ -451,12 +429,16 @@ static __always_inline bool method_has_body(__u8 method)
 
 #define HEAD_VERSION TEXT8('H', 'T', 'T', 'P', '/', '1', '.', '1')
 
-/* Reads the head of a request of which the window holds `to` bytes. 0, or why it is the proxy's. */
-__noinline __u32 request_read(struct http_window *window, struct head *head, __u32 to)
+/*
+ * Reads the head of a request of which the window holds `to` bytes, and in it the headers that the service's routes ask for,
+ * if they do. 0, or why it is the proxy's.
+ */
+__noinline __u32 request_read(struct http_window *window, struct head *head, __u32 to, struct http_headers *headers)
 {
 	if (!window || !head || to > HTTP_HEAD_SIZE)
 		return HTTP_REASON_BUSY;
 	head->flags = 0;
+	head->found = 0;
 	head->body = 0;
 	__u64 begin = head_word(window, 0);
 	if (to < 16)
@@ -484,7 +466,7 @@ __noinline __u32 request_read(struct http_window *window, struct head *head, __u
 		return HTTP_REASON_SPLIT_HEAD;
 	if (head_word(window, blank + 1) != HEAD_VERSION || (head_word(window, end) & 0xffff) != ('\r' | '\n' << 8))
 		return HTTP_REASON_VERSION;
-	__u32 reason = head_fields(window, head, end + 2, to, false);
+	__u32 reason = head_fields(window, head, end + 2, to, false, headers);
 	if (reason)
 		return reason;
 	if (!(head->flags & HEAD_HAS_HOST))
@@ -525,7 +507,7 @@ __noinline __u32 response_read(struct http_window *window, struct head *head, __
 	__u32 end = head_line_end(window, 12, to);
 	if (end == HEAD_NOWHERE)
 		return HTTP_REASON_SPLIT_HEAD;
-	__u32 reason = head_fields(window, head, end + 2, to, true);
+	__u32 reason = head_fields(window, head, end + 2, to, true, 0);
 	if (reason)
 		return reason;
 	/* A length of what cannot be there: some clients wait for it. */

@@ -113,7 +113,7 @@ struct series_key {
 	__u16 status; /* 0: unanswered */
 	__u8 method; /* enum method */
 	__u8 side; /* enum side */
-	__u16 zero;
+	__u16 path_label; /* enum path_label */
 	__u32 service; /* that the client dialled; NONE */
 	__u32 zero2;
 };

@@ -103,6 +103,7 @@ __noinline int exchange_count(struct conversation *conversation, struct pending 
 		.method = pending->method,
 		.side = client_side ? SIDE_CLIENT : SIDE_SERVER,
 		.service = conversation->service,
+		.path_label = conversation->path_label,
 	};
 	__builtin_memcpy(key.address, ends->server_address, sizeof(key.address));
 	struct series *series = series_get(&key, pending);

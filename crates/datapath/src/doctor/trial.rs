@@ -22,12 +22,18 @@ const BUDGETS: Budgets = Budgets { services: 16, endpoints: 16, slots: 16, affin
 const LINES_KEPT: usize = 1 << 20;
 
 /// Objects that are not part of balancing.
-const OTHERS: [File; 2] = [
+const OTHERS: [File; 3] = [
     File {
         name: "observe",
         bytes: crate::observe::OBSERVE,
         feature: Some("HTTP is not seen: no trace, top or map"),
         needs: None,
+    },
+    File {
+        name: "http_told",
+        bytes: crate::observe::TOLD,
+        feature: Some("requests that the kernel routes are not in trace, top and map"),
+        needs: Some("http_far"),
     },
     File {
         name: "conformance",

@@ -37,7 +37,7 @@ const TRAFFIC: u32 = 16_384;
 /// Entries of the map called `name`; `None` for those whose size the C source gives.
 pub(crate) fn size_of_map(name: &str, budgets: &Budgets) -> Option<u32> {
     Some(match name {
-        "http_services" | "http_reasons" => budgets.services,
+        "http_services" | "http_reasons" | "http_headers" => budgets.services,
         "http_load" => budgets.endpoints,
         "http_client_sockets" | "http_rests" => CLIENTS,
         "http_fronts" => CLIENTS / 8,

@@ -371,6 +371,17 @@ impl Router {
         self.dials.put_all([(dial_key(local, endpoint), slot.0)].into_iter())
     }
 
+    /// The connection from `local` to `endpoint` that is about to be made is the proxy's own: its requests were seen at
+    /// their clients already, so who observes need not look.
+    pub fn dial_own(&self, local: SocketAddr, endpoint: SocketAddr) -> Result<(), Error> {
+        self.dials.put_all([(dial_key(local, endpoint), NONE)].into_iter())
+    }
+
+    /// It is made, or will not be.
+    pub fn dialled_own(&self, local: SocketAddr, endpoint: SocketAddr) -> Result<(), Error> {
+        self.dials.delete_all([dial_key(local, endpoint)].into_iter())
+    }
+
     /// The connection is made: if its other end is on this host, the kernel may lend it from now on.
     pub fn arm(&self, slot: Slot, local: SocketAddr, endpoint: SocketAddr) -> Result<Armed, Error> {
         self.dials.delete_all([dial_key(local, endpoint)].into_iter())?;

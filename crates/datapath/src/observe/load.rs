@@ -35,7 +35,7 @@ const RELEASE: &[u8] = object!("observe_release");
 /// Connections, for traces of TCP.
 const TCP: &[u8] = object!("observe_tcp");
 /// Requests that the HTTP router serves in the kernel.
-const TOLD: &[u8] = object!("http_told");
+pub(crate) const TOLD: &[u8] = object!("http_told");
 /// DNS.
 const DNS: &[u8] = object!("observe_dns");
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Maps;
 use super::abi::{path, series, series_key};
-use super::event::{Method, Side, printable};
+use super::event::{Method, PathLabel, Side, printable};
 use super::latency::Latencies;
 use crate::Error;
 use crate::abi::{NONE, socket_addr};
@@ -38,6 +38,8 @@ pub struct SeriesKey {
     pub status: Option<u16>,
     /// Where they were seen.
     pub side: Side,
+    /// The way that they took.
+    pub path_label: PathLabel,
 }
 
 /// What was counted of them.
@@ -86,6 +88,7 @@ fn everything() -> SeriesKey {
         path: None,
         status: None,
         side: Side::Client,
+        path_label: PathLabel::Observed,
     }
 }
 
@@ -102,6 +105,7 @@ fn key_of(key: &series_key, paths: &HashMap<u64, String>) -> Option<SeriesKey> {
         path: paths.get(&key.path).cloned(),
         status: (key.status != 0).then_some(key.status),
         side: Side::from_number(key.side)?,
+        path_label: PathLabel::from_number(u8::try_from(key.path_label).ok()?)?,
     })
 }
 

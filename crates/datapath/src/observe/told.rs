@@ -14,7 +14,9 @@ const SLOT: Slot = Slot { program: "alize_http_told", array: NEXT, index: NEXT_T
 
 /// Has the router tell of its requests: first there is somebody to tell, then it writes down what there is to tell.
 pub(super) fn watch(object: &Object, pins: &Pins) -> Result<(), Error> {
-    let Some(program) = object.progs_mut().find(|program| program.name() == SLOT.program) else { return Ok(()) };
+    let Some(program) = object.progs_mut().find(|program| program.name() == SLOT.program) else {
+        return Ok(());
+    };
     Switch::on_trial().slot(&program, &SLOT, &pins.map(SLOT.array))?;
     set(pins, 1)
 }

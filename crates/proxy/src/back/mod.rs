@@ -343,6 +343,8 @@ impl PlacePool {
     async fn connect(&self, counted: Counted, deadline: Instant) -> Result<Connection, Failure> {
         let endpoint = self.place.endpoint;
         let socket = self.kernel.socket(self.place.netns, endpoint).map_err(Failure::Connect)?;
+        let local = self.kernel.dialling(self.place.netns, &socket, endpoint).map_err(Failure::Connect)?;
+        let _dialling = local.map(|local| Dialling { kernel: &*self.kernel, local, endpoint });
         let connected = timeout_at(deadline, socket.connect(endpoint)).await;
         let stream = connected.map_err(|_| Failure::ConnectTimeout)?.map_err(Failure::Connect)?;
         Ok(Connection { socket: Socket::new(stream), reused: false, kept_for: None, _counted: counted })
@@ -364,6 +366,19 @@ impl PlacePool {
         }
         drop(idle);
         self.shared.sweep(timeout);
+    }
+}
+
+/// Ends what [`Kernel::dialling`] began.
+struct Dialling<'a> {
+    kernel: &'a dyn Kernel,
+    local: SocketAddr,
+    endpoint: SocketAddr,
+}
+
+impl Drop for Dialling<'_> {
+    fn drop(&mut self) {
+        self.kernel.dialled(self.local, self.endpoint);
     }
 }
 

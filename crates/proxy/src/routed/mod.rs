@@ -208,6 +208,23 @@ impl Kernel for Routed {
         self.namespaces.socket(netns, endpoint)
     }
 
+    fn dialling(
+        &self,
+        netns: Netns,
+        socket: &TcpSocket,
+        endpoint: SocketAddr,
+    ) -> io::Result<Option<SocketAddr>> {
+        let local = slots::bind(self, netns, socket, endpoint)?;
+        lock(&self.router).dial_own(local, endpoint).map_err(io::Error::other)?;
+        Ok(Some(local))
+    }
+
+    fn dialled(&self, local: SocketAddr, endpoint: SocketAddr) {
+        if let Err(error) = lock(&self.router).dialled_own(local, endpoint) {
+            tracing::warn!("a connection to {endpoint} stays announced: {error}");
+        }
+    }
+
     fn resting(&self, front: &Resting) {
         if lock(&self.impatient).contains_key(&front.client.cookie) {
             return;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use alize_datapath::http::{Armed, Lent, Router, Slot};
 use bytes::BytesMut;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::Routed;
@@ -179,14 +179,7 @@ fn tell(routed: &Arc<Routed>, lent: Lent, begun: bool) {
 async fn open(routed: &Arc<Routed>, netns: Netns, endpoint: u32, address: SocketAddr) -> io::Result<Armed> {
     let cookie = routed.namespaces.cookie(netns).ok_or_else(|| io::Error::other("the namespace was left"))?;
     let socket = routed.socket(netns, address)?;
-    // The endpoint's kernel has to know the connection by its addresses before it comes.
-    let any: SocketAddr = match address {
-        SocketAddr::V4(_) => (std::net::Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let source = routed.namespaces.source(netns, address)?.map_or(any, |ip| (ip, 0).into());
-    socket.bind(source)?;
-    let local = socket.local_addr()?;
+    let local = bind(routed, netns, &socket, address)?;
     let slot = {
         let mut router = lock(&routed.router);
         let slot = router.reserve(cookie, endpoint).map_err(io::Error::other)?;
@@ -203,6 +196,22 @@ async fn open(routed: &Arc<Routed>, netns: Netns, endpoint: u32, address: Socket
         hold(routed, (netns, endpoint), slot, stream);
     }
     Ok(armed)
+}
+
+/// The endpoint's kernel has to know a connection by its addresses before it comes.
+pub(super) fn bind(
+    routed: &Routed,
+    netns: Netns,
+    socket: &TcpSocket,
+    endpoint: SocketAddr,
+) -> io::Result<SocketAddr> {
+    let any: SocketAddr = match endpoint {
+        SocketAddr::V4(_) => (std::net::Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let source = routed.namespaces.source(netns, endpoint)?.map_or(any, |ip| (ip, 0).into());
+    socket.bind(source)?;
+    socket.local_addr()
 }
 
 /// A slot whose connection is not made yet.
