@@ -123,6 +123,7 @@ fn title(object: &str) -> &'static str {
         "http_entry" => "HTTP in the kernel: entries",
         "http_far" => "HTTP in the kernel: responses",
         "http_sockops" => "HTTP in the kernel: sockets",
+        "http_told" => "HTTP in the kernel: traced",
         "names" => "names of services",
         "observe" => "HTTP observed",
         "recvmsg" => "UDP: replies",
