@@ -17,7 +17,7 @@ pub(crate) fn bytes(file: &File) -> &'static [u8] {
     }
 }
 
-/// Sets what the programs of `object` leave to be chosen at load: `choices` of identity.h, two numbers of four bytes.
+/// Sets what the programs of `object` leave to be chosen at load: `choices` of observe/choices.h, two numbers of four bytes.
 pub(crate) fn choose(object: &mut OpenObject) {
     let choices = object.maps_mut().find(|map| map.name().to_string_lossy().ends_with(".rodata.choices"));
     if let Some(mut choices) = choices
@@ -42,9 +42,10 @@ pub(crate) fn losses(object: &str) -> Vec<&'static str> {
     if matches!(object, "connect" | "sendmsg") && !has_set_retval() {
         losses.push("who is refused hears EPERM, not ECONNREFUSED (mended by Linux 5.18)");
     }
-    if object == "observe" && !may_ask_pid() {
+    let asks = matches!(object, "observe" | "observe_dns" | "observe_tcp");
+    if asks && !may_ask_pid() {
         losses.push("processes are not told, only their cgroups (mended by Linux 6.10)");
-    } else if object == "observe" && !may_ask_comm() {
+    } else if asks && !may_ask_comm() {
         losses.push("names of processes are read from /proc, when they may be gone (mended by Linux 6.16)");
     }
     losses
@@ -111,7 +112,7 @@ fn has_set_retval() -> bool {
     *HAS.get_or_init(|| may_call(libbpf_sys::BPF_PROG_TYPE_CGROUP_SOCK_ADDR, libbpf_sys::BPF_FUNC_set_retval))
 }
 
-/// Whether the hook of packets may ask whose thread runs.
+/// Whether the hook of packets, and that of TCP's events, may ask whose thread runs.
 fn may_ask_pid() -> bool {
     static MAY: OnceLock<bool> = OnceLock::new();
     let ask = || may_call(libbpf_sys::BPF_PROG_TYPE_CGROUP_SKB, libbpf_sys::BPF_FUNC_get_current_pid_tgid);

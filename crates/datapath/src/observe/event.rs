@@ -271,7 +271,7 @@ pub(super) fn identity_of(identity: &identity) -> Option<Identity> {
     })
 }
 
-/// The name of a process now: where its programs may not ask for it (see `choices` of identity.h), the kernel tells
+/// The name of a process now: where its programs may not ask for it (see `choices` of choices.h), the kernel tells
 /// none. Empty when the process has ended.
 fn name_of(pid: u32) -> String {
     std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
