@@ -114,13 +114,8 @@ pub enum Error {
         holder: String,
     },
     /// The kernel refused a program that nothing works without.
-    #[error("the kernel refuses program {program}:\n{}", lines.join("\n"))]
-    Verifier {
-        /// The object file.
-        program: String,
-        /// The last lines of what the kernel and libbpf said.
-        lines: Vec<String>,
-    },
+    #[error("{0}")]
+    Verifier(Box<crate::Rejection>),
     /// Something does not fit.
     #[error(
         "{what} do not fit: {service} needs {needed} more, {free} of {budget} are free (what a change removes is free \

@@ -132,6 +132,9 @@ pub struct Program {
     pub id: u32,
     /// `on`, or `off: ` and why.
     pub state: String,
+    /// How often it was skipped, because it ran on that CPU already.
+    #[serde(default)]
+    pub skipped: u64,
 }
 
 /// Counters of a service or of an endpoint, since its maps were made.

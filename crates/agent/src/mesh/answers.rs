@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use alize_datapath::Opened;
 use alize_datapath::conformance::{Outcome, Report};
+use alize_datapath::{Opened, ProgramStatus, inspect};
 use alize_model::api::{Conformance, ConformanceCheck, Program, Status};
 use tracing::info;
 
@@ -56,10 +56,16 @@ impl Mesh {
 
     fn programs(&self) -> Vec<Program> {
         let state = |off: Option<String>| off.map_or_else(|| "on".to_owned(), |why| format!("off: {why}"));
-        let programs = self.datapath.programs().into_iter();
-        programs
-            .map(|program| Program { name: program.name, id: program.id, state: state(program.off) })
-            .collect()
+        let programs = self.datapath.programs();
+        let skipped =
+            inspect::recursion_misses(&programs.iter().map(|program| program.id).collect::<Vec<_>>());
+        let program = |program: ProgramStatus| Program {
+            skipped: skipped.get(&program.id).copied().unwrap_or(0),
+            name: program.name,
+            id: program.id,
+            state: state(program.off),
+        };
+        programs.into_iter().map(program).collect()
     }
 
     /// What the services in force are called; `known` itself while that is right.

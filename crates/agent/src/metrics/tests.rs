@@ -80,7 +80,7 @@ fn status() -> Status {
         config: ConfigStatus { applied: Some(1234.5), generation: 3, ..ConfigStatus::default() },
         budgets: Budgets::default(),
         usage: Default::default(),
-        programs: vec![Program { name: "connect4".into(), id: 1, state: "off: no".into() }],
+        programs: vec![Program { name: "connect4".into(), id: 1, state: "off: no".into(), skipped: 0 }],
         kernel_memory: 4096,
         anomalies: BTreeMap::from([("event-lost".to_owned(), 0)]),
         proxy: None,

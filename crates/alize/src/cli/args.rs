@@ -196,6 +196,7 @@ pub(crate) enum Command {
         "sudo alize programs connect4 --stats 10"
         "sudo alize programs --versions           which version runs, who loaded it when, what is kept"
         "sudo alize programs connect4 --dump xlated    instructions with their lines of C, by bpftool"
+        "sudo alize programs connect4 --dump jited     the same of machine code, by objdump"
         "sudo alize programs -o json | jq '.maps[] | {{name, used, limit}}'"
     ))]
     Programs(ProgramsArgs),

@@ -8,6 +8,7 @@ mod bundle;
 mod caller;
 mod check;
 mod doctor;
+mod dump;
 mod endpoints;
 mod explain;
 mod live;

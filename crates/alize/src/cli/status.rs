@@ -91,6 +91,11 @@ fn programs(programs: &[Program], paint: Paint) -> String {
         let line = format!("{}: {}", program.name, program.state);
         text.push_str(&format!("\n{:17}{}", "", paint.tone(Tone::Bad, &visible(&line))));
     }
+    for program in programs.iter().filter(|program| program.skipped > 0) {
+        let times = units::count(program.skipped);
+        let line = format!("{}: skipped {times} times, because it ran on that CPU already", program.name);
+        text.push_str(&format!("\n{:17}{}", "", paint.tone(Tone::Caution, &visible(&line))));
+    }
     text
 }
 
@@ -132,4 +137,30 @@ fn anomalies(status: &Status, paint: Paint) -> String {
 fn since(then: f64, now: f64) -> String {
     // The clock may have been set back.
     units::age(Duration::try_from_secs_f64(now - then).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_off_or_was_skipped_is_named() {
+        let program = |name: &str, state: &str, skipped| Program {
+            name: name.into(),
+            id: 1,
+            state: state.into(),
+            skipped,
+        };
+        let all = [
+            program("alize_connect4", "on", 0),
+            program("alize_sendmsg4", "on", 3),
+            program("getpeername", "off: not there (why)", 0),
+        ];
+        assert_eq!(
+            programs(&all, Paint::PLAIN),
+            "2 on\n                 getpeername: off: not there (why)\n                 alize_sendmsg4: skipped 3 times, \
+             because it ran on that CPU already"
+        );
+        assert_eq!(programs(&all[..1], Paint::PLAIN), "1 on");
+    }
 }

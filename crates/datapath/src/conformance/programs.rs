@@ -11,8 +11,9 @@ use crate::Refused;
 use crate::abi::{Plain, plain};
 use crate::environment::Cgroup;
 use crate::error::io_error;
-use crate::load::{LINES_KEPT, object};
+use crate::load::object;
 use crate::log::Log;
+use crate::rejection::LINES_KEPT;
 
 #[allow(
     clippy::all,

@@ -10,7 +10,8 @@ use super::{Accepted, Area, Finding, State};
 use crate::conformance::{self, Outcome};
 use crate::effort::Statistics;
 use crate::inspect::{fdinfo, fdinfo_text};
-use crate::load::{FILES, File, load_and_ask};
+use crate::layout::Words;
+use crate::load::{FILES, File, load_and_ask, load_bytes_and_ask};
 use crate::log::Log;
 use crate::variant;
 use crate::{Effort, Refused};
@@ -22,13 +23,11 @@ const BUDGETS: Budgets = Budgets { services: 16, endpoints: 16, slots: 16, affin
 const LINES_KEPT: usize = 1 << 20;
 
 /// Objects that are not part of balancing.
-const OTHERS: [File; 2] = [
-    File {
-        name: "observe",
-        bytes: crate::observe::OBSERVE,
-        feature: Some("HTTP is not seen: no trace, top or map"),
-        needs: None,
-    },
+const OTHERS: [File; 5] = [
+    observing("observe", crate::observe::OBSERVE, None),
+    observing("observe_release", crate::observe::RELEASE, Some("observe")),
+    observing("observe_tcp", crate::observe::TCP, Some("observe")),
+    observing("observe_dns", crate::observe::DNS, Some("observe")),
     File {
         name: "conformance",
         bytes: conformance::OBJECT,
@@ -37,7 +36,11 @@ const OTHERS: [File; 2] = [
     },
 ];
 
-fn files() -> impl Iterator<Item = &'static File> {
+const fn observing(name: &'static str, bytes: &'static [u8], needs: Option<&'static str>) -> File {
+    File { name, bytes, feature: Some(crate::observe::lost(name)), needs }
+}
+
+pub(super) fn files() -> impl Iterator<Item = &'static File> {
     FILES.iter().chain(&OTHERS)
 }
 
@@ -58,6 +61,15 @@ pub(super) fn load_all(root: bool) -> Vec<Finding> {
         });
     }
     findings
+}
+
+/// What the verifier spends on the programs of an object file, such as another compiler has made it; or why it is refused.
+pub fn verify_object(name: &str, bytes: &[u8]) -> Result<Vec<Accepted>, Box<Refused>> {
+    let log = Log::begin(LINES_KEPT);
+    let bytes = Words::of(bytes);
+    let loaded = load_bytes_and_ask(name, bytes.as_bytes(), &BUDGETS, &log);
+    let (object, statistics) = loaded.map_err(|lines| Box::new(Refused::from_log(lines)))?;
+    Ok(accepted(&object, &statistics))
 }
 
 /// What the verifier spends on each program, by its name and its tag; of those that this kernel takes.
@@ -119,6 +131,9 @@ fn title(object: &str) -> &'static str {
         "http_sockops" => "HTTP in the kernel: sockets",
         "names" => "names of services",
         "observe" => "HTTP observed",
+        "observe_dns" => "DNS traced",
+        "observe_release" => "HTTP observed: sockets that close",
+        "observe_tcp" => "TCP traced",
         "recvmsg" => "UDP: replies",
         "release" => "UDP: sockets that close",
         "sendmsg" => "UDP: sendto()",
@@ -156,15 +171,17 @@ fn load(file: &File, log: &Log) -> Finding {
     }
 }
 
+fn accepted(object: &Object, statistics: &Statistics) -> Vec<Accepted> {
+    let accepted = |program: libbpf_rs::Program<'_>| Accepted {
+        name: program.name().to_string_lossy().into_owned(),
+        verified: fdinfo(program.as_fd(), "verified_insns"),
+        effort: statistics.of(&program.name().to_string_lossy()),
+    };
+    object.progs().map(accepted).collect()
+}
+
 fn on(file: &File, object: &Object, statistics: &Statistics, elapsed: Duration) -> Finding {
-    let programs: Vec<Accepted> = object
-        .progs()
-        .map(|program| Accepted {
-            name: program.name().to_string_lossy().into_owned(),
-            verified: fdinfo(program.as_fd(), "verified_insns"),
-            effort: statistics.of(&program.name().to_string_lossy()),
-        })
-        .collect();
+    let programs = accepted(object, statistics);
     let walked: u64 = programs.iter().filter_map(|program| program.verified).sum();
     let detail = match programs.len() {
         0 => "its map can be made".to_owned(),

@@ -9,10 +9,11 @@ use tracing::warn;
 use super::abi::{dns_event, dns_key};
 use super::{Limits, Maps, abi};
 use crate::error::io_error;
-use crate::load::{LINES_KEPT, object, status};
+use crate::load::{object, status};
 use crate::log::Log;
 use crate::maps::Map;
 use crate::pin::Pins;
+use crate::rejection::{LINES_KEPT, Rejection};
 use crate::{Error, ProgramStatus, variant};
 
 /// What the programs are called.
@@ -31,11 +32,11 @@ pub(super) const DNS_PROGRAMS: [&str; 2] = ["alize_observe_dns_egress", "alize_o
 /// The observer itself.
 pub(crate) const OBSERVE: &[u8] = object!("observe");
 /// Requests of sockets that are closed before the response; without it they are in no count.
-const RELEASE: &[u8] = object!("observe_release");
+pub(crate) const RELEASE: &[u8] = object!("observe_release");
 /// Connections, for traces of TCP.
-const TCP: &[u8] = object!("observe_tcp");
+pub(crate) const TCP: &[u8] = object!("observe_tcp");
 /// DNS.
-const DNS: &[u8] = object!("observe_dns");
+pub(crate) const DNS: &[u8] = object!("observe_dns");
 
 /// Working buffers of a CPU; see `bpf/observe/buffers.h`.
 const BUFFERS_PER_CPU: u32 = 4;
@@ -48,17 +49,19 @@ pub(super) struct Loaded {
     pub(super) programs: Vec<ProgramStatus>,
 }
 
+/// What is off without an object.
+pub(crate) const fn lost(object: &str) -> &'static str {
+    match object.as_bytes() {
+        b"observe_release" => "requests of sockets that are closed before the response are not counted",
+        b"observe_tcp" => "TCP connections cannot be traced",
+        b"observe_dns" => "DNS cannot be traced",
+        _ => "HTTP is not seen: no trace, top or map",
+    }
+}
+
 pub(super) fn load(pins: &Pins, limits: &Limits) -> Result<Loaded, Error> {
     let mut loaded = keep(load_object("observe", OBSERVE, pins, limits)?)?;
-    let features = [
-        (
-            "observe_release",
-            RELEASE,
-            "requests of sockets that are closed before the response are not counted",
-        ),
-        ("observe_tcp", TCP, "TCP connections cannot be traced"),
-    ];
-    for (name, bytes, missed) in features {
+    for (name, bytes) in [("observe_release", RELEASE), ("observe_tcp", TCP)] {
         match load_object(name, bytes, pins, limits) {
             Ok(object) => {
                 for program in object.progs() {
@@ -66,7 +69,7 @@ pub(super) fn load(pins: &Pins, limits: &Limits) -> Result<Loaded, Error> {
                 }
                 loaded.objects.push(object);
             }
-            Err(error) => warn!("{missed}: {error}"),
+            Err(error) => warn!("{error}"),
         }
     }
     Ok(loaded)
@@ -84,15 +87,16 @@ pub(super) fn load_dns(pins: &Pins, limits: &Limits) -> Result<(Object, Map<dns_
 
 fn load_object(name: &'static str, bytes: &[u8], pins: &Pins, limits: &Limits) -> Result<Object, Error> {
     let log = Log::begin(LINES_KEPT);
-    let refused =
-        |error: libbpf_rs::Error| Error::Verifier { program: name.into(), lines: log.take_with(&error) };
+    let rejected = |error: libbpf_rs::Error| {
+        Error::Verifier(Box::new(Rejection::new(name, Some(lost(name)), log.take_with(&error), pins)))
+    };
     let mut object = ObjectBuilder::default()
         .name(name)
         .and_then(|builder| builder.open_memory(bytes))
-        .map_err(refused)?;
+        .map_err(rejected)?;
     variant::choose(&mut object);
     share(&mut object, pins, limits, |_| true)?;
-    object.load().map_err(refused)
+    object.load().map_err(rejected)
 }
 
 /// The maps of `bpf/observe/emit.h`, which other programs write to as well.

@@ -36,7 +36,7 @@ pub use dns::DnsQuery;
 pub use event::{Identity, Malformed, Method, PathLabel, Request, Side};
 pub use filter::{Filter, FilterError, Kinds, Rate};
 pub use latency::Latencies;
-pub(crate) use load::OBSERVE;
+pub(crate) use load::{DNS, OBSERVE, RELEASE, TCP, lost};
 pub use ring::Event;
 pub use series::{Destination, Series, SeriesKey};
 pub use tcp::{TcpEvent, TcpKind, TcpReason};
