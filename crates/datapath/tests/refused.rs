@@ -2,6 +2,7 @@
 //! root and clang.
 
 #[path = "../clang.rs"]
+#[allow(dead_code, reason = "build.rs uses all of it")]
 mod clang;
 mod world;
 
