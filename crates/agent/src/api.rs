@@ -27,7 +27,7 @@ use tokio_stream::{Stream, StreamExt};
 
 use crate::events::{Kind, event};
 use crate::mesh::{ModeRefused, Rejected};
-use crate::metrics::{Dialect, Rendering};
+use crate::metrics::{Dialect, Names, Rendering};
 use crate::observer::{self, Refused, Wanted};
 use crate::owner::{Handle, Stopping};
 use crate::routes::Counted;
@@ -457,13 +457,27 @@ async fn openapi() -> Response {
     ([(CONTENT_TYPE, "application/json")], OPENAPI).into_response()
 }
 
-async fn metrics(State(api): State<Api>, headers: HeaderMap) -> Result<Response, Response> {
+/// How `/metrics` is asked.
+#[derive(Deserialize)]
+struct Scraped {
+    /// `prometheus` or `opentelemetry`.
+    #[serde(default)]
+    names: Names,
+}
+
+async fn metrics(
+    State(api): State<Api>,
+    scraped: Result<Query<Scraped>, axum::extract::rejection::QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Response> {
+    let Query(Scraped { names }) = scraped
+        .map_err(|_| refuse(StatusCode::BAD_REQUEST, "names is prometheus or opentelemetry".into()))?;
     let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let dialect = Dialect::accepted(accept);
     let counted = api.counted().await;
     let (scrape, place) = api.scrape().await?;
     let http = if api.observer.feeds_metrics() { Some(api.observer.metrics().await?) } else { None };
-    let mut rendering = Rendering::new(scrape, http, counted, dialect);
+    let mut rendering = Rendering::new(scrape, http, counted, dialect).named(names);
     let body = Chunks::new(place, move || rendering.next_chunk());
     Ok(([(CONTENT_TYPE, dialect.content_type())], Body::new(body)).into_response())
 }

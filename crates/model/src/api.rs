@@ -442,6 +442,31 @@ pub struct ObservedRequest {
     /// The connection ended within the response.
     #[serde(default)]
     pub broken: bool,
+    /// `http/1` or `http/2`.
+    #[serde(default)]
+    pub protocol: String,
+    /// Present for a call of gRPC.
+    #[serde(default)]
+    pub grpc: Option<ObservedCall>,
+    /// Some of it was missed: the connection was there before it was observed, or heads were lost.
+    #[serde(default)]
+    pub partial: bool,
+    /// The field of that name, as the application sent it.
+    #[serde(default)]
+    pub trace_parent: Option<String>,
+}
+
+/// What a call of gRPC has besides being a request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ObservedCall {
+    /// The service, with its package.
+    pub service: String,
+    /// The method.
+    pub method: String,
+    /// `grpc-status` as a number; absent when the call ended without.
+    pub status: Option<u8>,
+    /// The name of the status, such as `NOT_FOUND`.
+    pub status_name: Option<String>,
 }
 
 /// Something that happened to a TCP socket, as the kernel saw it.
@@ -568,7 +593,7 @@ pub struct TrafficSeries {
     pub status_class: String,
     /// Requests.
     pub count: u64,
-    /// Those with a status of 500 or more, or without a response.
+    /// Those with a status of 500 or more, or without a response; calls of gRPC also by their own status.
     pub errors: u64,
     /// Heads and bodies of requests.
     pub request_bytes: u64,

@@ -5,7 +5,7 @@ use alize_model::control::RequestCounters;
 use alize_model::{Mode, Protocol};
 
 use super::{EndpointView, Family, Kind, Label, Of, RequestsView, Samples, ServiceView};
-use crate::observer::HttpTraffic;
+use crate::observer::{DurationLabels, HttpTraffic};
 use crate::process::Process;
 use crate::routes::{CLASSES, cumulative, latencies};
 use crate::scrape::{FAILURES, REFUSALS, Scrape, state_name};
@@ -398,6 +398,37 @@ fn durations(view: &RequestsView<'_>, out: &mut Samples<'_>) {
             [("service", &view.counters.service), ("route", &route), ("path", &view.path)];
         out.histogram(&labels, cumulative(&series.buckets), series.latency_sum);
     }
+}
+
+/// What OTLP pushes (`otlp`), in the names that Prometheus makes of OpenTelemetry's.
+pub(super) const OPENTELEMETRY: &[Family] = &[
+    http(
+        "http_client_request_duration_seconds",
+        Kind::Histogram,
+        "From the first byte of a request to the last of its response, seen in the kernel.",
+        |http, out| {
+            for (ends, durations) in &http.durations {
+                out.histogram(&opentelemetry(ends), durations.cumulative().into_iter(), durations.sum);
+            }
+        },
+    ),
+    http("alize_http_requests", Kind::Counter, "HTTP requests by class of their status.", |http, out| {
+        for (labels, count) in &http.requests {
+            let [source, service, destination, route] = opentelemetry(&labels.ends);
+            let method: Label<'_> = ("http_request_method", &labels.method);
+            let class: Label<'_> = ("alize_status_class", &labels.status_class);
+            out.add(&[source, service, destination, route, method, class], count);
+        }
+    }),
+];
+
+fn opentelemetry(ends: &DurationLabels) -> [Label<'_>; 4] {
+    [
+        ("alize_source", &ends.source),
+        ("alize_service", &ends.service),
+        ("alize_destination", &ends.destination),
+        ("http_route", &ends.route),
+    ]
 }
 
 fn observed_requests(http: &HttpTraffic, out: &mut Samples<'_>) {

@@ -176,6 +176,23 @@ fn routed_requests_are_told_by_route_and_endpoint() {
 }
 
 #[test]
+fn http_has_opentelemetrys_names_if_asked() {
+    let own = render(&scrape(1), Dialect::Text);
+    let text = render_as(&scrape(1), Dialect::Text, Names::OpenTelemetry);
+    let ends = "alize_source=\"web.service\",alize_service=\"team/svc-0\",\
+                alize_destination=\"docker:0123456789ab\",http_route=\"/users/{name}\"";
+    for line in [
+        format!("http_client_request_duration_seconds_count{{{ends}}} 2"),
+        format!(
+            "alize_http_requests_total{{{ends},http_request_method=\"GET\",alize_status_class=\"2xx\"}} 2"
+        ),
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+        assert!(!own.contains(&line));
+    }
+}
+
+#[test]
 fn http_is_there_only_if_it_is_observed() {
     let scrape = scrape(1);
     let text = render(&scrape, Dialect::Text);
@@ -199,7 +216,11 @@ fn http_is_there_only_if_it_is_observed() {
 }
 
 fn render(scrape: &Arc<Scrape>, dialect: Dialect) -> String {
-    let mut rendering = Rendering::new(Arc::clone(scrape), Some(http()), counted(), dialect);
+    render_as(scrape, dialect, Names::Prometheus)
+}
+
+fn render_as(scrape: &Arc<Scrape>, dialect: Dialect, names: Names) -> String {
+    let mut rendering = Rendering::new(Arc::clone(scrape), Some(http()), counted(), dialect).named(names);
     std::iter::from_fn(|| rendering.next_chunk()).collect()
 }
 

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use alize_datapath::observe::{DnsQuery, Event, Filter, Identity, Request, Side, TcpEvent, TraceId};
+use alize_datapath::observe::{DnsQuery, Event, Filter, Grpc, Identity, Request, Side, TcpEvent, TraceId};
 use alize_model::api::{
-    Lost, ObservedConnection, ObservedLookup, ObservedRequest, Peer, TraceLine, Workload,
+    Lost, ObservedCall, ObservedConnection, ObservedLookup, ObservedRequest, Peer, TraceLine, Workload,
 };
 use axum::body::Bytes;
 use rustix::time::{ClockId, clock_gettime};
@@ -174,6 +174,7 @@ impl Watcher {
     pub(super) fn deliver(&mut self) {
         self.end_traces_of(|trace| trace.lines.is_closed());
         if self.traces.is_empty() {
+            self.count_http2();
             return;
         }
         self.last_asked = Instant::now();
@@ -199,6 +200,15 @@ impl Watcher {
             self.renew_filters();
         }
         self.traces.iter_mut().for_each(Trace::tell_lost);
+    }
+
+    /// Nobody traces; what the kernel tells of HTTP/2 is counted all the same.
+    fn count_http2(&mut self) {
+        if let Some(observer) = self.observer.as_mut()
+            && let Err(error) = observer.poll(&mut |_| {})
+        {
+            warn!("{error}");
+        }
     }
 
     fn count_lost(&mut self) {
@@ -313,6 +323,10 @@ impl Words<'_> {
             reused: request.reused,
             pipelined: request.pipelined,
             broken: request.broken,
+            protocol: request.protocol.as_str().into(),
+            grpc: request.grpc.as_ref().map(call),
+            partial: request.partial,
+            trace_parent: request.trace_parent.clone(),
         }
     }
 
@@ -360,6 +374,15 @@ impl Words<'_> {
             uid: identity.pid.map(|_| identity.uid),
             comm: identity.pid.map(|_| identity.comm.clone()),
         })
+    }
+}
+
+fn call(call: &Grpc) -> ObservedCall {
+    ObservedCall {
+        service: call.service.clone(),
+        method: call.method.clone(),
+        status: call.status,
+        status_name: call.status_name().map(str::to_owned),
     }
 }
 

@@ -402,6 +402,10 @@ pub(crate) struct AgentArgs {
     /// Push HTTP metrics to an OpenTelemetry collector every 10 seconds (OTLP over HTTP, JSON); needs --observe always
     #[arg(long, value_name = "http://HOST:PORT", value_parser = Collector::from_str)]
     pub(crate) otlp: Option<Collector>,
+    /// Push spans of one request in N to that collector, too: the client's and the server's, below the application's
+    /// where it sends a traceparent; 1/1 for all, up to 1,000 requests a second
+    #[arg(long, value_name = "1/N", value_parser = sample, requires = "otlp")]
+    pub(crate) otlp_spans: Option<u32>,
     /// Count requests whose path matches, such as /users/{name} or /static/**, as one route; may be given 32 times
     ///
     /// The first that matches counts. Paths that match none are counted as they are, with numbers, UUIDs and long

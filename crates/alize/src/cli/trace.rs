@@ -146,7 +146,7 @@ impl Columns {
             paint.tone(status_tone(request.status), &format!("{status:>6}")),
             request.latency * 1e3,
             request.response_bytes,
-            visible(&request.path_label),
+            label(request),
         )
     }
 
@@ -189,6 +189,19 @@ fn target(request: &ObservedRequest) -> String {
     format!("{}{}", visible(&request.target), if request.target_cut { "..." } else { "" })
 }
 
+/// The way it took; how a call of gRPC ended, and whether something of it was missed.
+fn label(request: &ObservedRequest) -> String {
+    let mut label = visible(&request.path_label);
+    if let Some(call) = &request.grpc {
+        let number = || call.status.map_or_else(|| "-".to_owned(), |status| status.to_string());
+        label += &format!("  grpc {}", call.status_name.clone().unwrap_or_else(number));
+    }
+    if request.partial {
+        label += "  partial";
+    }
+    label
+}
+
 /// What a status means.
 pub(crate) fn status_tone(status: Option<u16>) -> Tone {
     match status {
@@ -201,7 +214,7 @@ pub(crate) fn status_tone(status: Option<u16>) -> Tone {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use alize_model::api::{Peer, Workload};
+    use alize_model::api::{ObservedCall, Peer, Workload};
 
     use super::*;
 
@@ -246,6 +259,10 @@ pub(crate) mod tests {
             reused: false,
             pipelined: false,
             broken: false,
+            protocol: "http/1".into(),
+            grpc: None,
+            partial: false,
+            trace_parent: None,
         }
     }
 
@@ -260,6 +277,19 @@ pub(crate) mod tests {
             "TIME               PID  COMM        ->  SERVICE/ENDPOINT      METHOD   PATH                  STATUS  LATENCY(ms)      BYTES  PATH-LABEL\n\
              22:13:20.250Z     4711  cu\u{fffd}rl       ->  web/127.0.0.1:8080    GET      /users/7?x=\u{fffd}[2J...       503       12.346        153  observed\n"
         );
+    }
+
+    #[test]
+    fn a_call_of_grpc_says_how_it_ended() {
+        let call = ObservedCall {
+            service: "shop.Orders".into(),
+            method: "Get".into(),
+            status: Some(5),
+            status_name: Some("NOT_FOUND".into()),
+        };
+        let request = ObservedRequest { grpc: Some(call), partial: true, ..request() };
+        let line = Columns::new().line(&request, Paint::PLAIN);
+        assert!(line.ends_with("  observed  grpc NOT_FOUND  partial\n"), "{line}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ enum state {
 	STATE_JOINED, /* looks for a safe place; see follow.h */
 	STATE_PEER, /* the client's socket is observed, so this one, the server's, has nothing to do but say who it is */
 	STATE_OFF, /* for good */
+	STATE_HTTP2, /* see http2.h */
 };
 
 enum role {

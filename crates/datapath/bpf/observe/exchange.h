@@ -63,6 +63,10 @@ static __always_inline void event_fill(struct conversation *conversation, struct
 	event->path_label = PATH_LABEL_OBSERVED;
 	__builtin_memcpy(event->target, pending->target, PATH_SIZE);
 	__builtin_memcpy(event->host, pending->host, HOST_SIZE);
+	if (pending->traced)
+		__builtin_memcpy(event->trace_parent, pending->trace_parent, TRACE_SIZE);
+	else
+		__builtin_memset(event->trace_parent, 0, TRACE_SIZE);
 }
 
 /* Somebody wants the whole of it: a trace, or the flight recorder. */

@@ -44,6 +44,7 @@ pub(super) struct Loaded {
     pub(super) objects: Vec<Object>,
     pub(super) maps: Maps,
     pub(super) traces: MapHandle,
+    pub(super) http2_heads: MapHandle,
     pub(super) every_map: Vec<MapHandle>,
     pub(super) programs: Vec<ProgramStatus>,
 }
@@ -138,7 +139,7 @@ fn share(
         let entries = match name.as_str() {
             "series" => limits.series,
             "paths" => limits.paths,
-            "traces" => limits.ring_bytes,
+            "traces" | "http2_heads" => limits.ring_bytes,
             "links" => limits.links,
             "windows" => cpus as u32 * BUFFERS_PER_CPU,
             _ => 0,
@@ -184,8 +185,9 @@ fn keep(object: Object) -> Result<Loaded, Error> {
         filter_cgroups: Map::new(take("filter_cgroups")?)?,
         slowest: Map::new(take("slowest")?)?,
         failed: Map::new(take("failed_exchanges")?)?,
+        http2_readers: Map::new(take("http2_readers")?)?,
     };
-    let traces = take("traces")?;
+    let (traces, http2_heads) = (take("traces")?, take("http2_heads")?);
     let programs = object.progs().map(|program| status(&program)).collect::<Result<_, _>>()?;
-    Ok(Loaded { objects: vec![object], maps, traces, every_map, programs })
+    Ok(Loaded { objects: vec![object], maps, traces, http2_heads, every_map, programs })
 }
