@@ -109,7 +109,13 @@ static __always_inline bool http2_rejoin(struct __sk_buff *skb, struct conversat
 					 const struct segment *segment, bool egress)
 {
 	__u8 bytes[16] = {};
-	if (bpf_skb_load_bytes(skb, segment->payload, bytes, sizeof(bytes)) || !request_first(bytes))
+	/* The head of a request whose fields were all sent before is shorter than that. */
+	__u32 last = segment->length < sizeof(bytes) ? segment->length - 1 : sizeof(bytes) - 1;
+	HIDE(last);
+	if (last > sizeof(bytes) - 1)
+		return false;
+	HIDE(last);
+	if (bpf_skb_load_bytes(skb, segment->payload, bytes, last + 1) || !request_first(bytes))
 		return false;
 	directions_begin(conversation, segment);
 	ends_learn(skb, conversation, segment, true);
