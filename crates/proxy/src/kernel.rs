@@ -115,6 +115,12 @@ pub trait Kernel: Send + Sync + 'static {
     fn applied(&self, endpoints: &[InForce]) {
         let _ = endpoints;
     }
+
+    /// Requests that the kernel has routed over connections of this process and whose response is not complete: it must
+    /// not end before.
+    fn lent(&self) -> usize {
+        0
+    }
 }
 
 /// No kernel side: each listener is for one service.

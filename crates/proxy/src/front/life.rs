@@ -26,6 +26,8 @@ pub(super) enum End {
     Rest,
     /// An exchange is complete, but there is more to read already.
     More,
+    /// It became something else than HTTP, which the front holds.
+    Tunnel,
     /// The connection is over.
     Close,
 }
@@ -57,6 +59,12 @@ pub(crate) async fn live(
     mut phase: watch::Receiver<Phase>,
 ) -> Option<Leaving> {
     loop {
+        if let Some(tunnel) = front.take_tunnel() {
+            let carried = Box::pin(tunnel.run(&proxy, &front, phase.clone())).await;
+            front.set_tunnel(carried?);
+            let turn = Arc::clone(&proxy.leaving).acquire_owned().await;
+            return Some(Leaving::new(front, turn.ok()?));
+        }
         let present = *phase.borrow_and_update();
         let turn = || Arc::clone(&proxy.leaving);
         match present {
@@ -107,7 +115,7 @@ pub(crate) async fn live(
                 front.shrink();
                 proxy.kernel.resting(&front.resting());
             }
-            End::More => {}
+            End::More | End::Tunnel => {}
             End::Close => return None,
         }
     }

@@ -261,6 +261,10 @@ impl Kernel for Routed {
         }
     }
 
+    fn lent(&self) -> usize {
+        self.slots.lent(&lock(&self.router))
+    }
+
     fn applied(&self, endpoints: &[InForce]) {
         let known = |one: &InForce| (one.number, Known { address: one.address, pool: one.pool });
         *lock(&self.endpoints) = endpoints.iter().map(known).collect();

@@ -61,6 +61,12 @@ impl Slots {
         lock(&self.open).keys().find(lent).copied()
     }
 
+    /// How many are lent to clients.
+    pub(super) fn lent(&self, router: &Router) -> usize {
+        let busy = |slot: &&Slot| router.state(**slot).lent.is_some_and(|lent| lent.busy);
+        lock(&self.open).keys().filter(busy).count()
+    }
+
     /// Makes more connections from `netns` to an endpoint, twice as many as there are: requests find none idle.
     pub(super) fn grow(&self, routed: &Arc<Routed>, netns: Netns, endpoint: u32) {
         let Some(known) = routed.known(endpoint) else { return };
