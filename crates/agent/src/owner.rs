@@ -258,6 +258,7 @@ impl Owner {
         self.hear_kernel();
         self.mesh.settle();
         self.mesh.expire_modes();
+        self.mesh.judge_trial();
         self.mesh.trim();
         if let Some(watch) = &self.watch {
             watch.renew();

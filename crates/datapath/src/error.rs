@@ -252,6 +252,25 @@ pub enum Error {
         /// Which step, and why.
         source: Box<Error>,
     },
+    /// One trial at a time.
+    #[error(
+        "{bundle} is on trial already; end that with `alize upgrade --promote` or `alize upgrade --abort` first"
+    )]
+    TrialRuns {
+        /// What is tried.
+        bundle: String,
+    },
+    /// There is nothing to be promoted or given up.
+    #[error("no version is on trial; `alize upgrade --canary CGROUP` begins that")]
+    NoTrial,
+    /// Versions that run side by side share their maps.
+    #[error(
+        "map {map} has another layout in it, which two versions at once cannot share: upgrade without a trial"
+    )]
+    TrialLayout {
+        /// The map.
+        map: String,
+    },
     /// A file or folder could not be used.
     #[error("{action} {path}: {source}")]
     Path {

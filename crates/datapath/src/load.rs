@@ -282,6 +282,11 @@ pub(crate) fn load_object(file: &File, budgets: &Budgets, log: &Log) -> Result<O
     load_bytes(file.name, variant::bytes(file), None, &|name| size_of_map(name, budgets), log)
 }
 
+/// The gates between two versions, whose maps are pinned at `pin`.
+pub(crate) fn load_gates(pin: &dyn Fn(&str) -> PathBuf, log: &Log) -> Result<Object, Vec<String>> {
+    load_bytes("canary", object!("canary"), Some(pin), &|_| None, log)
+}
+
 /// The same with what the verifier spent on the programs.
 pub(crate) fn load_and_ask(
     file: &File,

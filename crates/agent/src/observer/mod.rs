@@ -11,6 +11,7 @@ mod trace;
 mod traffic;
 mod workload;
 
+use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -125,6 +126,11 @@ impl Handle {
     pub(crate) async fn requests(&self, failed: bool) -> Result<Vec<ObservedRequest>, Refused> {
         self.ask(move |watcher| watcher.recorded(failed)).await
     }
+
+    /// The one with this id.
+    pub(crate) async fn request_by_id(&self, id: String) -> Result<ObservedRequest, Refused> {
+        self.ask(move |watcher| watcher.request_by_id(&id)).await
+    }
 }
 
 /// The running thread.
@@ -200,6 +206,8 @@ struct Watcher {
     names: Names,
     names_asked: Option<Instant>,
     traces: Vec<Trace>,
+    /// Requests that a trace has shown, the oldest first.
+    kept: VecDeque<Box<ObservedRequest>>,
     places: Places,
     /// Events of the kernel that were lost and held back, when they were last told.
     told_lost: (u64, u64),
@@ -226,6 +234,7 @@ impl Watcher {
             names: Names::default(),
             names_asked: None,
             traces: Vec::new(),
+            kept: VecDeque::new(),
             places: Places::default(),
             told_lost: (0, 0),
             looked: Instant::now(),
@@ -285,6 +294,7 @@ impl Watcher {
 
     fn detach(&mut self, why: &str) {
         self.observer = None;
+        self.kept = VecDeque::new();
         self.names = Names::default();
         self.names_asked = None;
         match Observer::detach(&self.options) {
