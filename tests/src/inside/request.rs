@@ -29,7 +29,7 @@ pub struct Request {
     /// Connections that are kept and asked over at each line of standard input
     #[arg(long, default_value_t = 0)]
     idle: u32,
-    #[arg(long, default_value_t = 20.0)]
+    #[arg(long, default_value_t = 60.0)]
     timeout: f64,
 }
 

@@ -24,7 +24,7 @@ pub struct Websocket {
     /// WebSockets that are kept, and used at each line of standard input
     #[arg(long, default_value_t = 0)]
     idle: u32,
-    #[arg(long, default_value_t = 20.0)]
+    #[arg(long, default_value_t = 60.0)]
     timeout: f64,
 }
 

@@ -51,7 +51,7 @@ pub(crate) fn unload(global: &Global, args: UnloadArgs, output: Output) -> Resul
 /// How far the proxy is.
 fn bar(left: u64, all: u64, time: Duration) -> String {
     const WIDTH: u64 = 30;
-    let done = if all == 0 { WIDTH } else { (all.saturating_sub(left)) * WIDTH / all };
+    let done = (all.saturating_sub(left) * WIDTH).checked_div(all).unwrap_or(WIDTH);
     let bar: String = (0..WIDTH).map(|at| if at < done { '#' } else { '.' }).collect();
     let seconds = units::seconds(time.as_secs_f64().ceil());
     format!("[{bar}] {left} of {} left with the proxy, cut in {seconds}", plural(all as usize, "connection"))
