@@ -19,6 +19,7 @@ pub mod process;
 pub mod servers;
 pub mod statistics;
 pub mod tally;
+pub mod torture;
 pub mod wait;
 pub mod world;
 

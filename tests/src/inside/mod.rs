@@ -35,6 +35,10 @@ pub enum Command {
     Hold(hold::Hold),
     /// Send datagrams and tell who answered from where
     Datagram(datagram::Datagram),
+    /// Send requests of every kind, compare each byte that comes back, and tell what was seen
+    Torment(crate::torture::client::Torment),
+    /// Answer the requests of `torment`
+    Origin(crate::torture::origin::Origin),
     /// Remove what killed tests have left
     Sweep,
 }
@@ -50,6 +54,8 @@ impl Command {
             Command::Download(download) => download.run(),
             Command::Hold(hold) => hold.run(),
             Command::Datagram(datagram) => datagram.run(),
+            Command::Torment(torment) => torment.run(),
+            Command::Origin(origin) => origin.run(),
             Command::Sweep => crate::leftovers::sweep(),
         }
     }
