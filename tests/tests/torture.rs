@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use alize_tests::torture::{Book, Failure, Kind, now};
 use alize_tests::servers::at;
 use alize_tests::wait::{until, until_true};
-use alize_tests::{Agent, AgentOptions, Place, Process, World, place};
+use alize_tests::{Agent, Place, Process, World, place};
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
@@ -292,12 +292,11 @@ impl Torture {
         Ok(found)
     }
 
-    /// Requests that reached an endpoint which had ended its connection without a word.
-    fn late(&self) -> Vec<u64> {
-        let logs = self.origins.iter().map(|(_, origin)| origin.log());
-        let text: String = logs.collect();
-        let nonces = text.lines().filter_map(|line| line.strip_prefix("late "));
-        nonces.filter_map(|nonce| u64::from_str_radix(nonce, 16).ok()).collect()
+    /// When endpoints ended connections without a word: from before their last response until the end was made.
+    fn closings(&self) -> Vec<(u64, u64)> {
+        let logs: String = self.origins.iter().map(|(_, origin)| origin.log()).collect();
+        let times = logs.lines().filter_map(|line| line.strip_prefix("closed ")?.split_once(' '));
+        times.filter_map(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?))).collect()
     }
 }
 
@@ -392,22 +391,20 @@ fn clients_go_on(clients: &mut [Process]) -> Result<bool> {
 }
 
 fn judge(torture: &Torture, seen: &Book, rounds: u32, began: Instant) -> Result<()> {
-    let late = torture.late();
-    let excuse = |failure: &Failure| {
-        let is_late = late.contains(&failure.nonce)
-            && matches!(&failure.kind, Kind::Answered { status: 502, reason } if reason == "endpoint-closed");
-        if is_late {
-            return Some("sent to an endpoint that had just closed".to_owned());
-        }
-        torture.kills.iter().find(|kill| kill.excuses(failure)).map(|kill| format!("{:?} killed", kill.what))
-    };
+    let mut closings = torture.closings();
     let mut excused: BTreeMap<String, u64> = BTreeMap::new();
     let mut left = Vec::new();
     for failure in &seen.failures {
-        match excuse(failure) {
-            Some(why) => *excused.entry(format!("{why}: {:?}", failure.kind)).or_default() += 1,
-            None => left.push(failure),
-        }
+        let kill = torture.kills.iter().find(|kill| kill.excuses(failure));
+        let why = match kill {
+            Some(kill) => format!("{:?} killed", kill.what),
+            None if take_closing(&mut closings, failure) => "asked while the endpoint closed".to_owned(),
+            None => {
+                left.push(failure);
+                continue;
+            }
+        };
+        *excused.entry(format!("{why}: {:?}", failure.kind)).or_default() += 1;
     }
     let web = torture.agent().service("web")?;
     eprintln!(
@@ -433,6 +430,13 @@ fn judge(torture: &Torture, seen: &Book, rounds: u32, began: Instant) -> Result<
     ensure!(left.is_empty(), "{} failures that nothing excuses: {shown:#?}", left.len());
     ensure!(seen.right() * 10 > seen.requests * 9, "hardly anything was served");
     Ok(())
+}
+
+/// A connection that an endpoint ends without a word costs one request at most: the one that was sent at that moment.
+fn take_closing(closings: &mut Vec<(u64, u64)>, failure: &Failure) -> bool {
+    let told = matches!(&failure.kind, Kind::Answered { status: 502, reason } if reason == "endpoint-closed");
+    let found = closings.iter().position(|(from, to)| told && *from <= failure.ended && *to >= failure.began);
+    found.map(|place| closings.swap_remove(place)).is_some()
 }
 
 /// Once nothing is under way the mesh holds what it held before.

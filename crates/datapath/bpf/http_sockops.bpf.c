@@ -101,22 +101,41 @@ static __always_inline void endpoint_accepted(struct bpf_sock_ops *ctx, struct b
 		return;
 	far->slot = number;
 	far->generation = SLOT_GENERATION(READ_ONCE(slot->state));
-	if (!bpf_sock_hash_update(ctx, &http_far_sockets, &number, BPF_ANY))
-		WRITE_ONCE(slot->far, far->generation + 1);
+	if (bpf_sock_hash_update(ctx, &http_far_sockets, &number, BPF_ANY))
+		return;
+	WRITE_ONCE(slot->far, far->generation + 1);
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+}
+
+/* An endpoint closes, or sends no more. */
+static __always_inline void endpoint_ended(struct bpf_sock *sk)
+{
+	struct http_far *far = bpf_sk_storage_get(&http_far, sk, 0, 0);
+	struct http_slot *slot = far ? slot_get(far->slot) : 0;
+	if (slot)
+		slot_end(slot, far->generation);
 }
 
 SEC("sockops")
 int alize_http_sockops(struct bpf_sock_ops *ctx)
 {
-	if (ctx->op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB && ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
+	if (ctx->op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB && ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB &&
+	    ctx->op != BPF_SOCK_OPS_STATE_CB)
 		return 1;
 	struct bpf_sock *sk = ctx->sk;
 	if (!sk)
 		return 1;
-	if (ctx->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
+	switch (ctx->op) {
+	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
 		client_connected(ctx, sk);
-	else
+		break;
+	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
 		endpoint_accepted(ctx, sk);
+		break;
+	case BPF_SOCK_OPS_STATE_CB:
+		endpoint_ended(sk);
+		break;
+	}
 	return 1;
 }
 

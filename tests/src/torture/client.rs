@@ -98,6 +98,8 @@ struct Client<'a> {
 struct Open {
     talk: Talk,
     connected: u64,
+    /// What was asked before.
+    before: String,
 }
 
 /// What became of a request.
@@ -172,7 +174,7 @@ impl<'a> Client<'a> {
         let talk = Talk::new(stream, self.blocking).ok()?;
         *self.watched.lock().unwrap_or_else(PoisonError::into_inner) =
             Watched { stream: Some(watched), ..Watched::default() };
-        Some(Open { talk, connected: now() })
+        Some(Open { talk, connected: now(), before: "nothing".into() })
     }
 
     fn fail(&mut self, kind: Kind, nonce: u64, what: String, connected: u64, began: u64) {
@@ -201,7 +203,7 @@ impl<'a> Client<'a> {
         self.enter(open, plan, began, outcome)
     }
 
-    fn enter(&mut self, open: &Open, plan: &Plan, began: u64, outcome: Outcome) -> bool {
+    fn enter(&mut self, open: &mut Open, plan: &Plan, began: u64, outcome: Outcome) -> bool {
         match outcome {
             Outcome::Right | Outcome::RightAndOver => {
                 *self.book.right.entry(plan.name()).or_default() += 1;
@@ -209,10 +211,12 @@ impl<'a> Client<'a> {
             Outcome::GivenUp => self.book.given_up += 1,
             Outcome::Failed(ref kind, ref what) => {
                 let age = (began - open.connected) / 1_000_000;
-                let what = format!("{plan}: {what}; connected for {age} ms, blocking: {}", self.blocking);
+                let (before, blocking) = (&open.before, self.blocking);
+                let what = format!("{plan}: {what}; connected for {age} ms, blocking: {blocking}, after {before}");
                 self.fail(kind.clone(), plan.nonce, what, open.connected, began);
             }
         }
+        open.before = plan.to_string();
         matches!(outcome, Outcome::Right)
     }
 
@@ -381,8 +385,9 @@ impl<'a> Client<'a> {
     /// The mesh itself has answered.
     fn answered(&mut self, talk: &mut Talk, head: &Head, status: u16, plan: &Plan) -> Outcome {
         let reason = head.field("x-alize-reason").unwrap_or("none").to_owned();
-        // Its text is for people.
-        while talk.more() {}
+        // Its text is for people, and the connection may go on.
+        let length = head.field("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+        talk.skip(length);
         if plan.ending == Ending::DieBefore && (status, reason.as_str()) == (502, "endpoint-closed") {
             return Outcome::RightAndOver;
         }

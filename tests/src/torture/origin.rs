@@ -1,13 +1,12 @@
 //! The torture's server: it does what the target of a request says, and compares what it is sent.
 
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use super::plan::{Down, Ending, Plan};
 use super::talk::{Broken, Framing, Head, Talk};
-use super::Pattern;
+use super::{Pattern, now};
 
 #[derive(Debug, clap::Args)]
 pub struct Origin {
@@ -16,9 +15,6 @@ pub struct Origin {
 }
 
 const STACK: usize = 256 * 1024;
-
-/// How long a connection that is about to be closed is looked at for requests that came too late.
-const LATE: Duration = Duration::from_millis(200);
 
 impl Origin {
     pub(crate) fn run(self) -> Result<()> {
@@ -48,8 +44,7 @@ fn converse(stream: TcpStream, blocking: bool) {
         let Some(plan) = Plan::read(head.word(1)) else { return eprintln!("GRAVE {head:?}") };
         match serve(&mut talk, &head, &plan) {
             Some(true) => {}
-            Some(false) => return close(&mut talk),
-            None => return,
+            Some(false) | None => return,
         }
     }
 }
@@ -83,7 +78,14 @@ fn serve(talk: &mut Talk, head: &Head, plan: &Plan) -> Option<bool> {
     if plan.ending == Ending::DieBefore {
         return Some(false);
     }
-    respond(talk, head, plan, &got)
+    let from = now();
+    let goes_on = respond(talk, head, plan, &got)?;
+    if plan.ending == Ending::CloseAfter {
+        // Whoever asks between the response and the end asks nobody: no mesh can know. Here is when that was.
+        let _ = talk.stream().shutdown(Shutdown::Write);
+        eprintln!("closed {from} {}", now());
+    }
+    Some(goes_on)
 }
 
 fn respond(talk: &mut Talk, head: &Head, plan: &Plan, got: &str) -> Option<bool> {
@@ -128,16 +130,3 @@ fn respond(talk: &mut Talk, head: &Head, plan: &Plan, got: &str) -> Option<bool>
     Some(plan.ending == Ending::Stay)
 }
 
-/// Closes, and tells which requests came too late to be answered: no mesh can know.
-fn close(talk: &mut Talk) {
-    if talk.stream().shutdown(Shutdown::Write).is_err() || talk.stream().set_nonblocking(false).is_err() {
-        return;
-    }
-    let _ = talk.stream().set_read_timeout(Some(LATE));
-    let end = std::time::Instant::now() + LATE;
-    while std::time::Instant::now() < end {
-        if !talk.late() {
-            return;
-        }
-    }
-}

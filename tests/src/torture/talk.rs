@@ -119,25 +119,10 @@ impl Talk {
         }
     }
 
-    /// Reads what comes to a connection that answers no more, and tells the nonces; `false` at its end.
-    pub(super) fn late(&mut self) -> bool {
-        while let Some(end) = self.unread.windows(4).position(|window| window == b"\r\n\r\n") {
-            let head = String::from_utf8_lossy(&self.unread[..end]).into_owned();
-            let plan = head.split(' ').nth(1).and_then(super::plan::Plan::read);
-            if let Some(plan) = plan {
-                eprintln!("late {:x}", plan.nonce);
-            }
-            self.unread.drain(..end + 4);
-        }
-        let mut some = [0; 4096];
-        match self.stream.read(&mut some) {
-            Ok(0) => false,
-            Ok(length) => {
-                self.unread.extend_from_slice(&some[..length]);
-                true
-            }
-            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
-        }
+    /// Reads `length` bytes, whatever they are.
+    pub(super) fn skip(&mut self, length: usize) {
+        while self.unread.len() < length && self.more() {}
+        self.unread.drain(..length.min(self.unread.len()));
     }
 
     pub(super) fn has_unread(&self) -> bool {

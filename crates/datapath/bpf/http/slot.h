@@ -148,6 +148,21 @@ static __always_inline bool slot_flag(struct http_slot *slot, __u64 lease, __u32
 }
 
 /*
+ * The endpoint has ended the connection. Idle, the slot is dead at once, before anybody can be lent what will not answer;
+ * lent, it is the proxy that hears of the end, and tells the client. It stays in its pool until somebody comes upon it.
+ */
+static __always_inline void slot_end(struct http_slot *slot, __u32 generation)
+{
+	for (int i = 0; i < SLOT_TRIES; i++) {
+		__u64 word = READ_ONCE(slot->state);
+		if (SLOT_GENERATION(word) != generation || SLOT_COOKIE(word) || word & HTTP_SLOT_FLAGS)
+			return;
+		if (slot_change(slot, word, word | HTTP_SLOT_DEAD))
+			return;
+	}
+}
+
+/*
  * The response has ended, or the request has: `clear` is HTTP_SLOT_BUSY or HTTP_SLOT_OPEN. When neither is left the slot
  * goes back to its pool.
  */

@@ -7,7 +7,7 @@
 //!   again only when it is in no pool.
 //! - Its generation changes with each connection, so a program that still works for the old one can do nothing.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
@@ -206,6 +206,8 @@ pub struct Router {
     buried: Vec<u32>,
     /// Lent by the proxy before this one.
     foreign: Vec<u32>,
+    /// Armed and not retired: a program may have found one dead before this side retires it.
+    armed: HashSet<u32>,
 }
 
 impl Router {
@@ -243,6 +245,7 @@ impl Router {
             resting: Vec::new(),
             buried: Vec::new(),
             foreign: Vec::new(),
+            armed: HashSet::new(),
             slots,
             heads,
         };
@@ -372,7 +375,7 @@ impl Router {
     }
 
     /// The connection is made: if its other end is on this host, the kernel may lend it from now on.
-    pub fn arm(&self, slot: Slot, local: SocketAddr, endpoint: SocketAddr) -> Result<Armed, Error> {
+    pub fn arm(&mut self, slot: Slot, local: SocketAddr, endpoint: SocketAddr) -> Result<Armed, Error> {
         self.dials.delete_all([dial_key(local, endpoint)].into_iter())?;
         let Some(cell) = self.slots.get(slot.0) else { return Ok(Armed::Elsewhere) };
         let generation = cell.state.load(Ordering::Acquire) >> GENERATION_SHIFT;
@@ -381,6 +384,7 @@ impl Router {
         }
         cell.state.store(generation << GENERATION_SHIFT, Ordering::Release);
         self.push(slot.0, cell);
+        self.armed.insert(slot.0);
         Ok(Armed::Here)
     }
 
@@ -420,8 +424,11 @@ impl Router {
     pub fn retire(&mut self, slot: Slot) -> Option<Lent> {
         let cell = self.slots.get(slot.0)?;
         let mut word = cell.state.load(Ordering::Acquire);
+        let armed = self.armed.remove(&slot.0);
         loop {
             if word & DEAD != 0 {
+                // The endpoint's end was seen first: it was idle, and lies in its pool.
+                self.buried.extend(armed.then_some(slot.0));
                 return None;
             }
             let idle = word & (FLAGS & !LOST) == 0 && word >> COOKIE_SHIFT == 0;

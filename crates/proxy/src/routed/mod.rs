@@ -13,6 +13,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use alize_datapath::http::{Event, Rest, Router, RouterOptions, Slot};
 use alize_model::http::Pool;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpSocket;
+use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::back::lock;
@@ -87,6 +89,10 @@ pub struct Routed {
     /// They stay with the proxy.
     impatient: Mutex<HashMap<u64, Option<Instant>>>,
     handle: OnceLock<Handle>,
+    /// A state is in force: before there is one nobody could be served.
+    informed: AtomicBool,
+    /// Something has happened that makes it worth looking before it is time.
+    sooner: Notify,
 }
 
 impl Routed {
@@ -103,10 +109,13 @@ impl Routed {
             broken: Mutex::default(),
             impatient: Mutex::default(),
             handle: OnceLock::new(),
+            informed: AtomicBool::new(false),
+            sooner: Notify::new(),
         }))
     }
 
-    /// Begins to listen in every namespace, and to look after slots; to be called when the proxy is ready.
+    /// Begins to listen in every namespace, once there is a state in force, and to look after slots; to be called when the
+    /// proxy is ready.
     pub fn start(self: &Arc<Self>, handle: Handle) -> Result<(), RoutedError> {
         let system = |source| RoutedError::System { what: "listen to the kernel's events", source };
         let ring = {
@@ -143,13 +152,14 @@ impl Routed {
                     Err(_) => return,
                 },
                 _ = look.tick() => self.look(),
+                () = self.sooner.notified() => self.look(),
             }
             self.hear();
         }
     }
 
     fn look(self: &Arc<Self>) {
-        let Some(handle) = self.handle.get() else { return };
+        let Some(handle) = self.handle.get().filter(|_| self.informed.load(Ordering::Acquire)) else { return };
         self.namespaces.refresh(&lock(&self.router), handle);
         self.slots.look_after(self);
     }
@@ -175,7 +185,7 @@ impl Routed {
                     }
                 }
                 Event::NoListener { pid, .. } => {
-                    if let Some(handle) = self.handle.get() {
+                    if let Some(handle) = self.handle.get().filter(|_| self.informed.load(Ordering::Acquire)) {
                         self.namespaces.visit(pid, &lock(&self.router), handle);
                     }
                 }
@@ -264,5 +274,8 @@ impl Kernel for Routed {
     fn applied(&self, endpoints: &[InForce]) {
         let known = |one: &InForce| (one.number, Known { address: one.address, pool: one.pool });
         *lock(&self.endpoints) = endpoints.iter().map(known).collect();
+        if !self.informed.swap(true, Ordering::AcqRel) {
+            self.sooner.notify_one();
+        }
     }
 }
