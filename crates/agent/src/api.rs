@@ -30,7 +30,7 @@ use crate::mesh::{ModeRefused, Rejected};
 use crate::metrics::{Dialect, Rendering};
 use crate::observer::{self, Refused, Wanted};
 use crate::owner::{Handle, Stopping};
-use crate::routes::Counted;
+use crate::routes::{Counted, settle};
 use crate::scrape::Scrape;
 use crate::source::LARGEST;
 use crate::{proxy, status};
@@ -75,8 +75,11 @@ impl Api {
 
     /// What was counted of requests on every path.
     async fn counted(&self) -> Vec<Counted> {
-        let kernel = self.mesh.ask(|mesh| mesh.routed()).await.ok().flatten();
-        let proxy = self.proxy.counters().await.map(Counted::by_proxy);
+        let mut kernel = self.mesh.ask(|mesh| mesh.routed()).await.ok().flatten();
+        let mut proxy = self.proxy.counters().await.map(Counted::by_proxy);
+        if let (Some(kernel), Some(proxy)) = (&mut kernel, &mut proxy) {
+            settle(kernel, proxy);
+        }
         kernel.into_iter().chain(proxy).collect()
     }
 

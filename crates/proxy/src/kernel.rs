@@ -64,6 +64,8 @@ pub enum Standing {
 /// An endpoint that takes requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InForce {
+    /// Number of its service.
+    pub service: u32,
     /// Under which the kernel knows it.
     pub number: u32,
     /// Where it listens.
@@ -98,6 +100,19 @@ pub trait Kernel: Send + Sync + 'static {
     fn standing(&self, client: &Client) -> Standing {
         let _ = client;
         Standing::Settled
+    }
+
+    /// Whether a response is on its way to the client that this proxy may have to see to: only it has the connection to the
+    /// endpoint.
+    fn owes(&self, client: &Client) -> bool {
+        let _ = client;
+        false
+    }
+
+    /// Whether the client with this cookie has not closed its connection, as far as is known.
+    fn is_there(&self, cookie: u64) -> bool {
+        let _ = cookie;
+        false
     }
 
     /// How long a client that sends no more may still be owed a response that does not go through the proxy.

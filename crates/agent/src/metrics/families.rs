@@ -11,6 +11,8 @@ use crate::routes::{CLASSES, cumulative, latencies};
 use crate::scrape::{FAILURES, REFUSALS, Scrape, state_name};
 use crate::status::balance;
 
+/// The reason of connections, and not of requests.
+const NO_PROXY: &str = "no-proxy";
 const MICROSECONDS: f64 = 1e6;
 
 pub(super) const FAMILIES: &[Family] = &[
@@ -324,13 +326,23 @@ pub(super) const FAMILIES: &[Family] = &[
     }),
     requests_only(
         "alize_http_left_kernel",
-        "Requests that the proxy served, by the reason why the kernel did not.",
-        |view, out| view.reasons(&view.counters.reasons, out),
+        "Requests that the proxy served, or whose responses it carried, by the reason why the kernel did not.",
+        |view, out| view.reasons(view.counters.reasons.iter().filter(|(reason, _)| *reason != NO_PROXY), out),
+    ),
+    requests_only(
+        "alize_http_unproxied_connections",
+        "Connections to services with `protocol: http` that were balanced as a whole, because the proxy did not listen in their \
+         network namespace yet.",
+        |view, out| {
+            if let Some(count) = view.counters.reasons.get(NO_PROXY) {
+                out.add(&[("service", &view.counters.service)], count);
+            }
+        },
     ),
     requests_only(
         "alize_http_refused",
         "Requests that were answered without an endpoint, by reason.",
-        |view, out| view.reasons(&view.counters.refused, out),
+        |view, out| view.reasons(view.counters.refused.iter(), out),
     ),
     requests_only("alize_http_retries", "Tries after the first.", |view, out| {
         out.add(&[("service", &view.counters.service), ("path", &view.path)], view.counters.retries);
@@ -431,7 +443,7 @@ impl RequestsView<'_> {
         }
     }
 
-    fn reasons(&self, reasons: &std::collections::BTreeMap<String, u64>, out: &mut Samples<'_>) {
+    fn reasons<'a>(&self, reasons: impl Iterator<Item = (&'a String, &'a u64)>, out: &mut Samples<'_>) {
         for (reason, count) in reasons {
             out.add(&[("service", &self.counters.service), ("reason", reason), ("path", &self.path)], count);
         }

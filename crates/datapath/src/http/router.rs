@@ -464,6 +464,8 @@ impl Router {
             if word & (BUSY | COPY) != BUSY | COPY || word & (DEAD | OPEN) != 0 {
                 return false;
             }
+            // As the programs do it: whoever is lent it next has been told nothing yet.
+            cell.response_bytes.store(0, Ordering::Relaxed);
             let idle = word & ((1 << COOKIE_SHIFT) - 1) & !FLAGS;
             match cell.state.compare_exchange_weak(word, idle, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => break,

@@ -19,6 +19,9 @@ const READ: usize = 4 * 1024;
 /// response before they send more come to this.
 const UNSETTLED: std::time::Duration = std::time::Duration::from_millis(1);
 
+/// The wait between two looks whether a response that the kernel carries has ended, before a connection is handed over.
+const OWED: std::time::Duration = std::time::Duration::from_millis(5);
+
 /// How serving a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
@@ -63,18 +66,22 @@ pub(crate) async fn live(
             Phase::Serving => {}
             Phase::Draining => return None,
             Phase::HandingOver => {
-                if let Ok(turn) = turn().try_acquire_owned() {
+                if let Ok(turn) = turn().try_acquire_owned()
+                    && !proxy.kernel.owes(&front.origin.client)
+                {
                     return Some(Leaving::new(front, turn));
                 }
             }
         }
+        // A response that the kernel has begun may have to be carried, or its end be told, by who has the connection to the
+        // endpoint. The successor's first act was to take all idle ones from the kernel, so no other can begin there.
+        let leaves = present == Phase::HandingOver && !proxy.kernel.owes(&front.origin.client);
         let mut ended = false;
         if !front.has_unread() {
             tokio::select! {
                 biased;
-                turn = turn().acquire_owned(), if present == Phase::HandingOver => {
-                    return Some(Leaving::new(front, turn.ok()?));
-                }
+                turn = turn().acquire_owned(), if leaves => return Some(Leaving::new(front, turn.ok()?)),
+                () = tokio::time::sleep(OWED), if present == Phase::HandingOver && !leaves => continue,
                 readable = front.socket.stream().readable() => readable.ok()?,
                 _ = phase.changed() => continue,
             }

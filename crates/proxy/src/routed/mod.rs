@@ -6,6 +6,7 @@
 //! kernel cannot finish is told by a slot's word and by an event, and done here: carrying a response that is too large or
 //! has no length, and telling a client that its response will not come.
 
+mod crowd;
 mod namespaces;
 mod slots;
 
@@ -14,7 +15,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use alize_datapath::http::{Event, Rest, Router, RouterOptions, Slot};
@@ -28,6 +29,7 @@ use crate::back::lock;
 use crate::kernel::{Accepted, Client, InForce, Kernel, Netns, Resting, Standing};
 use crate::run::Handle;
 
+use crowd::Crowd;
 use namespaces::Namespaces;
 use slots::Slots;
 
@@ -74,13 +76,40 @@ struct Known {
     pool: Pool,
 }
 
+/// Those of the state in force that take requests.
+#[derive(Default)]
+struct Endpoints {
+    /// By number of the kernel's.
+    known: HashMap<u32, Known>,
+    by_service: HashMap<u32, Vec<u32>>,
+}
+
+impl Endpoints {
+    fn new(endpoints: &[InForce]) -> Self {
+        let mut all = Self::default();
+        for one in endpoints {
+            all.known.insert(one.number, Known { address: one.address, pool: one.pool });
+            all.by_service.entry(one.service).or_default().push(one.number);
+        }
+        all
+    }
+
+    fn of(&self, service: u32) -> Vec<(u32, Pool)> {
+        let numbers = self.by_service.get(&service).map_or(&[][..], Vec::as_slice);
+        numbers.iter().filter_map(|number| Some((*number, self.known.get(number)?.pool))).collect()
+    }
+}
+
 /// The kernel side of a mesh that is loaded.
 pub struct Routed {
     router: Mutex<Router>,
     namespaces: Namespaces,
     slots: Slots,
-    /// By number of the kernel's; those of the state in force that take requests.
-    endpoints: Mutex<HashMap<u32, Known>>,
+    endpoints: Mutex<Endpoints>,
+    /// Clients that the kernel may serve.
+    crowd: Crowd,
+    /// This, for the tasks that it starts.
+    own: Weak<Routed>,
     /// Clients with a connection here: where they are.
     clients: Mutex<HashMap<u64, Netns>>,
     /// Clients whose request cannot be finished.
@@ -100,7 +129,9 @@ impl Routed {
     pub fn open(meshed: Meshed) -> Result<Arc<Self>, RoutedError> {
         let options = RouterOptions { instance: meshed.instance, bpffs: meshed.bpffs };
         let router = Router::open(&options)?;
-        Ok(Arc::new(Self {
+        Ok(Arc::new_cyclic(|own| Self {
+            own: own.clone(),
+            crowd: Crowd::default(),
             router: Mutex::new(router),
             namespaces: Namespaces::new(meshed.cgroups),
             slots: Slots::default(),
@@ -194,7 +225,7 @@ impl Routed {
     }
 
     fn known(&self, endpoint: u32) -> Option<Known> {
-        lock(&self.endpoints).get(&endpoint).copied()
+        lock(&self.endpoints).known.get(&endpoint).copied()
     }
 
     /// The slot on which a response to the client is outstanding.
@@ -207,6 +238,9 @@ impl Kernel for Routed {
     fn identify(&self, accepted: &Accepted) -> Option<Client> {
         let netns = self.namespaces.cookie(accepted.netns)?;
         let front = lock(&self.router).front(netns, accepted.peer).ok().flatten()?;
+        if let Some(routed) = self.own.upgrade().filter(|_| front.eligible) {
+            routed.expect(front.cookie, accepted.netns, front.service);
+        }
         Some(Client { service: front.service, cookie: front.cookie })
     }
 
@@ -229,7 +263,7 @@ impl Kernel for Routed {
     }
 
     fn standing(&self, client: &Client) -> Standing {
-        if let Some(routed) = self.slots.owner() {
+        if let Some(routed) = self.own.upgrade() {
             routed.hear();
         }
         if lock(&self.broken).contains(&client.cookie) {
@@ -253,11 +287,20 @@ impl Kernel for Routed {
         Standing::Settled
     }
 
+    fn owes(&self, client: &Client) -> bool {
+        self.lent_to(client.cookie).is_some()
+    }
+
+    fn is_there(&self, cookie: u64) -> bool {
+        lock(&self.router).is_open(cookie)
+    }
+
     fn may_be_owed(&self, client: &Client) -> Duration {
         if lock(&self.router).is_open(client.cookie) { DELIVERY } else { Duration::ZERO }
     }
 
     fn gone(&self, client: &Client) {
+        self.crowd.leave(client.cookie);
         lock(&self.clients).remove(&client.cookie);
         lock(&self.broken).remove(&client.cookie);
         lock(&self.impatient).remove(&client.cookie);
@@ -272,8 +315,7 @@ impl Kernel for Routed {
     }
 
     fn applied(&self, endpoints: &[InForce]) {
-        let known = |one: &InForce| (one.number, Known { address: one.address, pool: one.pool });
-        *lock(&self.endpoints) = endpoints.iter().map(known).collect();
+        *lock(&self.endpoints) = Endpoints::new(endpoints);
         if !self.informed.swap(true, Ordering::AcqRel) {
             self.sooner.notify_one();
         }

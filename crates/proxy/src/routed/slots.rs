@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use alize_datapath::http::{Armed, Lent, Router, Slot};
-use bytes::BytesMut;
+use rustix::net::{RecvFlags, recv};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
-use super::Routed;
+use super::{Known, Routed};
 use crate::back::lock;
 use crate::counters;
 use crate::kernel::{Kernel, Netns};
@@ -19,6 +20,8 @@ use crate::reason::Reason;
 
 /// Connections made at once where none was idle.
 const FIRST: usize = 4;
+/// Connections made at the same time to one endpoint.
+const AT_ONCE: usize = 16;
 /// After an attempt to reach an endpoint that is not on this host, none is made for so long.
 const ELSEWHERE: Duration = Duration::from_secs(30);
 /// After a connection that could not be made.
@@ -29,7 +32,6 @@ const FAILED: Duration = Duration::from_secs(1);
 pub(super) struct Slots {
     open: Mutex<HashMap<Slot, Held>>,
     places: Mutex<HashMap<(Netns, u32), Place>>,
-    owner: Mutex<Weak<Routed>>,
 }
 
 /// A connection that is open.
@@ -45,15 +47,13 @@ struct Held {
 #[derive(Default)]
 struct Place {
     open: usize,
+    /// While it grows: how many there are to be.
+    wanted: usize,
     growing: bool,
     not_before: Option<Instant>,
 }
 
 impl Slots {
-    pub(super) fn owner(&self) -> Option<Arc<Routed>> {
-        lock(&self.owner).upgrade()
-    }
-
     /// The slot that is lent to a client.
     pub(super) fn find(&self, router: &Router, cookie: u64) -> Option<Slot> {
         let lent =
@@ -63,50 +63,54 @@ impl Slots {
 
     /// Makes more connections from `netns` to an endpoint, twice as many as there are: requests find none idle.
     pub(super) fn grow(&self, routed: &Arc<Routed>, netns: Netns, endpoint: u32) {
+        let open = lock(&self.places).get(&(netns, endpoint)).map_or(0, |place| place.open);
+        self.reach(routed, netns, endpoint, open + open.clamp(FIRST, 64));
+    }
+
+    /// Makes connections from `netns` to an endpoint until `wanted` are open.
+    pub(super) fn reach(&self, routed: &Arc<Routed>, netns: Netns, endpoint: u32, wanted: usize) {
         let Some(known) = routed.known(endpoint) else { return };
-        let more = {
+        {
             let mut places = lock(&self.places);
             let place = places.entry((netns, endpoint)).or_default();
-            if place.growing || place.not_before.is_some_and(|at| Instant::now() < at) {
+            place.wanted = place.wanted.max(wanted.min(known.pool.max.get() as usize));
+            let late = place.not_before.is_some_and(|at| Instant::now() < at);
+            if place.growing || late || place.open >= place.wanted {
                 return;
             }
-            let most = known.pool.max.get() as usize;
-            let more = place.open.clamp(FIRST, 64).min(most.saturating_sub(place.open));
-            place.growing = more > 0;
-            more
-        };
-        if more == 0 {
-            return;
+            place.growing = true;
         }
         let routed = Arc::clone(routed);
         tokio::spawn(async move {
             let mut not_before = None;
-            for _ in 0..more {
-                let made = tokio::time::timeout(
-                    known.pool.connect_timeout,
-                    open(&routed, netns, endpoint, known.address),
-                );
-                match made.await {
-                    Ok(Ok(Armed::Here)) => continue,
-                    Ok(Ok(Armed::Elsewhere)) => not_before = Some(Instant::now() + ELSEWHERE),
-                    Ok(Err(error)) => {
-                        tracing::debug!(%error, endpoint = %known.address, "no connection for the kernel to route over");
-                        not_before = Some(Instant::now() + FAILED);
-                    }
-                    Err(_) => not_before = Some(Instant::now() + FAILED),
+            while not_before.is_none() {
+                let more = routed.slots.missing((netns, endpoint)).min(AT_ONCE);
+                if more == 0 {
+                    break;
                 }
-                break;
+                let mut makers = JoinSet::new();
+                for _ in 0..more {
+                    let routed = Arc::clone(&routed);
+                    makers.spawn(async move { make(&routed, netns, endpoint, known).await });
+                }
+                while let Some(made) = makers.join_next().await {
+                    let pause = made.unwrap_or(Err(FAILED)).err();
+                    not_before = not_before.max(pause.map(|pause| Instant::now() + pause));
+                }
             }
             if let Some(place) = lock(&routed.slots.places).get_mut(&(netns, endpoint)) {
-                place.growing = false;
+                (place.growing, place.wanted) = (false, 0);
                 place.not_before = not_before;
             }
         });
     }
 
+    fn missing(&self, place: (Netns, u32)) -> usize {
+        lock(&self.places).get(&place).map_or(0, |place| place.wanted.saturating_sub(place.open))
+    }
+
     /// Closes what was idle for long, and what goes to endpoints that take no requests any more.
     pub(super) fn look_after(&self, routed: &Arc<Routed>) {
-        *lock(&self.owner) = Arc::downgrade(routed);
         let mut router = lock(&routed.router);
         let now = Instant::now();
         let mut old = Vec::new();
@@ -172,6 +176,20 @@ impl Slots {
 fn tell(routed: &Arc<Routed>, lent: Lent, begun: bool) {
     if let Some(handle) = routed.handle.get().cloned() {
         tokio::spawn(async move { handle.fail(lent.cookie, Reason::EndpointClosed, begun).await });
+    }
+}
+
+/// Makes a connection; if none could be made, for how long none is to be tried.
+async fn make(routed: &Arc<Routed>, netns: Netns, endpoint: u32, known: Known) -> Result<(), Duration> {
+    let opened = open(routed, netns, endpoint, known.address);
+    match tokio::time::timeout(known.pool.connect_timeout, opened).await {
+        Ok(Ok(Armed::Here)) => Ok(()),
+        Ok(Ok(Armed::Elsewhere)) => Err(ELSEWHERE),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, endpoint = %known.address, "no connection for the kernel to route over");
+            Err(FAILED)
+        }
+        Err(_) => Err(FAILED),
     }
 }
 
@@ -248,8 +266,10 @@ async fn attend(routed: Weak<Routed>, slot: Slot, mut stream: TcpStream) {
                 Some(back) => stream = back,
                 None => break,
             },
-            _ => match stream.try_read_buf(&mut BytesMut::with_capacity(1)) {
+            _ => match has_bytes(&stream) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // They may have come since the look at the slot: the flag is set before the first of them is sent.
+                Ok(true) if lock(&routed.router).state(slot).lent.is_some_and(|lent| lent.copy) => {}
                 // The endpoint has closed it, or says what nobody asked for.
                 _ => break,
             },
@@ -258,6 +278,14 @@ async fn attend(routed: Weak<Routed>, slot: Slot, mut stream: TcpStream) {
     if let Some(routed) = routed.upgrade() {
         end(&routed, slot);
     }
+}
+
+/// Whether there is something to read and not only the end; what there is stays where it is.
+fn has_bytes(stream: &TcpStream) -> io::Result<bool> {
+    stream.try_io(Interest::READABLE, || {
+        let (_, length) = recv(stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
+        Ok(length > 0)
+    })
 }
 
 /// Carries a response to its client; the connection, if another request may follow.
