@@ -78,12 +78,13 @@ fn folder(name: &str) -> PathBuf {
 impl Mesh {
     fn new() -> Result<Self> {
         let world = World::new("gateway")?;
-        let (client, server) = (world.meshed("client")?, world.meshed("server")?);
+        let server = world.meshed("node")?;
+        let client = world.meshed_in("node", "client")?;
         let mut text = std::fs::read_to_string(folder("../crates/proxy/tests/gateway/mesh.yaml"))?;
         let mut servers = Vec::new();
         for (mark, name) in [("V1", "v1"), ("V2", "v2"), ("V3", "v3"), ("OTHER", "other")] {
             let (process, port) = echo(&server, name)?;
-            let address = SocketAddr::new(server.namespace.v4().into(), port);
+            let address = SocketAddr::from(([127, 0, 0, 1], port));
             text = text.replace(&format!("\"{mark}\""), &format!("\"{address}\""));
             servers.push(process);
         }
@@ -147,7 +148,8 @@ impl Drop for Mesh {
 
 fn echo(place: &Place, name: &str) -> Result<(Process, u16)> {
     let program = folder("../crates/proxy/tests/servers/echo.js").display().to_string();
-    let process = place.start(&format!("echo-{name}"), "node", &[program, name.to_owned(), "http1".to_owned()])?;
+    let process =
+        place.start(&format!("echo-{name}"), "node", &[program, name.to_owned(), "http1".to_owned()])?;
     let mut port = None;
     until_true("a port", Duration::from_secs(20), || {
         port = process.log().lines().next().and_then(|line| line.trim().parse().ok());

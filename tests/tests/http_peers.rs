@@ -76,7 +76,10 @@ impl Peers {
         let text = self.agent.metrics()?;
         let mut served = Served::default();
         let service = format!("service=\"{server}\"");
-        for line in text.lines().filter(|line| line.starts_with("alize_http_requests_total{") && line.contains(&service)) {
+        for line in text
+            .lines()
+            .filter(|line| line.starts_with("alize_http_requests_total{") && line.contains(&service))
+        {
             let count: f64 = line.rsplit(' ').next().context("a number")?.parse()?;
             match () {
                 () if line.contains("path=\"kernel-l7\"") => served.kernel += count,
@@ -122,7 +125,7 @@ fn nginx(world: &World, place: &Place, address: SocketAddr, echo: SocketAddr) ->
     let text = format!(
         "user root;\ndaemon off;\nmaster_process off;\npid {folder}/pid;\nerror_log stderr warn;\n\
          events {{ worker_connections 4096; }}\nhttp {{\n  access_log off;\n  default_type text/plain;\n\
-         keepalive_requests 100000;\n{scratch}  server {{\n    listen {address} backlog=1024;\n    \
+         keepalive_requests 100000;\n  client_max_body_size 10m;\n{scratch}  server {{\n    listen {address} backlog=1024;\n    \
          location / {{ return 200 \"nginx $request_uri\\n\"; }}\n    \
          location /echo {{ proxy_pass http://{echo}; }}\n  }}\n}}\n",
         folder = folder.display(),
@@ -149,9 +152,8 @@ fn every_client_is_answered_right_by_every_server() -> Result<()> {
             // and it is the kernel's then, too.
             ensure!(share >= 0.9, "of Python's requests to {server} {share} were routed in the kernel");
         }
-        let share = peers.share("node", server, || {
-            peers.right("node", &[&program("client.js"), &host, "600", server])
-        })?;
+        let share = peers
+            .share("node", server, || peers.right("node", &[&program("client.js"), &host, "600", server]))?;
         ensure!(share >= 0.9, "of Node's requests to {server} {share} were routed in the kernel");
         // Once pools are warm.
         peers.client.run("wrk", &["-t1", "-c16", "-d1s", &url])?;
@@ -182,8 +184,15 @@ fn java_is_answered_right_by_every_server() -> Result<()> {
     peers.right("java", &arguments)?;
     for (server, before) in SERVERS.iter().zip(before) {
         let after = peers.served(server)?;
-        eprintln!("java {server}: {} in the kernel, {} by the proxy", after.kernel - before.kernel, after.proxy - before.proxy);
-        ensure!(after.kernel + after.proxy - before.kernel - before.proxy >= 400.0, "{server} {before:?} {after:?}");
+        eprintln!(
+            "java {server}: {} in the kernel, {} by the proxy",
+            after.kernel - before.kernel,
+            after.proxy - before.proxy
+        );
+        ensure!(
+            after.kernel + after.proxy - before.kernel - before.proxy >= 400.0,
+            "{server} {before:?} {after:?}"
+        );
         ensure!(after.kernel - before.kernel >= 200.0, "{server} {before:?} {after:?}");
     }
     Ok(())
@@ -214,7 +223,9 @@ fn haproxy_as_client_hangs_nowhere() -> Result<()> {
     for (server, port) in SERVERS.iter().zip(9001..) {
         let url = format!("http://127.0.0.1:{port}/x?n=1");
         peers.share("haproxy", server, || {
-            let text = peers.client.run("h2load", &["--h1", "-n2000", "-c8", "--connection-active-timeout=30s", &url])?;
+            let text = peers
+                .client
+                .run("h2load", &["--h1", "-n2000", "-c8", "--connection-active-timeout=30s", &url])?;
             ensure!(text.contains("2000 succeeded, 0 failed"), "{text}");
             // Bodies that are large enough to be spliced, in both directions.
             let target = format!("http://127.0.0.1:{port}/echo");
@@ -222,7 +233,9 @@ fn haproxy_as_client_hangs_nowhere() -> Result<()> {
                 let body = peers.world.folder().join("body");
                 fs::write(&body, vec![b'b'; size])?;
                 let data = format!("@{}", body.display());
-                let got = peers.client.run("curl", &["-sS", "--max-time", "30", "--data-binary", &data, &target])?;
+                let got = peers
+                    .client
+                    .run("curl", &["-sS", "--max-time", "30", "--data-binary", &data, &target])?;
                 ensure!(got.len() == size && got.bytes().all(|byte| byte == b'b'), "{} of {size}", got.len());
             }
             Ok(())

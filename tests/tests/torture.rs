@@ -9,8 +9,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use alize_tests::torture::{Book, Failure, Kind, now};
 use alize_tests::servers::at;
+use alize_tests::torture::{Book, Failure, Kind, now};
 use alize_tests::wait::{until, until_true};
 use alize_tests::{Agent, Place, Process, World, place};
 use anyhow::{Context, Result, ensure};
@@ -83,6 +83,7 @@ struct Torture {
     far: Place,
     origins: Vec<(SocketAddr, Process)>,
     victim: Option<Process>,
+    residents: Vec<Process>,
     successors: Vec<Process>,
     kills: Vec<Kill>,
     seed: u64,
@@ -117,6 +118,7 @@ impl Torture {
             agent: None,
             origins: Vec::new(),
             victim: None,
+            residents: Vec::new(),
             successors: Vec::new(),
             kills: Vec::new(),
             seed: 1,
@@ -130,15 +132,27 @@ impl Torture {
             let origin = torture.origin(address)?;
             torture.origins.push((address, origin));
         }
+        // A proxy listens where there are processes. Whoever comes first to a namespace is balanced as a whole, and that
+        // connection ends when the endpoint closes it.
+        for place in [&torture.near, &torture.far] {
+            torture.residents.push(place.start("resident", "sleep", &["86400".to_owned()])?);
+        }
         torture.agent = Some(Agent::start(&torture.world, &torture.text)?);
         torture.proxy_serves(0)?;
+        // Twice the time between two looks for namespaces.
+        std::thread::sleep(Duration::from_secs(2));
         Ok(torture)
     }
 
     fn origin(&self, address: SocketAddr) -> Result<Process> {
         let world = place::binary("alize-world")?;
         let arguments = ["origin".to_owned(), address.to_string()];
-        self.near.started(&format!("origin-{}", address.port()), &world.to_string_lossy(), &arguments, &[address])
+        self.near.started(
+            &format!("origin-{}", address.port()),
+            &world.to_string_lossy(),
+            &arguments,
+            &[address],
+        )
     }
 
     fn agent(&self) -> &Agent {
@@ -285,7 +299,8 @@ impl Torture {
         for entry in fs::read_dir(self.world.folder())?.flatten() {
             if entry.path().extension().is_some_and(|extension| extension == "log") {
                 let text = String::from_utf8_lossy(&fs::read(entry.path())?).into_owned();
-                let graves = text.lines().filter(|line| line.starts_with("GRAVE") || line.contains("panicked"));
+                let graves =
+                    text.lines().filter(|line| line.starts_with("GRAVE") || line.contains("panicked"));
                 found.extend(graves.map(|line| format!("{}: {line}", entry.path().display())));
             }
         }
@@ -295,8 +310,9 @@ impl Torture {
     /// When endpoints ended connections without a word: from before their last response until the end was made.
     fn closings(&self) -> Vec<(u64, u64)> {
         let logs: String = self.origins.iter().map(|(_, origin)| origin.log()).collect();
-        let times = logs.lines().filter_map(|line| line.strip_prefix("closed ")?.split_once(' '));
-        times.filter_map(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?))).collect()
+        let mut words = logs.lines().filter_map(|line| Some(line.strip_prefix("closed ")?.split(' ')));
+        let time = |word: Option<&str>| word?.parse::<u64>().ok();
+        words.by_ref().filter_map(|mut line| Some((time(line.next())?, time(line.next())?))).collect()
     }
 }
 
@@ -318,7 +334,8 @@ fn find(folder: &std::path::Path, map: &str) -> Option<PathBuf> {
 /// The first `bytes` bytes of an entry's value, little endian; summed over CPUs there are none.
 fn first_bytes(entry: &serde_json::Value, bytes: usize) -> u64 {
     let value = entry["value"].as_array().into_iter().flatten().take(bytes);
-    let digits = value.filter_map(|byte| u64::from_str_radix(byte.as_str()?.trim_start_matches("0x"), 16).ok());
+    let digits =
+        value.filter_map(|byte| u64::from_str_radix(byte.as_str()?.trim_start_matches("0x"), 16).ok());
     digits.zip(0..).map(|(byte, place)| byte << (8 * place)).sum()
 }
 
@@ -355,7 +372,15 @@ fn nothing_is_wrong_mixed_up_or_left_over() -> Result<()> {
         torture.torment(&near, "near-client", wanted / 2, 12)?,
         torture.torment(&far, "far-client", wanted / 2, 12)?,
     ];
-    let order = [What::Client, What::Endpoint, What::Agent, What::Handover, What::Endpoint, What::Client, What::Proxy];
+    let order = [
+        What::Client,
+        What::Endpoint,
+        What::Agent,
+        What::Handover,
+        What::Endpoint,
+        What::Client,
+        What::Proxy,
+    ];
     let mut rounds = 0;
     loop {
         for what in order {
@@ -427,11 +452,45 @@ fn judge(torture: &Torture, seen: &Book, rounds: u32, began: Instant) -> Result<
     );
     let graves = torture.graves()?;
     ensure!(graves.is_empty(), "{} graves: {:#?}", graves.len(), &graves[..graves.len().min(20)]);
-    let shown: Vec<String> = left.iter().take(20).map(|failure| {
-        let near: Vec<String> = torture.kills.iter().filter(|kill| kill.from < failure.ended + 500_000_000 && kill.to + 2_000_000_000 > failure.began)
-            .map(|kill| format!("{:?} {}..{}", kill.what, (kill.from as i64 - failure.ended as i64) / 1_000_000, (kill.to as i64 - failure.ended as i64) / 1_000_000)).collect();
-        format!("{failure:?} took {} ms; kills around: {near:?}", (failure.ended - failure.began) / 1_000_000)
-    }).collect();
+    let shown: Vec<String> = left
+        .iter()
+        .take(20)
+        .map(|failure| {
+            let own = failure
+                .what
+                .split("after plain CloseAfter /")
+                .nth(1)
+                .and_then(|rest| rest.get(2..)?.split('?').next())
+                .map(|nonce| {
+                    let logs: String = torture.origins.iter().map(|(_, origin)| origin.log()).collect();
+                    let line = logs
+                        .lines()
+                        .find(|line| line.starts_with("closed ") && line.ends_with(nonce))
+                        .unwrap_or("none")
+                        .to_owned();
+                    line
+                });
+            let near: Vec<String> = torture
+                .kills
+                .iter()
+                .filter(|kill| {
+                    kill.from < failure.ended + 500_000_000 && kill.to + 2_000_000_000 > failure.began
+                })
+                .map(|kill| {
+                    format!(
+                        "{:?} {}..{}",
+                        kill.what,
+                        (kill.from as i64 - failure.ended as i64) / 1_000_000,
+                        (kill.to as i64 - failure.ended as i64) / 1_000_000
+                    )
+                })
+                .collect();
+            format!(
+                "{failure:?} took {} ms; own closing {own:?}; kills around: {near:?}",
+                (failure.ended - failure.began) / 1_000_000
+            )
+        })
+        .collect();
     ensure!(left.is_empty(), "{} failures that nothing excuses: {shown:#?}", left.len());
     ensure!(seen.right() * 10 > seen.requests * 9, "hardly anything was served");
     Ok(())
@@ -442,7 +501,9 @@ fn take_closing(closings: &mut Vec<(u64, u64)>, failure: &Failure) -> bool {
     let told = matches!(&failure.kind, Kind::Answered { status: 502, reason } if reason == "endpoint-closed");
     let overlaps = |(from, to): &(u64, u64)| told && *from <= failure.ended && *to >= failure.began;
     // The one that is over first: a later failure needs a later one.
-    let found = (0..closings.len()).filter(|place| overlaps(&closings[*place])).min_by_key(|place| closings[*place].1);
+    let found = (0..closings.len())
+        .filter(|place| overlaps(&closings[*place]))
+        .min_by_key(|place| closings[*place].1);
     found.map(|place| closings.swap_remove(place)).is_some()
 }
 

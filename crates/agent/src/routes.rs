@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn a_request_that_left_the_kernel_has_one_reason() {
         let counted = |path, reasons: &[(&str, u64)]| {
-            let mut services = ServiceCounters::new("web".parse().unwrap());
+            let mut services = ServiceCounters::new(ServiceName::new("web").unwrap());
             services.reasons = reasons.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect();
             Counted { path, services: vec![services] }
         };

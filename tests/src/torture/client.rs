@@ -149,7 +149,8 @@ impl<'a> Client<'a> {
     }
 
     fn goes_on(&self, left: &AtomicU64) -> bool {
-        let more = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
+        let more =
+            left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
         more || self.options.until.as_ref().is_some_and(|file| !file.exists())
     }
 
@@ -212,7 +213,8 @@ impl<'a> Client<'a> {
             Outcome::Failed(ref kind, ref what) => {
                 let age = (began - open.connected) / 1_000_000;
                 let (before, blocking) = (&open.before, self.blocking);
-                let what = format!("{plan}: {what}; connected for {age} ms, blocking: {blocking}, after {before}");
+                let what =
+                    format!("{plan}: {what}; connected for {age} ms, blocking: {blocking}, after {before}");
                 self.fail(kind.clone(), plan.nonce, what, open.connected, began);
             }
         }
@@ -226,7 +228,13 @@ impl<'a> Client<'a> {
         let plans: Vec<Plan> = (0..count)
             .map(|_| {
                 let Plan { nonce, size, status, proxied, .. } = self.draw();
-                Plan { nonce, size: size % 2000, status: if status == 204 { 200 } else { status }, proxied, ..Plan::default() }
+                Plan {
+                    nonce,
+                    size: size % 2000,
+                    status: if status == 204 { 200 } else { status },
+                    proxied,
+                    ..Plan::default()
+                }
             })
             .collect();
         let began = now();
@@ -242,7 +250,9 @@ impl<'a> Client<'a> {
             let hung = self.watch(began);
             let outcome = match outcome {
                 Outcome::Failed(_, what) if hung => Outcome::Failed(Kind::Hung, what),
-                Outcome::Failed(kind, what) => Outcome::Failed(kind, format!("{place} of {count} pipelined: {what}")),
+                Outcome::Failed(kind, what) => {
+                    Outcome::Failed(kind, format!("{place} of {count} pipelined: {what}"))
+                }
                 outcome => outcome,
             };
             goes_on = self.enter(open, plan, began, outcome);
@@ -330,7 +340,9 @@ impl<'a> Client<'a> {
             }
         }
         match (outcome, sent) {
-            (Outcome::Failed(kind, what), Err(error)) => Outcome::Failed(kind, format!("{what}; sending: {error}")),
+            (Outcome::Failed(kind, what), Err(error)) => {
+                Outcome::Failed(kind, format!("{what}; sending: {error}"))
+            }
             (outcome, _) => outcome,
         }
     }

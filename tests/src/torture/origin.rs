@@ -25,7 +25,8 @@ impl Origin {
             let Ok((stream, _)) = listener.accept() else { continue };
             number += 1;
             let blocking = number.is_multiple_of(2);
-            let thread = std::thread::Builder::new().stack_size(STACK).spawn(move || converse(stream, blocking));
+            let thread =
+                std::thread::Builder::new().stack_size(STACK).spawn(move || converse(stream, blocking));
             if let Err(error) = thread {
                 eprintln!("{error}");
             }
@@ -83,7 +84,7 @@ fn serve(talk: &mut Talk, head: &Head, plan: &Plan) -> Option<bool> {
     if plan.ending == Ending::CloseAfter {
         // Whoever asks between the response and the end asks nobody: no mesh can know. Here is when that was.
         let _ = talk.stream().shutdown(Shutdown::Write);
-        eprintln!("closed {from} {}", now());
+        eprintln!("closed {from} {} {:x}", now(), plan.nonce);
     }
     Some(goes_on)
 }
@@ -97,8 +98,9 @@ fn respond(talk: &mut Talk, head: &Head, plan: &Plan, got: &str) -> Option<bool>
         Down::UntilClose => String::new(),
     };
     let Plan { nonce, status, .. } = plan;
-    let mut bytes = format!("HTTP/1.1 {status} Said\r\nX-Nonce: {nonce:x}\r\nX-Got: {got}\r\n{closes}{framing}\r\n")
-        .into_bytes();
+    let mut bytes =
+        format!("HTTP/1.1 {status} Said\r\nX-Nonce: {nonce:x}\r\nX-Got: {got}\r\n{closes}{framing}\r\n")
+            .into_bytes();
     let bodiless = head.word(0) == "HEAD" || *status == 204 || *status == 304;
     // Of what the client sent and of what it gets the bytes differ.
     let mut pattern = Pattern::new(!nonce);
@@ -129,4 +131,3 @@ fn respond(talk: &mut Talk, head: &Head, plan: &Plan, got: &str) -> Option<bool>
     }
     Some(plan.ending == Ending::Stay)
 }
-

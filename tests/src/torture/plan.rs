@@ -142,7 +142,9 @@ impl Plan {
                 let up = [Up::Length(1 + random.u64(..100_000)), Up::Nothing][random.usize(..2)];
                 Self { manner: Manner::AbortRequest, up, ..plain }
             }
-            988..994 => Self { manner: Manner::AbortWaiting, delay: Duration::from_millis(random.u64(..20)), ..plain },
+            988..994 => {
+                Self { manner: Manner::AbortWaiting, delay: Duration::from_millis(random.u64(..20)), ..plain }
+            }
             _ => Self { manner: Manner::AbortResponse, size: large(random), ..plain },
         }
     }

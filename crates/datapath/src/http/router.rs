@@ -211,7 +211,8 @@ pub struct Router {
 }
 
 impl Router {
-    /// Opens what the agent has pinned. Idle slots of the proxy before are dead, its pools empty, its listeners forgotten.
+    /// Opens what the agent has pinned. Idle slots of the proxy before are dead, its pools empty; its listeners may still take
+    /// connections, see [`Self::listen_only`].
     pub fn open(options: &RouterOptions) -> Result<Self, Error> {
         let pins = Pins::new(&Options {
             instance: options.instance.clone(),
@@ -254,9 +255,6 @@ impl Router {
     }
 
     fn forget_all(&mut self) -> Result<(), Error> {
-        let mut netns = Vec::new();
-        self.listeners.for_each(|key, _| netns.push(key))?;
-        self.listeners.delete_all(netns.into_iter())?;
         let mut pools = Vec::new();
         self.pools.for_each(|key, _| pools.push(key))?;
         self.pools.delete_all(pools.into_iter())?;
@@ -304,6 +302,17 @@ impl Router {
         let port = |port: Option<u16>| port.unwrap_or(0).to_be();
         let listener = http_listener { port4: port(port4), port6: port(port6), zero: 0 };
         self.listeners.put_all([(netns, listener)].into_iter())
+    }
+
+    /// Forgets the listeners in other namespaces than these: of a proxy before, that was killed.
+    pub fn listen_only(&self, netns: &[u64]) -> Result<(), Error> {
+        let mut others = Vec::new();
+        self.listeners.for_each(|key, _| {
+            if !netns.contains(&key) {
+                others.push(key);
+            }
+        })?;
+        self.listeners.delete_all(others.into_iter())
     }
 
     /// Connections from the network namespace are balanced as a whole from now on.

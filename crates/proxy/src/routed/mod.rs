@@ -159,7 +159,10 @@ impl Routed {
         )]
         let ring = AsyncFd::new(ring).map_err(system)?;
         let _ = self.handle.set(handle);
+        // A successor listens in the same places, at the sockets that it was given, until it has its own: no connection is
+        // balanced as a whole meanwhile. Where the proxy before was killed nobody listens any more.
         self.look();
+        lock(&self.router).listen_only(&self.namespaces.cookies())?;
         let routed = Arc::clone(self);
         tokio::spawn(async move { routed.watch(ring).await });
         Ok(())
@@ -190,7 +193,9 @@ impl Routed {
     }
 
     fn look(self: &Arc<Self>) {
-        let Some(handle) = self.handle.get().filter(|_| self.informed.load(Ordering::Acquire)) else { return };
+        let Some(handle) = self.handle.get().filter(|_| self.informed.load(Ordering::Acquire)) else {
+            return;
+        };
         self.namespaces.refresh(&lock(&self.router), handle);
         self.slots.look_after(self);
     }
@@ -216,7 +221,8 @@ impl Routed {
                     }
                 }
                 Event::NoListener { pid, .. } => {
-                    if let Some(handle) = self.handle.get().filter(|_| self.informed.load(Ordering::Acquire)) {
+                    if let Some(handle) = self.handle.get().filter(|_| self.informed.load(Ordering::Acquire))
+                    {
                         self.namespaces.visit(pid, &lock(&self.router), handle);
                     }
                 }

@@ -43,7 +43,13 @@ struct Namespace {
 
 impl Namespace {
     fn new(door: &Arc<File>, cookie: u64) -> Self {
-        Self { door: Arc::clone(door), cookie, empty_looks: 0, stock: Default::default(), sources: HashMap::new() }
+        Self {
+            door: Arc::clone(door),
+            cookie,
+            empty_looks: 0,
+            stock: Default::default(),
+            sources: HashMap::new(),
+        }
     }
 }
 
@@ -93,6 +99,11 @@ impl Namespaces {
         if let Some(netns) = netns_of(pid) {
             self.enter(netns, pid, router, handle);
         }
+    }
+
+    /// Where this proxy listens.
+    pub(super) fn cookies(&self) -> Vec<u64> {
+        lock(&self.known).values().map(|namespace| namespace.cookie).collect()
     }
 
     /// No connection comes to this proxy any more.
@@ -145,9 +156,9 @@ impl Namespaces {
         let family = usize::from(endpoint.is_ipv6());
         let door = {
             let mut known = lock(&self.known);
-            let namespace = known.get_mut(&netns).ok_or_else(|| {
-                io::Error::other("the client's network namespace has no process any more")
-            })?;
+            let namespace = known
+                .get_mut(&netns)
+                .ok_or_else(|| io::Error::other("the client's network namespace has no process any more"))?;
             if let Some(socket) = namespace.stock[family].pop() {
                 return Ok(socket);
             }
