@@ -21,6 +21,7 @@ struct Peers {
     agent: Agent,
     client: Place,
     world: World,
+    _resident: Process,
     _servers: Vec<Process>,
 }
 
@@ -37,6 +38,18 @@ fn program(name: &str) -> String {
 
 impl Peers {
     fn new(label: &str) -> Result<Self> {
+        let peers = Self::cold(label)?;
+        for server in SERVERS {
+            until_true("the mesh to serve in the kernel", Duration::from_secs(30), || {
+                peers.curl(server, 20)?;
+                Ok(peers.served(server)?.kernel > 0.0)
+            })?;
+        }
+        Ok(peers)
+    }
+
+    /// Nobody has asked yet, but the proxy listens where clients will be.
+    fn cold(label: &str) -> Result<Self> {
         let world = World::new(label)?;
         let client = world.meshed("client")?;
         let place = world.meshed("server")?;
@@ -62,14 +75,14 @@ impl Peers {
             )
         });
         let agent = Agent::start(&world, &format!("services:\n{}", services.collect::<String>()))?;
-        let peers = Self { agent, client, world, _servers: servers };
-        for server in SERVERS {
-            until_true("the mesh to serve in the kernel", Duration::from_secs(30), || {
-                peers.curl(server, 20)?;
-                Ok(peers.served(server)?.kernel > 0.0)
-            })?;
-        }
-        Ok(peers)
+        let resident = client.start("resident", "sleep", &["86400".to_owned()])?;
+        until_true("a proxy that serves", Duration::from_secs(30), || {
+            let proxy = agent.status()?.proxy;
+            Ok(proxy.is_some_and(|proxy| proxy.problem.is_none() && proxy.generation > 0))
+        })?;
+        // Twice the time between two looks for namespaces.
+        std::thread::sleep(Duration::from_secs(2));
+        Ok(Self { agent, client, world, _resident: resident, _servers: servers })
     }
 
     fn served(&self, server: &str) -> Result<Served> {
@@ -241,5 +254,22 @@ fn haproxy_as_client_hangs_nowhere() -> Result<()> {
             Ok(())
         })?;
     }
+    Ok(())
+}
+
+/// Pools are made when clients connect, and not when the first requests find none.
+#[test]
+fn a_rush_of_clients_finds_connections() -> Result<()> {
+    let peers = Peers::cold("http-rush")?;
+    let url = format!("http://{}/x?n=1", service("nginx"));
+    let share = peers.share("rush", "nginx", || {
+        let text = peers.client.run("wrk", &["-t1", "-c64", "-d2s", "--latency", &url])?;
+        ensure!(!text.contains("Non-2xx") && !text.contains("Socket errors"), "{text}");
+        let latencies =
+            text.lines().filter(|line| line.trim_start().starts_with(['5', '9']) && line.contains('%'));
+        eprintln!("{}", latencies.map(str::trim).collect::<Vec<_>>().join(", "));
+        Ok(())
+    })?;
+    ensure!(share >= 0.98, "of the first requests {share} were routed in the kernel");
     Ok(())
 }

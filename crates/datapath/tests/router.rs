@@ -65,7 +65,7 @@ fn serve(name: &str, stream: TcpStream, served: &AtomicU64) {
             None => format!("{name} {target} {}", body.len()),
         };
         let response = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len());
-        if writer.write_all(response.as_bytes()).is_err() {
+        if writer.write_all(response.as_bytes()).is_err() || target == "/last" {
             return;
         }
     }
@@ -244,4 +244,37 @@ fn a_request_goes_straight_to_an_endpoint_and_back() {
     assert_eq!(client.ask(&get("/size/60000")).len(), 60_000);
     assert_eq!(server.served(), 103);
     assert_eq!(proxy.passed(), Vec::<&str>::new(), "nothing reached the proxy");
+}
+
+#[test]
+fn who_has_ended_a_connection_is_not_asked_over_it_again() {
+    let world = World::new("http-ended");
+    let server = Server::start("one");
+    let mut data_path = world.open();
+    data_path.allow_http(true).unwrap();
+    apply(&mut data_path, &web("", &[server.address]));
+    let endpoint = data_path.endpoints(data_path.service_id("web").unwrap())[0].id;
+    let mut proxy = Proxy::start(&world);
+    proxy.warm(endpoint, server.address, 4);
+    let mut client = Client::connect(WEB);
+    let dead = |proxy: &Proxy| {
+        let router = proxy.router.lock().unwrap();
+        proxy.back.iter().filter(|(slot, _)| router.state(*slot).dead).count()
+    };
+    for turn in 1..=3 {
+        assert_eq!(client.ask(&get("/last")), "one /last 0");
+        // The proxy does nothing here: it is the end itself that takes the connection out of use.
+        world::eventually("a slot dies with its connection", || dead(&proxy) == turn);
+        assert_eq!(client.ask(&get("/on")), "one /on 0", "another connection is taken");
+    }
+    assert_eq!(proxy.passed(), Vec::<&str>::new(), "nothing reached the proxy");
+    let mut router = proxy.router.lock().unwrap();
+    // Each number comes back once, whoever saw the end first.
+    assert!(proxy.back.iter().all(|(slot, _)| router.retire(*slot).is_none()));
+    let mut numbers: Vec<Slot> =
+        std::iter::from_fn(|| router.reserve(proxy.netns, endpoint).unwrap()).take(100_000).collect();
+    let all = numbers.len();
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), all);
 }
