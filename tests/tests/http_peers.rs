@@ -262,7 +262,8 @@ fn haproxy_as_client_hangs_nowhere() -> Result<()> {
 fn a_rush_of_clients_finds_connections() -> Result<()> {
     let peers = Peers::cold("http-rush")?;
     let url = format!("http://{}/x?n=1", service("nginx"));
-    let share = peers.share("rush", "nginx", || {
+    let before = peers.served("nginx")?;
+    peers.share("rush", "nginx", || {
         let text = peers.client.run("wrk", &["-t1", "-c64", "-d2s", "--latency", &url])?;
         ensure!(!text.contains("Non-2xx") && !text.contains("Socket errors"), "{text}");
         let latencies =
@@ -270,6 +271,8 @@ fn a_rush_of_clients_finds_connections() -> Result<()> {
         eprintln!("{}", latencies.map(str::trim).collect::<Vec<_>>().join(", "));
         Ok(())
     })?;
-    ensure!(share >= 0.98, "of the first requests {share} were routed in the kernel");
+    // Two for each client, as measured; fourteen, when connections were made where requests found none.
+    let left = peers.served("nginx")?.proxy - before.proxy;
+    ensure!(left <= 64.0 * 6.0, "{left} requests found no connection");
     Ok(())
 }
