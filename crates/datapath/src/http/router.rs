@@ -206,6 +206,8 @@ pub struct Router {
     buried: Vec<u32>,
     /// Lent by the proxy before this one.
     foreign: Vec<u32>,
+    /// Clients of the proxy before this one, of which something is kept; those that were handed over are forgotten like others.
+    strangers: Vec<u64>,
     /// Armed and not retired: a program may have found one dead before this side retires it.
     armed: HashSet<u32>,
 }
@@ -246,6 +248,7 @@ impl Router {
             resting: Vec::new(),
             buried: Vec::new(),
             foreign: Vec::new(),
+            strangers: Vec::new(),
             armed: HashSet::new(),
             slots,
             heads,
@@ -255,6 +258,13 @@ impl Router {
     }
 
     fn forget_all(&mut self) -> Result<(), Error> {
+        // Whatever the proxy before was about to connect is not for this one.
+        let mut dials = Vec::new();
+        self.dials.for_each(|key, _| dials.push(key))?;
+        self.dials.delete_all(dials.into_iter())?;
+        let mut strangers = Vec::new();
+        self.rests.for_each(|key, _| strangers.push(key))?;
+        self.strangers = strangers;
         let mut pools = Vec::new();
         self.pools.for_each(|key, _| pools.push(key))?;
         self.pools.delete_all(pools.into_iter())?;
@@ -295,6 +305,20 @@ impl Router {
             false
         });
         self.foreign = left;
+    }
+
+    /// Takes over what the proxy before this one has left of clients that are gone by now; to be called now and then.
+    pub fn tidy(&mut self) {
+        self.inherit();
+        let (left, gone) =
+            std::mem::take(&mut self.strangers).into_iter().partition(|cookie| self.is_open(*cookie));
+        self.strangers = left;
+        let gone: Vec<u64> = gone;
+        for cookie in gone {
+            if let Err(error) = self.forget(cookie) {
+                tracing::debug!("what is known of a client that is gone stays in the kernel: {error}");
+            }
+        }
     }
 
     /// Tells connects in the network namespace with cookie `netns` where the proxy listens on loopback.
@@ -397,8 +421,12 @@ impl Router {
         Ok(Armed::Here)
     }
 
-    /// Gives back a slot that was reserved and never armed.
-    pub fn release(&mut self, slot: Slot) {
+    /// Gives back a slot that was reserved, and perhaps dialled for, and never armed.
+    pub fn release(&mut self, slot: Slot, local: SocketAddr, endpoint: SocketAddr) {
+        // One that was dialled for and did not come about would stay.
+        if let Err(error) = self.dials.delete_all([dial_key(local, endpoint)].into_iter()) {
+            tracing::debug!("a connection that was not made stays announced: {error}");
+        }
         self.free.push_back(slot.0);
     }
 

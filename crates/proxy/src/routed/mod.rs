@@ -197,6 +197,7 @@ impl Routed {
             return;
         };
         self.namespaces.refresh(&lock(&self.router), handle);
+        lock(&self.router).tidy();
         self.slots.look_after(self);
     }
 

@@ -212,7 +212,7 @@ async fn open(routed: &Arc<Routed>, netns: Netns, endpoint: u32, address: Socket
         router.dial(slot, local, address).map_err(io::Error::other)?;
         slot
     };
-    let reserved = Reserved { routed, slot: Some(slot) };
+    let reserved = Reserved { routed, slot: Some(slot), local, address };
     let stream = socket.connect(address).await?;
     stream.set_nodelay(true)?;
     let armed = lock(&routed.router).arm(slot, local, address).map_err(io::Error::other)?;
@@ -227,6 +227,8 @@ async fn open(routed: &Arc<Routed>, netns: Netns, endpoint: u32, address: Socket
 struct Reserved<'a> {
     routed: &'a Arc<Routed>,
     slot: Option<Slot>,
+    local: SocketAddr,
+    address: SocketAddr,
 }
 
 impl Reserved<'_> {
@@ -238,7 +240,7 @@ impl Reserved<'_> {
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
         if let Some(slot) = self.slot {
-            lock(&self.routed.router).release(slot);
+            lock(&self.routed.router).release(slot, self.local, self.address);
         }
     }
 }
