@@ -5,6 +5,7 @@
  */
 #include "http/client.h"
 #include "http/route.h"
+#include "http/send.h"
 
 /* Leaves the message to the proxy. `slot`: where a response to the client is outstanding. */
 static __always_inline int pass(const struct http_client *client, __u32 reason, __u32 slot)
@@ -21,7 +22,7 @@ static __always_inline int body(struct sk_msg_md *msg, struct http_client *clien
 	__u32 reason = size > client->left ? HTTP_REASON_EXCESS : HTTP_REASON_GONE;
 	struct http_slot *slot = slot_get(number);
 	if (size > client->left || !slot || !slot_is_held(slot, client->lease) ||
-	    bpf_msg_redirect_hash(msg, &http_far_sockets, &number, BPF_F_INGRESS) != SK_PASS) {
+	    slot_send(msg, slot, number) != SK_PASS) {
 		client->left = 0;
 		return pass(client, reason, number);
 	}
@@ -105,7 +106,7 @@ static __always_inline __u32 begin(struct sk_msg_md *msg, struct http_client *cl
 	if (!slot)
 		return HTTP_REASON_GONE;
 	lend(client, slot, &head, &choice, size);
-	if (bpf_msg_redirect_hash(msg, &http_far_sockets, &number, BPF_F_INGRESS) == SK_PASS)
+	if (slot_send(msg, slot, number) == SK_PASS)
 		return 0;
 	/* The endpoint has closed; the proxy is about to notice, and gets the whole request: nothing was sent yet. */
 	client->left = 0;

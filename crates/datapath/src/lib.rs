@@ -569,6 +569,12 @@ impl DataPath {
         self.http.as_mut().map_or(Ok(()), |http| http.allow(allowed))
     }
 
+    /// Whether requests may go out to endpoints that have no socket here, for which more is relied on. Until then the proxy
+    /// serves them.
+    pub fn allow_remote(&mut self, allowed: bool) -> Result<(), Error> {
+        self.http.as_ref().map_or(Ok(()), |http| http.allow_remote(allowed))
+    }
+
     /// What the kernel routed request by request; nothing where it cannot.
     pub fn http_counters(&self) -> Result<http::RouterCounters, Error> {
         self.http.as_ref().map_or_else(|| Ok(http::RouterCounters::default()), http::tables::Tables::counters)

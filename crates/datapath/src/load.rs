@@ -46,7 +46,7 @@ pub(crate) use object;
 
 /// In the order in which they are attached: what observes comes before what acts, so that no connection is balanced
 /// and then not counted, and replies are translated before the first datagram is.
-pub(crate) const FILES: [File; 13] = [
+pub(crate) const FILES: [File; 15] = [
     File { name: "names", bytes: object!("names"), feature: None, needs: None },
     File {
         name: "sockops",
@@ -91,6 +91,19 @@ pub(crate) const FILES: [File; 13] = [
         bytes: object!("http_far"),
         feature: Some(http::programs::LOST),
         needs: Some("http_entry"),
+    },
+    // Before http_client: sockets that it sends out of get their program when they come into the map.
+    File {
+        name: "http_back_entry",
+        bytes: object!("http_back_entry"),
+        feature: Some(http::programs::LOST_REMOTE),
+        needs: Some("http_far"),
+    },
+    File {
+        name: "http_back",
+        bytes: object!("http_back"),
+        feature: Some(http::programs::LOST_REMOTE),
+        needs: Some("http_back_entry"),
     },
     File {
         name: "http_client",

@@ -141,7 +141,7 @@ impl Proxy {
             let local = stream.local_addr().unwrap();
             router.dial(slot, local, address).unwrap();
             rustix::net::connect(&stream, &address).unwrap();
-            assert_eq!(router.arm(slot, local, address).unwrap(), Armed::Here);
+            assert_eq!(router.arm(slot, local, address, &stream).unwrap(), Armed::Here);
             self.back.push((slot, stream));
         }
     }

@@ -41,7 +41,7 @@ impl Drop for Folder {
 }
 
 /// All objects but the one without code.
-const ALL: [&str; 12] = [
+const ALL: [&str; 14] = [
     "sockops",
     "release",
     "getpeername",
@@ -49,6 +49,8 @@ const ALL: [&str; 12] = [
     "sendmsg",
     "http_entry",
     "http_far",
+    "http_back_entry",
+    "http_back",
     "http_client",
     "http_sockops",
     "connect",

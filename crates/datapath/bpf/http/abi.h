@@ -15,11 +15,13 @@ enum http_limits {
 	HTTP_WINDOWS_PER_CPU = 4,
 };
 
-/* Places in `http_programs`. */
+/* Places in `http_programs`, and in `http_back_programs`: a prog array holds programs of one type. */
 enum http_program {
 	HTTP_PROGRAM_CLIENT = 0,
 	HTTP_PROGRAM_FAR = 1,
 	HTTP_PROGRAMS = 2,
+	HTTP_PROGRAM_BACK = 0,
+	HTTP_BACK_PROGRAMS = 1,
 };
 
 /* In the order of `verdicts` of a class. */
@@ -60,7 +62,7 @@ enum http_reason {
 	HTTP_REASON_POOL_EMPTY = 21, /* no idle connection to the endpoint that was chosen */
 	HTTP_REASON_NO_ENDPOINT = 22,
 	HTTP_REASON_GONE = 23, /* the endpoint's socket went away in between */
-	HTTP_REASON_REMOTE = 24, /* the endpoint is not on this host, or not in a meshed cgroup */
+	HTTP_REASON_REMOTE = 24, /* of an event: bytes on a back socket are the proxy's to look at */
 	HTTP_REASON_STATUS = 25, /* of a response: not HTTP/1.1, 1xx, or below 100 */
 	HTTP_REASON_UNFRAMED = 26, /* of a response: chunked, or until the connection closes */
 	HTTP_REASON_EXCESS = 27, /* more bytes than the message has: a violation */
@@ -182,6 +184,7 @@ enum http_slot_word {
 enum http_slot_phase {
 	HTTP_PHASE_HEAD = 0,
 	HTTP_PHASE_BODY = 1,
+	HTTP_PHASE_TOLD = 2, /* the proxy has been told that the rest is its own to carry */
 };
 
 /* Value of `http_slots`, mapped: a connection from the proxy to an endpoint (the back and the far socket). */
@@ -199,9 +202,9 @@ struct http_slot {
 	__u16 status;
 	__u8 method;
 	__u8 phase; /* enum http_slot_phase */
-	__u32 far; /* generation plus 1 of the connection whose far socket is in `http_far_sockets` */
+	__u32 far; /* generation plus 1 of the connection whose far socket is in `http_far_sockets`; 0: elsewhere */
 	__u32 reason; /* enum http_reason: why the proxy carries the response */
-	__u32 zero;
+	__u32 ended; /* of a connection whose other end is elsewhere: not 0 when that has closed, or spoke unasked */
 	__u64 used; /* requests so far */
 };
 
@@ -238,7 +241,7 @@ struct http_client {
 	__u32 zero;
 };
 
-/* Value of `http_far`, on the endpoint's socket. */
+/* Value of `http_far`, on the endpoint's socket, and of `http_backs`, of which the key is the cookie of a back socket. */
 struct http_far {
 	__u32 slot;
 	__u32 generation;
@@ -249,7 +252,7 @@ struct http_traffic_key {
 	__u32 service;
 	__u32 route;
 	__u32 endpoint;
-	__u32 zero;
+	__u32 remote; /* 1: out of a back socket, by TCP; 0: straight into the endpoint's socket */
 };
 
 enum { HTTP_LATENCY_BUCKETS = 96 };
@@ -270,7 +273,8 @@ struct http_reasons {
 
 /*
  * Record of `http_events`: a request that goes by TCP to the proxy, told before its bytes arrive there. Of
- * HTTP_REASON_NO_PROXY: a connection from where the proxy does not listen yet.
+ * HTTP_REASON_NO_PROXY: a connection from where the proxy does not listen yet. Of HTTP_REASON_REMOTE: a back socket whose
+ * bytes are the proxy's, with the lease in place of the cookie.
  */
 struct http_event {
 	__u64 cookie; /* of the client; or of the network namespace */

@@ -113,6 +113,8 @@ fn title(object: &str) -> &'static str {
         "conformance" => "HTTP in the kernel",
         "connect" => "balancing at connect()",
         "getpeername" => "getpeername()",
+        "http_back" => "HTTP in the kernel: responses from other hosts",
+        "http_back_entry" => "HTTP in the kernel: entry of the proxy's sockets",
         "http_client" => "HTTP in the kernel: requests",
         "http_entry" => "HTTP in the kernel: entries",
         "http_far" => "HTTP in the kernel: responses",

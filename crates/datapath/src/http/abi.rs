@@ -17,9 +17,9 @@ mod generated {
 }
 
 pub(crate) use generated::types::{
-    http_balance, http_class, http_class_key, http_dial_key, http_event, http_front, http_front_key,
-    http_group, http_listener, http_method, http_pool, http_pool_key, http_reason, http_reasons, http_rest,
-    http_rule, http_slot, http_traffic, http_traffic_key,
+    http_balance, http_class, http_class_key, http_dial_key, http_event, http_far, http_front,
+    http_front_key, http_group, http_listener, http_method, http_pool, http_pool_key, http_reason,
+    http_reasons, http_rest, http_rule, http_slot, http_traffic, http_traffic_key,
 };
 use generated::types::{
     http_limits, http_pool_head, http_program, http_service_word as word, http_slot_word as flag,
@@ -30,6 +30,7 @@ plain!(
     http_class_key,
     http_dial_key,
     http_event,
+    http_far,
     http_front,
     http_front_key,
     http_group,
@@ -50,6 +51,7 @@ pub(crate) const METHODS: usize = http_method::HTTP_METHODS.0 as usize;
 pub(crate) const REASONS: usize = http_reason::HTTP_REASONS.0 as usize;
 pub(crate) const PROGRAM_CLIENT: u32 = http_program::HTTP_PROGRAM_CLIENT.0;
 pub(crate) const PROGRAM_FAR: u32 = http_program::HTTP_PROGRAM_FAR.0;
+pub(crate) const PROGRAM_BACK: u32 = http_program::HTTP_PROGRAM_BACK.0;
 
 pub(crate) const BUSY: u64 = flag::HTTP_SLOT_BUSY.0 as u64;
 pub(crate) const OPEN: u64 = flag::HTTP_SLOT_OPEN.0 as u64;

@@ -9,20 +9,23 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use alize_model::http::Method;
+use libbpf_rs::libbpf_sys::BPF_SK_SKB_STREAM_VERDICT;
 use libbpf_rs::{MapHandle, RingBuffer, RingBufferBuilder};
+use rustix::net::sockopt::socket_cookie;
 
 use super::abi::{
     BUSY, COOKIE_SHIFT, COPY, DEAD, FLAGS, GENERATION_BITS, GENERATION_SHIFT, HEAD_SLOT_BITS, LOST, OPEN,
-    OUT, http_dial_key, http_event, http_front, http_front_key, http_listener, http_pool_key, http_reason,
-    http_rest,
+    OUT, http_dial_key, http_event, http_far, http_front, http_front_key, http_listener, http_pool_key,
+    http_reason, http_rest,
 };
+use super::programs::has_program;
 use super::shared::{PoolCell, Shared, SlotCell};
 use crate::abi::{NONE, Plain, address_words};
 use crate::error::io_error;
@@ -69,7 +72,13 @@ pub struct Rest {
 pub enum Armed {
     /// On this host, in a meshed cgroup: the slot is in its pool, and the kernel may lend it.
     Here,
-    /// Elsewhere: the kernel cannot use it; the slot is the caller's to retire.
+    /// Elsewhere: the slot is in its pool too, and what is sent and received on its connection is the kernel's. Each piece
+    /// of a response wakes who waits for bytes: wait for its end alone, and for [`Event::Remote`].
+    Remote {
+        /// Of the connection's socket, for [`Router::disarm`].
+        cookie: u64,
+    },
+    /// Elsewhere, and the kernel cannot use it; the slot is the caller's to retire.
     Elsewhere,
 }
 
@@ -93,6 +102,8 @@ pub struct SlotState {
     pub lent: Option<Lent>,
     /// Its connection must not be used any more.
     pub dead: bool,
+    /// Of [`Armed::Remote`]: the endpoint has closed, or said what nobody asked for.
+    pub ended: bool,
     /// The service of the request.
     pub service: u32,
     /// The rule of the request, its place in the service's routes.
@@ -129,6 +140,14 @@ pub enum Event {
         cookie: u64,
         /// Number of the endpoint.
         endpoint: u32,
+    },
+    /// Bytes on the connection of a slot that is [`Armed::Remote`] are the proxy's: a response to carry, or what it must not
+    /// be used after.
+    Remote {
+        /// Which.
+        slot: Slot,
+        /// Of the slot's word, for [`Router::is_under`].
+        lease: u64,
     },
     /// A connection was made in a network namespace where the proxy does not listen.
     NoListener {
@@ -189,6 +208,7 @@ pub struct Router {
     fronts: Map<http_front_key, http_front>,
     rests: Map<u64, http_rest>,
     dials: Map<http_dial_key, u32>,
+    remote: Option<Remote>,
     clients: Map<u64, u64>,
     load: Map<u32, u32>,
     ring: RingBuffer<'static>,
@@ -206,6 +226,14 @@ pub struct Router {
     buried: Vec<u32>,
     /// Lent by the proxy before this one.
     foreign: Vec<u32>,
+}
+
+/// Where connections to endpoints without a socket here are given to the kernel.
+struct Remote {
+    /// 0: whether that was tried, and may be done.
+    allowed: Map<u32, u32>,
+    sockets: Map<u32, u64>,
+    backs: Map<u64, http_far>,
 }
 
 impl Router {
@@ -232,6 +260,7 @@ impl Router {
             fronts: Map::new(handle("http_fronts")?)?,
             rests: Map::new(handle("http_rests")?)?,
             dials: Map::new(handle("http_dials")?)?,
+            remote: remote(&pins, &handle)?,
             clients: Map::new(handle("http_client_sockets")?)?,
             load: Map::new(handle("http_load")?)?,
             ring: ring(&events, &received)?,
@@ -274,7 +303,20 @@ impl Router {
                 self.foreign.push(number);
             }
         }
-        Ok(())
+        self.forget_backs()
+    }
+
+    /// Forgets back sockets of a proxy that was killed. Those of slots that are lent may live in the proxy before this one.
+    fn forget_backs(&self) -> Result<(), Error> {
+        let Some(remote) = &self.remote else { return Ok(()) };
+        let mut gone = Vec::new();
+        remote.backs.for_each(|cookie, backs| {
+            let slot = backs.first().map_or(NONE, |back| back.slot);
+            if !self.foreign.contains(&slot) {
+                gone.push(cookie);
+            }
+        })?;
+        remote.backs.delete_all(gone.into_iter())
     }
 
     /// Takes over slots of the proxy before whose clients are gone, or that were finished.
@@ -361,6 +403,7 @@ impl Router {
         cell.pool.store(pool, Ordering::Relaxed);
         cell.endpoint.store(endpoint, Ordering::Relaxed);
         cell.far.store(0, Ordering::Relaxed);
+        cell.ended.store(0, Ordering::Relaxed);
         cell.used.store(0, Ordering::Relaxed);
         cell.state.store(next << GENERATION_SHIFT | DEAD | OUT, Ordering::Release);
         Ok(Some(Slot(number)))
@@ -371,17 +414,57 @@ impl Router {
         self.dials.put_all([(dial_key(local, endpoint), slot.0)].into_iter())
     }
 
-    /// The connection is made: if its other end is on this host, the kernel may lend it from now on.
-    pub fn arm(&self, slot: Slot, local: SocketAddr, endpoint: SocketAddr) -> Result<Armed, Error> {
+    /// The connection `back` is made, and nothing was sent or received on it: the kernel may lend it from now on.
+    pub fn arm(
+        &self,
+        slot: Slot,
+        local: SocketAddr,
+        endpoint: SocketAddr,
+        back: impl AsFd,
+    ) -> Result<Armed, Error> {
         self.dials.delete_all([dial_key(local, endpoint)].into_iter())?;
         let Some(cell) = self.slots.get(slot.0) else { return Ok(Armed::Elsewhere) };
         let generation = cell.state.load(Ordering::Acquire) >> GENERATION_SHIFT;
-        if u64::from(cell.far.load(Ordering::Acquire)) != generation + 1 {
+        let is_here = u64::from(cell.far.load(Ordering::Acquire)) == generation + 1;
+        let armed =
+            if is_here { Armed::Here } else { self.arm_remote(slot, generation as u32, back.as_fd())? };
+        if armed != Armed::Elsewhere {
+            cell.state.store(generation << GENERATION_SHIFT, Ordering::Release);
+            self.push(slot.0, cell);
+        }
+        Ok(armed)
+    }
+
+    /// Gives the socket to the programs of back sockets, where the kernel has what they rely on.
+    fn arm_remote(&self, slot: Slot, generation: u32, back: BorrowedFd<'_>) -> Result<Armed, Error> {
+        let Some(remote) = &self.remote else { return Ok(Armed::Elsewhere) };
+        if remote.allowed.get(&0)? != Some(1) {
             return Ok(Armed::Elsewhere);
         }
-        cell.state.store(generation << GENERATION_SHIFT, Ordering::Release);
-        self.push(slot.0, cell);
-        Ok(Armed::Here)
+        let cookie = socket_cookie(back).map_err(|errno| {
+            Error::kernel("cannot ask for the cookie of", "a back socket", std::io::Error::from(errno))
+        })?;
+        remote.backs.put(&cookie, &http_far { slot: slot.0, generation })?;
+        match remote.sockets.put(&slot.0, &u64::from(back.as_raw_fd().unsigned_abs())) {
+            Ok(()) => Ok(Armed::Remote { cookie }),
+            // The endpoint has closed already, or the kernel takes no such socket (MPTCP).
+            Err(error) => {
+                remote.backs.delete_all([cookie].into_iter())?;
+                tracing::debug!(%error, "a connection to an endpoint elsewhere stays with the proxy");
+                Ok(Armed::Elsewhere)
+            }
+        }
+    }
+
+    /// The connection of a slot that was [`Armed::Remote`] is closed.
+    pub fn disarm(&self, cookie: u64) -> Result<(), Error> {
+        self.remote.as_ref().map_or(Ok(()), |remote| remote.backs.delete_all([cookie].into_iter()))
+    }
+
+    /// Whether the slot still stands for the connection for which the lease was given.
+    pub fn is_under(&self, slot: Slot, lease: u64) -> bool {
+        let mask = ((1 << GENERATION_BITS) - 1) << GENERATION_SHIFT;
+        self.slots.get(slot.0).is_some_and(|cell| (cell.state.load(Ordering::Acquire) ^ lease) & mask == 0)
     }
 
     /// Gives back a slot that was reserved and never armed.
@@ -404,6 +487,7 @@ impl Router {
         SlotState {
             lent,
             dead: word & DEAD != 0,
+            ended: cell.ended.load(Ordering::Relaxed) != 0,
             service: cell.service.load(Ordering::Relaxed),
             route: cell.route.load(Ordering::Relaxed),
             method: Method::ALL.get(method).copied().unwrap_or(Method::Get),
@@ -597,6 +681,7 @@ impl SlotState {
     const DEAD: Self = Self {
         lent: None,
         dead: true,
+        ended: false,
         service: NONE,
         route: 0,
         method: Method::Get,
@@ -623,6 +708,19 @@ fn dial_key(local: SocketAddr, endpoint: SocketAddr) -> http_dial_key {
     }
 }
 
+/// `None`: the programs of back sockets are off. Without one on the map, sockets in it would be like any other.
+fn remote(pins: &Pins, handle: &impl Fn(&str) -> Result<MapHandle, Error>) -> Result<Option<Remote>, Error> {
+    if ["http_remote", "http_backs", "http_back_sockets"].iter().any(|name| !pins.map(name).exists()) {
+        return Ok(None);
+    }
+    let sockets = handle("http_back_sockets")?;
+    if !has_program(&sockets, BPF_SK_SKB_STREAM_VERDICT) {
+        return Ok(None);
+    }
+    let (allowed, backs) = (Map::new(handle("http_remote")?)?, Map::new(handle("http_backs")?)?);
+    Ok(Some(Remote { allowed, sockets: Map::new(sockets)?, backs }))
+}
+
 fn ring(map: &MapHandle, received: &Arc<Mutex<Vec<Event>>>) -> Result<RingBuffer<'static>, Error> {
     let sink = Arc::clone(received);
     let error = |e| Error::kernel("cannot read ring", "http_events", io_error(e));
@@ -640,6 +738,7 @@ fn decode(event: &http_event) -> Event {
     let http_event { cookie, reason, slot } = *event;
     match http_reason(reason) {
         http_reason::HTTP_REASON_NO_PROXY => Event::NoListener { netns: cookie, pid: slot },
+        http_reason::HTTP_REASON_REMOTE => Event::Remote { slot: Slot(slot), lease: cookie },
         http_reason::HTTP_REASON_POOL_EMPTY => Event::PoolEmpty { cookie, endpoint: slot },
         _ => {
             Event::Passed { cookie, reason: reason_name(reason), slot: (slot != NONE).then_some(Slot(slot)) }

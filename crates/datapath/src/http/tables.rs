@@ -31,6 +31,8 @@ pub(crate) struct RouteMaps {
     pub(crate) groups: Map<u32, http_group>,
     pub(crate) targets: Map<u32, u64>,
     pub(crate) counters: CounterMaps,
+    /// `None`: the programs of back sockets are off.
+    pub(crate) remote: Option<Map<u32, u32>>,
 }
 
 impl RouteMaps {
@@ -47,6 +49,8 @@ impl RouteMaps {
                 slots: Map::new(take("http_slots")?)?,
                 load: Map::new(take("http_load")?)?,
             },
+            // Taken last: the object may be off, and nothing else is lost then.
+            remote: take("http_remote").ok().map(Map::new).transpose()?,
         })
     }
 
@@ -133,6 +137,11 @@ impl Tables {
             self.maps.store(number, from.lowered.word(live.runs.place(), allowed))?;
         }
         Ok(())
+    }
+
+    /// Whether the proxy may give connections to endpoints elsewhere to the kernel.
+    pub(crate) fn allow_remote(&self, allowed: bool) -> Result<(), Error> {
+        self.maps.remote.as_ref().map_or(Ok(()), |remote| remote.put(&0, &u32::from(allowed)))
     }
 
     pub(crate) fn is_allowed(&self) -> bool {

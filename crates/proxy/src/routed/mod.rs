@@ -6,12 +6,15 @@
 //! kernel cannot finish is told by a slot's word and by an event, and done here: carrying a response that is too large or
 //! has no length, and telling a client that its response will not come.
 
+mod ends;
 mod namespaces;
+mod remote;
 mod slots;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -26,6 +29,7 @@ use crate::back::lock;
 use crate::kernel::{Accepted, Client, InForce, Kernel, Netns, Resting, Standing};
 use crate::run::Handle;
 
+use ends::Ends;
 use namespaces::Namespaces;
 use slots::Slots;
 
@@ -77,6 +81,8 @@ pub struct Routed {
     router: Mutex<Router>,
     namespaces: Namespaces,
     slots: Slots,
+    /// Of connections that the kernel reads from.
+    ends: Arc<Ends>,
     /// By number of the kernel's; those of the state in force that take requests.
     endpoints: Mutex<HashMap<u32, Known>>,
     /// Clients with a connection here: where they are.
@@ -98,6 +104,10 @@ impl Routed {
             router: Mutex::new(router),
             namespaces: Namespaces::new(meshed.cgroups),
             slots: Slots::default(),
+            ends: Arc::new(Ends::new().map_err(|source| RoutedError::System {
+                what: "watch for the end of connections",
+                source,
+            })?),
             endpoints: Mutex::default(),
             clients: Mutex::default(),
             broken: Mutex::default(),
@@ -109,19 +119,12 @@ impl Routed {
     /// Begins to listen in every namespace, and to look after slots; to be called when the proxy is ready.
     pub fn start(self: &Arc<Self>, handle: Handle) -> Result<(), RoutedError> {
         let system = |source| RoutedError::System { what: "listen to the kernel's events", source };
-        let ring = {
-            let router = lock(&self.router);
-            rustix::io::dup(&*router).map_err(|errno| system(errno.into()))?
-        };
-        #[expect(
-            deprecated,
-            reason = "what replaces it is unsafe; the descriptor is owned, and closed with this"
-        )]
-        let ring = AsyncFd::new(ring).map_err(system)?;
+        let ring = readable(&*lock(&self.router)).map_err(system)?;
+        let ends = readable(&*self.ends).map_err(system)?;
         let _ = self.handle.set(handle);
         self.look();
         let routed = Arc::clone(self);
-        tokio::spawn(async move { routed.watch(ring).await });
+        tokio::spawn(async move { routed.watch(ring, ends).await });
         Ok(())
     }
 
@@ -132,7 +135,7 @@ impl Routed {
         self.slots.retire_idle(&mut lock(&self.router));
     }
 
-    async fn watch(self: Arc<Self>, ring: AsyncFd<std::os::fd::OwnedFd>) {
+    async fn watch(self: Arc<Self>, ring: AsyncFd<OwnedFd>, ends: AsyncFd<OwnedFd>) {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -140,6 +143,13 @@ impl Routed {
                 ready = ring.readable() => match ready {
                     // Cleared before the ring is read: what comes meanwhile wakes again.
                     Ok(mut ready) => ready.clear_ready(),
+                    Err(_) => return,
+                },
+                ready = ends.readable() => match ready {
+                    Ok(mut ready) => {
+                        ready.clear_ready();
+                        self.ends.tell();
+                    }
                     Err(_) => return,
                 },
                 _ = look.tick() => self.look(),
@@ -168,6 +178,7 @@ impl Routed {
                     lock(&self.impatient).entry(cookie).or_default();
                 }
                 Event::Passed { .. } => {}
+                Event::Remote { slot, lease } => self.slots.wake(&lock(&self.router), slot, lease),
                 Event::PoolEmpty { cookie, endpoint } => {
                     let netns = lock(&self.clients).get(&cookie).copied();
                     if let Some(netns) = netns {
@@ -191,6 +202,16 @@ impl Routed {
     fn lent_to(&self, cookie: u64) -> Option<Slot> {
         self.slots.find(&lock(&self.router), cookie)
     }
+}
+
+/// Waits until `of` is readable, on a descriptor of its own.
+fn readable(of: impl AsFd) -> io::Result<AsyncFd<OwnedFd>> {
+    let own = rustix::io::dup(of)?;
+    #[expect(
+        deprecated,
+        reason = "what replaces it is unsafe; the descriptor is owned, and closed with this"
+    )]
+    AsyncFd::with_interest(own, tokio::io::Interest::READABLE)
 }
 
 impl Kernel for Routed {

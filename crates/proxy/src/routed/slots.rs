@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use alize_datapath::http::{Armed, Lent, Router, Slot};
 use bytes::BytesMut;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::Routed;
+use super::{Routed, remote};
 use crate::back::lock;
 use crate::counters;
 use crate::kernel::{Kernel, Netns};
@@ -36,6 +37,8 @@ pub(super) struct Slots {
 struct Held {
     place: (Netns, u32),
     task: JoinHandle<()>,
+    /// Of one that the kernel reads from: wakes its task, which waits for no bytes.
+    wake: Option<Arc<Notify>>,
     /// Requests it had served when it was last looked at, and when that was another number.
     used: u64,
     since: Instant,
@@ -59,6 +62,15 @@ impl Slots {
         let lent =
             |slot: &&Slot| router.state(**slot).lent.is_some_and(|lent| lent.cookie == cookie && lent.busy);
         lock(&self.open).keys().find(lent).copied()
+    }
+
+    /// The kernel has left bytes on the slot's connection to the proxy.
+    pub(super) fn wake(&self, router: &Router, slot: Slot, lease: u64) {
+        if let Some(wake) = lock(&self.open).get(&slot).and_then(|held| held.wake.as_ref())
+            && router.is_under(slot, lease)
+        {
+            wake.notify_one();
+        }
     }
 
     /// Makes more connections from `netns` to an endpoint, twice as many as there are: requests find none idle.
@@ -87,7 +99,7 @@ impl Slots {
                     open(&routed, netns, endpoint, known.address),
                 );
                 match made.await {
-                    Ok(Ok(Armed::Here)) => continue,
+                    Ok(Ok(Armed::Here | Armed::Remote { .. })) => continue,
                     Ok(Ok(Armed::Elsewhere)) => not_before = Some(Instant::now() + ELSEWHERE),
                     Ok(Err(error)) => {
                         tracing::debug!(%error, endpoint = %known.address, "no connection for the kernel to route over");
@@ -119,7 +131,11 @@ impl Slots {
                 if state.used != held.used {
                     (held.used, held.since) = (state.used, now);
                 }
-                if state.lent.is_some() {
+                if let Some(lent) = state.lent {
+                    // In case that the event was lost.
+                    if let Some(wake) = held.wake.as_ref().filter(|_| lent.copy) {
+                        wake.notify_one();
+                    }
                     continue;
                 }
                 let known = routed.known(held.place.1);
@@ -185,6 +201,8 @@ async fn open(routed: &Arc<Routed>, netns: Netns, endpoint: u32, address: Socket
         SocketAddr::V6(_) => (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),
     };
     let source = routed.namespaces.source(netns, address)?.map_or(any, |ip| (ip, 0).into());
+    // Where the kernel sends requests out of it, one must never be sent in part.
+    socket.set_send_buffer_size(remote::SENDING)?;
     socket.bind(source)?;
     let local = socket.local_addr()?;
     let slot = {
@@ -197,10 +215,10 @@ async fn open(routed: &Arc<Routed>, netns: Netns, endpoint: u32, address: Socket
     let reserved = Reserved { routed, slot: Some(slot) };
     let stream = socket.connect(address).await?;
     stream.set_nodelay(true)?;
-    let armed = lock(&routed.router).arm(slot, local, address).map_err(io::Error::other)?;
-    if armed == Armed::Here {
+    let armed = lock(&routed.router).arm(slot, local, address, &stream).map_err(io::Error::other)?;
+    if armed != Armed::Elsewhere {
         reserved.keep();
-        hold(routed, (netns, endpoint), slot, stream);
+        hold(routed, (netns, endpoint), slot, armed, stream);
     }
     Ok(armed)
 }
@@ -225,12 +243,19 @@ impl Drop for Reserved<'_> {
     }
 }
 
-fn hold(routed: &Arc<Routed>, place: (Netns, u32), slot: Slot, stream: TcpStream) {
+fn hold(routed: &Arc<Routed>, place: (Netns, u32), slot: Slot, armed: Armed, stream: TcpStream) {
     let weak = Arc::downgrade(routed);
     let mut open = lock(&routed.slots.open);
-    let task = tokio::spawn(async move { attend(weak, slot, stream).await });
+    let (task, wake) = match armed {
+        Armed::Remote { cookie } => {
+            let wake = Arc::new(Notify::new());
+            let woken = Arc::clone(&wake);
+            (tokio::spawn(async move { remote::attend(weak, slot, cookie, stream, woken).await }), Some(wake))
+        }
+        _ => (tokio::spawn(async move { attend(weak, slot, stream).await }), None),
+    };
     let now = Instant::now();
-    open.insert(slot, Held { place, task, used: 0, since: now });
+    open.insert(slot, Held { place, task, wake, used: 0, since: now });
     lock(&routed.slots.places).entry(place).or_default().open += 1;
 }
 
@@ -261,7 +286,12 @@ async fn attend(routed: Weak<Routed>, slot: Slot, mut stream: TcpStream) {
 }
 
 /// Carries a response to its client; the connection, if another request may follow.
-async fn carry(routed: &Arc<Routed>, slot: Slot, lent: Lent, stream: TcpStream) -> Option<TcpStream> {
+pub(super) async fn carry(
+    routed: &Arc<Routed>,
+    slot: Slot,
+    lent: Lent,
+    stream: TcpStream,
+) -> Option<TcpStream> {
     let handle = routed.handle.get()?.clone();
     let (state, endpoint) = {
         let state = lock(&routed.router).state(slot);
@@ -294,7 +324,7 @@ async fn carry(routed: &Arc<Routed>, slot: Slot, lent: Lent, stream: TcpStream) 
     again
 }
 
-fn end(routed: &Arc<Routed>, slot: Slot) {
+pub(super) fn end(routed: &Arc<Routed>, slot: Slot) {
     let (state, lent) = {
         let mut router = lock(&routed.router);
         let state = router.state(slot);

@@ -1,0 +1,79 @@
+//! Connections to endpoints that have no socket on this host: the kernel sends requests out of them and reads responses.
+
+use std::net;
+use std::sync::{Arc, Weak};
+
+use alize_datapath::http::Slot;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use super::Routed;
+use super::ends::has_ended;
+use super::slots::{carry, end};
+use crate::back::lock;
+
+/// Room for what is sent, of which the kernel takes twice as much: more than a request that it routes has, so that none is
+/// sent in part. The client would send the rest once more, and the programs have counted it already.
+pub(super) const SENDING: u32 = 128 * 1024;
+
+/// What the kernel knows of the connection, as long as that is open.
+struct Known {
+    routed: Weak<Routed>,
+    cookie: u64,
+}
+
+impl Drop for Known {
+    fn drop(&mut self) {
+        if let Some(routed) = self.routed.upgrade()
+            && let Err(error) = lock(&routed.router).disarm(self.cookie)
+        {
+            tracing::debug!(%error, "what is known of a connection that is gone stays in the kernel");
+        }
+    }
+}
+
+/// Sleeps beside the connection until there is a response to carry, or its end.
+pub(super) async fn attend(
+    routed: Weak<Routed>,
+    slot: Slot,
+    cookie: u64,
+    stream: TcpStream,
+    wake: Arc<Notify>,
+) {
+    let _known = Known { routed: Weak::clone(&routed), cookie };
+    // tokio would be woken by every piece of every response.
+    let mut idle = stream.into_std();
+    while let Ok(stream) = idle {
+        if !woken(&routed, slot, &stream, &wake).await {
+            break;
+        }
+        let Some(routed) = routed.upgrade() else { return };
+        let state = lock(&routed.router).state(slot);
+        let Some(lent) = state.lent else { break };
+        let Ok(stream) = TcpStream::from_std(stream) else { break };
+        match carry(&routed, slot, lent, stream).await {
+            Some(back) => idle = back.into_std(),
+            None => break,
+        }
+    }
+    if let Some(routed) = routed.upgrade() {
+        end(&routed, slot);
+    }
+}
+
+/// Waits for something to do; whether that is a response to carry.
+async fn woken(routed: &Weak<Routed>, slot: Slot, stream: &net::TcpStream, wake: &Arc<Notify>) -> bool {
+    let Some(ends) = routed.upgrade().map(|routed| Arc::clone(&routed.ends)) else { return false };
+    let Ok(_watched) = ends.watch(stream, wake) else { return false };
+    loop {
+        wake.notified().await;
+        let Some(routed) = routed.upgrade() else { return false };
+        let state = lock(&routed.router).state(slot);
+        match state.lent {
+            Some(lent) if lent.copy => return state.delivered == 0,
+            _ if state.ended || state.dead || has_ended(stream) => return false,
+            // Woken for what has been dealt with.
+            _ => {}
+        }
+    }
+}
