@@ -72,6 +72,8 @@ pub struct Conformance {
     pub took: f64,
     /// Why HTTP is not served in the kernel; absent when nothing stands against it.
     pub obstacle: Option<String>,
+    /// Why requests to endpoints on other hosts are not; absent when nothing stands against it.
+    pub remote_obstacle: Option<String>,
     /// What was tried.
     pub checks: Vec<ConformanceCheck>,
 }
@@ -85,6 +87,8 @@ pub struct ConformanceCheck {
     pub what: String,
     /// Whether HTTP is not served in the kernel without it; others are known limits.
     pub essential: bool,
+    /// Whether requests to endpoints on other hosts are the proxy's without it.
+    pub remote: bool,
     /// `passed`, `failed` or `not-run`.
     pub result: String,
     /// Why it did not pass.

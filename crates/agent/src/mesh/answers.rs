@@ -46,6 +46,13 @@ impl Mesh {
             Ok(()) => info!("this kernel does what serving HTTP in it relies on"),
             Err(why) => info!("HTTP is not served in the kernel: {why}; `alize doctor` tells more"),
         }
+        if let (Ok(()), Err(why)) = (report.http_path(), report.remote_path()) {
+            info!("requests to other hosts are the proxy's: {why}; `alize doctor` tells more");
+        }
+        // The way to other hosts first: connections to them are made once requests are routed.
+        if let Err(error) = self.datapath.allow_remote(report.remote_path().is_ok()) {
+            tracing::warn!("the proxy serves every HTTP request to other hosts: {error}");
+        }
         if let Err(error) = self.datapath.allow_http(report.http_path().is_ok()) {
             tracing::warn!("the proxy serves every HTTP request: {error}");
         }
@@ -171,6 +178,7 @@ fn conformance(report: &Report) -> Conformance {
             name: check.name.clone(),
             what: check.what.clone(),
             essential: check.essential,
+            remote: check.remote,
             result: result.into(),
             why,
         }
@@ -180,6 +188,7 @@ fn conformance(report: &Report) -> Conformance {
         time: report.time,
         took: report.took,
         obstacle: report.http_path().err(),
+        remote_obstacle: report.remote_path().err(),
         checks: checks.collect(),
     }
 }

@@ -335,6 +335,16 @@ pub(super) const FAMILIES: &[Family] = &[
     requests_only("alize_http_retries", "Tries after the first.", |view, out| {
         out.add(&[("service", &view.counters.service), ("path", &view.path)], view.counters.retries);
     }),
+    requests_only(
+        "alize_http_remote_requests",
+        "Requests among those with the path `kernel-l7` that went out by TCP: the endpoint is on another host, or not in a \
+         meshed cgroup.",
+        |view, out| {
+            if view.path == "kernel-l7" {
+                out.add(&[("service", &view.counters.service)], view.counters.remote);
+            }
+        },
+    ),
     http(
         "alize_observe_unfollowed_connections",
         Kind::Counter,

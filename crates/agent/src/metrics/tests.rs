@@ -89,6 +89,7 @@ fn status() -> Status {
             time: 1.5,
             took: 0.1,
             obstacle: Some("dead-target: why".into()),
+            remote_obstacle: Some("dead-target: why".into()),
             checks: vec![
                 check("insertion", "passed"),
                 check("dead-target", "failed"),
@@ -103,6 +104,7 @@ fn check(name: &str, result: &str) -> ConformanceCheck {
         name: name.into(),
         what: String::new(),
         essential: true,
+        remote: false,
         result: result.into(),
         why: (result != "passed").then(|| "why".into()),
     }
@@ -147,6 +149,7 @@ fn counted() -> Vec<Counted> {
         reasons: BTreeMap::from([("header-match".into(), 4)]),
         refused: BTreeMap::from([("no-route".into(), 3)]),
         retries: 6,
+        remote: 0,
     };
     vec![Counted { path: "proxy", services: vec![counters] }]
 }

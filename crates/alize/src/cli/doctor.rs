@@ -120,6 +120,7 @@ fn shortcomings(finding: &Finding, paint: Paint) -> String {
         let (tone, how, why) = match &check.outcome {
             Outcome::Passed => continue,
             Outcome::Failed(why) if check.essential => (Tone::Bad, "failed", why),
+            Outcome::Failed(why) if check.remote => (Tone::Caution, "not to other hosts", why),
             Outcome::Failed(why) => (Tone::Caution, "known limit", why),
             Outcome::NotRun(why) => (Tone::Faint, "not tried", why),
         };

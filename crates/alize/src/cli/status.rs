@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use alize_model::api::{ConfigStatus, Conformance, Program, ProxyStatus, Status};
+use alize_model::api::{ConfigStatus, Conformance, ConformanceCheck, Program, ProxyStatus, Status};
 
 use crate::client::Client;
 use crate::failure::Failure;
@@ -111,10 +111,20 @@ fn conformance(found: Option<&Conformance>, paint: Paint) -> String {
     match &found.obstacle {
         Some(why) => paint.tone(Tone::Caution, &visible(&format!("not possible: {why}"))),
         None => {
-            let passed = found.checks.iter().filter(|check| check.essential).count();
+            let passed = found.checks.iter().filter(|check| check.result == "passed").count();
+            let is_limit = |check: &&ConformanceCheck| !check.essential && !check.remote;
             let limits =
-                found.checks.iter().filter(|check| !check.essential && check.result != "passed").count();
-            format!("possible: {passed} checks passed, {limits} known limits (`alize doctor` names them)")
+                found.checks.iter().filter(is_limit).filter(|check| check.result != "passed").count();
+            let possible = format!(
+                "possible: {passed} checks passed, {limits} known limits (`alize doctor` names them)"
+            );
+            match &found.remote_obstacle {
+                None => possible,
+                Some(why) => {
+                    let but = visible(&format!("; to other hosts not: {why}"));
+                    format!("{possible}{}", paint.tone(Tone::Caution, &but))
+                }
+            }
         }
     }
 }

@@ -22,7 +22,7 @@ const BUDGETS: Budgets = Budgets { services: 16, endpoints: 16, slots: 16, affin
 const LINES_KEPT: usize = 1 << 20;
 
 /// Objects that are not part of balancing.
-const OTHERS: [File; 2] = [
+const OTHERS: [File; 3] = [
     File {
         name: "observe",
         bytes: crate::observe::OBSERVE,
@@ -34,6 +34,12 @@ const OTHERS: [File; 2] = [
         bytes: conformance::OBJECT,
         feature: Some("HTTP is not served in the kernel"),
         needs: None,
+    },
+    File {
+        name: "conformance_back",
+        bytes: conformance::BACK_OBJECT,
+        feature: Some(crate::http::programs::LOST_REMOTE),
+        needs: Some("conformance"),
     },
 ];
 
@@ -84,15 +90,19 @@ fn try_out(file: &File, loaded: Finding) -> Finding {
     let limits: Vec<&str> = report
         .checks
         .iter()
-        .filter(|check| !check.essential && check.outcome != Outcome::Passed)
+        .filter(|check| !check.essential && !check.remote && check.outcome != Outcome::Passed)
         .map(|check| check.name.as_str())
         .collect();
     let finding = match report.http_path() {
         Ok(()) => {
-            let passed = report.checks.len() - limits.len();
+            let passed = report.checks.iter().filter(|check| check.outcome == Outcome::Passed).count();
             let limits = if limits.is_empty() { "none".into() } else { limits.join(", ") };
-            let detail =
-                format!("{passed} checks passed in {:.0} ms; known limits: {limits}", report.took * 1e3);
+            let elsewhere = match report.remote_path() {
+                Ok(()) => String::new(),
+                Err(why) => format!("; requests to other hosts are the proxy's: {why}"),
+            };
+            let took = report.took * 1e3;
+            let detail = format!("{passed} checks passed in {took:.0} ms; known limits: {limits}{elsewhere}");
             Finding { detail, ..loaded }
         }
         Err(why) => Finding { programs: loaded.programs, ..off(file, why) }
@@ -111,6 +121,7 @@ fn lacking(needed: &str, findings: &[Finding]) -> Option<&'static str> {
 fn title(object: &str) -> &'static str {
     match object {
         "conformance" => "HTTP in the kernel",
+        "conformance_back" => "HTTP in the kernel, to other hosts",
         "connect" => "balancing at connect()",
         "getpeername" => "getpeername()",
         "http_back" => "HTTP in the kernel: responses from other hosts",
