@@ -122,10 +122,13 @@ impl Hosts {
         let (connections, seconds) = (format!("-c{connections}"), format!("-d{seconds}s"));
         let text = self.client.run("wrk", &["-t1", &connections, &seconds, &self.url("/small")])?;
         println!("{text}");
-        let number = |line: &str| line.split_whitespace().find_map(|word| word.trim_matches(',').parse::<u64>().ok());
+        let number =
+            |line: &str| line.split_whitespace().find_map(|word| word.trim_matches(',').parse::<u64>().ok());
         let made = text.lines().find(|line| line.contains(" requests in ")).and_then(number);
         let errors = text.lines().filter(|line| line.contains("Socket errors") || line.contains("Non-2xx"));
-        let failed = errors.flat_map(|line| line.split_whitespace()).filter_map(|word| word.trim_matches(',').parse::<u64>().ok());
+        let failed = errors
+            .flat_map(|line| line.split_whitespace())
+            .filter_map(|word| word.trim_matches(',').parse::<u64>().ok());
         Ok((made.context("wrk says how many")?, failed.sum()))
     }
 
