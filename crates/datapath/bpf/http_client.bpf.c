@@ -108,10 +108,14 @@ static __always_inline __u32 begin(struct sk_msg_md *msg, struct http_client *cl
 	lend(client, slot, &head, &choice, size);
 	if (slot_send(msg, slot, number) == SK_PASS)
 		return 0;
-	/* The endpoint has closed; the proxy is about to notice, and gets the whole request: nothing was sent yet. */
+	/*
+	 * The endpoint has closed; the proxy is about to notice, and gets the whole request: nothing was sent yet. So no
+	 * response is outstanding either, or the proxy would tell the client that it will not come, and serve the request.
+	 */
 	client->left = 0;
 	__u32 flags;
-	slot_flag(slot, client->lease, 0, HTTP_SLOT_OPEN, &flags);
+	if (slot_flag(slot, client->lease, 0, HTTP_SLOT_OPEN | HTTP_SLOT_BUSY, &flags))
+		load_change(choice.endpoint, -1);
 	return HTTP_REASON_GONE;
 }
 

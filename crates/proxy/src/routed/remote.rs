@@ -2,6 +2,7 @@
 
 use std::net;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use alize_datapath::http::Slot;
 use tokio::net::TcpStream;
@@ -15,6 +16,9 @@ use crate::back::lock;
 /// Room for what is sent, of which the kernel takes twice as much: more than a request that it routes has, so that none is
 /// sent in part. The client would send the rest once more, and the programs have counted it already.
 pub(super) const SENDING: u32 = 128 * 1024;
+
+/// Within which a program that has taken a slot finds that its connection has ended, and gives up.
+const TURNED_AWAY: Duration = Duration::from_millis(2);
 
 /// What the kernel knows of the connection, as long as that is open.
 struct Known {
@@ -56,9 +60,22 @@ pub(super) async fn attend(
             None => break,
         }
     }
+    let owed = owed(&routed, slot).await;
     if let Some(routed) = routed.upgrade() {
-        end(&routed, slot);
+        end(&routed, slot, owed);
     }
+}
+
+/// The client that waits for a response on a connection that has ended. One to which the slot was lent after that is none:
+/// its request is not sent, and comes to the proxy. Both look alike until the program has found out, so this looks twice.
+async fn owed(routed: &Weak<Routed>, slot: Slot) -> Option<u64> {
+    let look = || {
+        let state = lock(&routed.upgrade()?.router).state(slot);
+        state.lent.filter(|lent| lent.busy || lent.open).map(|lent| lent.cookie)
+    };
+    let first = look()?;
+    tokio::time::sleep(TURNED_AWAY).await;
+    look().filter(|cookie| *cookie == first)
 }
 
 /// Waits for something to do; whether that is a response to carry.

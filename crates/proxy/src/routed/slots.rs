@@ -281,7 +281,8 @@ async fn attend(routed: Weak<Routed>, slot: Slot, mut stream: TcpStream) {
         }
     }
     if let Some(routed) = routed.upgrade() {
-        end(&routed, slot);
+        let owed = lock(&routed.router).state(slot).lent.map(|lent| lent.cookie);
+        end(&routed, slot, owed);
     }
 }
 
@@ -324,7 +325,8 @@ pub(super) async fn carry(
     again
 }
 
-pub(super) fn end(routed: &Arc<Routed>, slot: Slot) {
+/// The connection has ended. `owed`: who is told, if that client waits for a response.
+pub(super) fn end(routed: &Arc<Routed>, slot: Slot, owed: Option<u64>) {
     let (state, lent) = {
         let mut router = lock(&routed.router);
         let state = router.state(slot);
@@ -333,7 +335,7 @@ pub(super) fn end(routed: &Arc<Routed>, slot: Slot) {
     if let Some(held) = lock(&routed.slots.open).remove(&slot) {
         routed.slots.leave(held.place);
     }
-    if let Some(lent) = lent.filter(|lent| lent.busy || lent.open) {
+    if let Some(lent) = lent.filter(|lent| (lent.busy || lent.open) && owed == Some(lent.cookie)) {
         tell(routed, lent, state.delivered > 0 || lent.open);
     }
 }
