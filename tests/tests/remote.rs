@@ -227,14 +227,23 @@ fn wrk_stays_in_the_kernel() -> Result<()> {
     let _server = hosts.nginx()?;
     let agent = hosts.mesh()?;
     for connections in [1, 16, 1000] {
-        hosts.wrk(connections, 2)?;
-        let from = routed(&agent)?;
-        let (made, failed) = hosts.wrk(connections, 2)?;
-        let to = routed(&agent)?;
-        let (remote, proxy) = (to.remote - from.remote, to.proxy - from.proxy);
-        println!("{connections} connections: {made} requests, {remote} in the kernel, {proxy} by the proxy");
-        ensure!(failed == 0, "{failed} failed");
-        ensure!(remote >= made * 99 / 100, "{remote} of {made}; {proxy} by the proxy");
+        // Connections to the endpoint are made as they are missed, as fast as the machine can.
+        let mut rounds = 6;
+        loop {
+            let from = routed(&agent)?;
+            let (made, failed) = hosts.wrk(connections, 2)?;
+            let to = routed(&agent)?;
+            let (remote, proxy) = (to.remote - from.remote, to.proxy - from.proxy);
+            println!(
+                "{connections} connections: {made} requests, {remote} in the kernel, {proxy} by the proxy"
+            );
+            ensure!(failed == 0, "{failed} failed");
+            if remote >= made * 99 / 100 {
+                break;
+            }
+            rounds -= 1;
+            ensure!(rounds > 0, "{remote} of {made}; {proxy} by the proxy");
+        }
     }
     hosts.settles()?;
     ensure!(complaints()? == before, "the kernel complains, see dmesg");

@@ -32,6 +32,7 @@ here_and_elsewhere!(
     a_client_that_sends_no_more_still_hears,
     a_body_whose_end_does_not_come_hurts_nobody,
     bytes_beyond_a_body_end_the_connection,
+    a_server_that_closes_often_confuses_nobody,
     nothing_ambiguous_reaches_an_endpoint,
 );
 
@@ -222,6 +223,43 @@ fn bytes_beyond_a_body_end_the_connection(place: Place) {
     let mut text = Vec::new();
     let _ = client.stream().read_to_end(&mut text);
     assert!(!String::from_utf8_lossy(&text).contains("smuggled"), "{}", String::from_utf8_lossy(&text));
+    mesh.settles();
+}
+
+/// Requests take connections that are closed at the same moment: each is served once, and nobody is told otherwise.
+fn a_server_that_closes_often_confuses_nobody(place: Place) {
+    let mesh = Mesh::placed(place, "closes", "");
+    std::thread::scope(|scope| {
+        for client in 0..8 {
+            let address = mesh.address();
+            scope.spawn(move || {
+                let mut random = fastrand::Rng::with_seed(client);
+                let connect = || {
+                    let mut stream = Client::to(address);
+                    stream.stream().set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                    stream
+                };
+                let mut stream = connect();
+                for turn in 0..150 {
+                    let nonce = format!("/close/{client}/{turn}");
+                    match random.u8(..3) {
+                        0 => {
+                            stream.send(&get(&nonce));
+                            assert_eq!(stream.hear_to_the_end(), format!("one {nonce}").as_bytes());
+                            stream = connect();
+                        }
+                        1 => assert_eq!(stream.ask(&get("/chunked/2")).body, b"chunk0chunk1"),
+                        _ => {
+                            let nonce = format!("/n/{client}/{turn}");
+                            assert_eq!(stream.ask(&get(&nonce)).body, format!("one {nonce} 0").as_bytes());
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let counts = mesh.counts();
+    println!("{counts:?}");
     mesh.settles();
 }
 

@@ -20,6 +20,9 @@ pub(super) const SENDING: u32 = 128 * 1024;
 /// Within which a program that has taken a slot finds that its connection has ended, and gives up.
 const TURNED_AWAY: Duration = Duration::from_millis(2);
 
+/// Within which a program sees bytes whose end was told already.
+const SOFT_INTERRUPT: Duration = Duration::from_millis(2);
+
 /// What the kernel knows of the connection, as long as that is open.
 struct Known {
     routed: Weak<Routed>,
@@ -88,7 +91,13 @@ async fn woken(routed: &Weak<Routed>, slot: Slot, stream: &net::TcpStream, wake:
         let state = lock(&routed.router).state(slot);
         match state.lent {
             Some(lent) if lent.copy => return state.delivered == 0,
-            _ if state.ended || state.dead || has_ended(stream) => return false,
+            _ if state.ended || state.dead || has_ended(stream) => {
+                // The end is told before the program has seen the bytes that came with it (net/ipv4/tcp_input.c,
+                // tcp_data_queue): they may be a response to carry.
+                tokio::time::sleep(SOFT_INTERRUPT).await;
+                let state = lock(&routed.router).state(slot);
+                return state.delivered == 0 && state.lent.is_some_and(|lent| lent.copy);
+            }
             // Woken for what has been dealt with.
             _ => {}
         }

@@ -291,6 +291,10 @@ fn serve(name: &str, stream: TcpStream, served: &AtomicU64) -> std::io::Result<(
                 }
                 writer.write_all(b"0\r\n\r\n")?;
             }
+            Some("close") => {
+                writer.write_all(format!("HTTP/1.1 200 OK\r\n\r\n{name} {target}").as_bytes())?;
+                return Ok(());
+            }
             Some("die") => {
                 let half = number(parts.next());
                 if half > 0 {
@@ -343,19 +347,24 @@ fn read_message(reader: &mut BufReader<TcpStream>, head_only: bool) -> Option<Me
         return Some(message);
     }
     if message.header("transfer-encoding") == Some("chunked") {
-        loop {
-            let size = usize::from_str_radix(read_line(reader)?.trim(), 16).ok()?;
-            let chunk = read_exactly(reader, size)?;
-            message.body.extend(chunk);
-            read_line(reader)?;
-            if size == 0 {
-                return Some(message);
-            }
-        }
+        message.body = read_chunks(reader)?;
+        return Some(message);
     }
     let length = message.header("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
     message.body = read_exactly(reader, length)?;
     Some(message)
+}
+
+fn read_chunks(reader: &mut BufReader<TcpStream>) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let size = usize::from_str_radix(read_line(reader)?.trim(), 16).ok()?;
+        body.extend(read_exactly(reader, size)?);
+        read_line(reader)?;
+        if size == 0 {
+            return Some(body);
+        }
+    }
 }
 
 fn read_line(reader: &mut BufReader<TcpStream>) -> Option<String> {
@@ -402,6 +411,17 @@ impl Client {
 
     pub fn hear(&mut self) -> Message {
         read_message(&mut self.0, false).expect("a response")
+    }
+
+    /// A response that goes on until the connection ends, or in chunks if the proxy has made them of it.
+    pub fn hear_to_the_end(&mut self) -> Vec<u8> {
+        let head = self.hear_head();
+        if head.header("transfer-encoding").is_some() {
+            return read_chunks(&mut self.0).expect("chunks");
+        }
+        let mut body = Vec::new();
+        again(|| self.0.read_to_end(&mut body)).expect("the end");
+        body
     }
 
     pub fn hear_head(&mut self) -> Message {
