@@ -25,6 +25,9 @@ const ELSEWHERE: Duration = Duration::from_secs(30);
 /// After a connection that could not be made.
 const FAILED: Duration = Duration::from_secs(1);
 
+/// A connection that waits to be accepted is accepted within this.
+const ACCEPTED: Duration = Duration::from_secs(5);
+
 /// All slots of the proxy.
 #[derive(Default)]
 pub(super) struct Slots {
@@ -187,7 +190,23 @@ impl Slots {
 /// Has the client hear that its response will not come.
 fn tell(routed: &Arc<Routed>, lent: Lent, begun: bool) {
     if let Some(handle) = routed.handle.get().cloned() {
-        tokio::spawn(async move { handle.fail(lent.cookie, Reason::EndpointClosed, begun).await });
+        let routed = Arc::clone(routed);
+        tokio::spawn(async move {
+            accepted(&routed, lent.cookie).await;
+            handle.fail(lent.cookie, Reason::EndpointClosed, begun).await;
+        });
+    }
+}
+
+/// The kernel may have routed a client's request, and the endpoint answered it, before the client's connection was accepted
+/// here: waits for that, as long as the client is there.
+async fn accepted(routed: &Routed, cookie: u64) {
+    let end = Instant::now() + ACCEPTED;
+    while !lock(&routed.clients).contains_key(&cookie)
+        && lock(&routed.router).is_open(cookie)
+        && Instant::now() < end
+    {
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
@@ -300,6 +319,7 @@ pub(super) async fn carry(
         (state, place.and_then(|endpoint| routed.known(endpoint)).map(|known| known.address))
     };
     let method = http::Method::from_bytes(state.method.as_str().as_bytes()).ok()?;
+    accepted(routed, lent.cookie).await;
     let outcome = handle.relay(lent.cookie, stream, method).await?;
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let now = Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32);
