@@ -29,7 +29,7 @@ def ask(connection, way, size, nonce):
         expected = stuff(nonce, size)
     response = connection.getresponse()
     body = response.read()
-    if response.status == 502:
+    if response.status >= 500 and response.getheader("X-Alize-Reason"):
         return "told"
     if response.getheader("X-Nonce") != nonce:
         return "mixed"
