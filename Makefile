@@ -38,6 +38,12 @@ proof: ## Compare what the kernel counts with the servers' logs, for 1,000,000 r
 	@script/setup build test
 	@$(ROOT) env ALIZE_PROOF_REQUESTS=1000000 $(CARGO) test --quiet -p alize-datapath --test observe_proof -- --nocapture
 
+.PHONY: torture
+torture: ## Random requests on the kernel path while everything is killed: ALIZE_TORTURE=1000000 of them (half an hour)
+	@script/setup build test
+	@$(CARGO) build --quiet --workspace --bins
+	@$(ROOT) env ALIZE_TORTURE=$${ALIZE_TORTURE:-1000000} $(CARGO) test --quiet -p alize-tests --test torture -- --nocapture
+
 .PHONY: test-kernels
 test-kernels: ## Try every feature on other kernels, in virtual machines, and write docs/kernels.md
 	@script/setup build test kernels

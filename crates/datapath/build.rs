@@ -34,6 +34,7 @@ fn compile(source: &Path, out: &Path, name: &str, more: &[&str]) {
     let done = match name {
         "abi.bpf" => builder.build_and_generate(out.join("abi.rs")),
         "http_abi.bpf" => builder.build_and_generate(out.join("http_abi.rs")),
+        "canary_abi.bpf" => builder.build_and_generate(out.join("canary_abi.rs")),
         "observe_abi.bpf" => builder.build_and_generate(out.join("observe_abi.rs")),
         "conformance_abi.bpf" => builder.build_and_generate(out.join("conformance_abi.rs")),
         _ => builder.build(),

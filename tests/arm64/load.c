@@ -34,7 +34,7 @@ static bool is_named(const char *path, const char *name)
 	return !strcmp(last ? last + 1 : path, name);
 }
 
-/* Sizes that user space gives the maps, and choices.may_ask_*, which Linux before 6.10 refuses (observe/identity.h). */
+/* Sizes that user space gives the maps, and choices.may_ask_*, which Linux before 6.10 refuses (observe/choices.h). */
 static struct bpf_object *load(const char *path)
 {
 	struct bpf_object *object = bpf_object__open_file(path, 0);

@@ -42,6 +42,19 @@ impl Place {
         Ok((held, opened))
     }
 
+    /// Starts a client that asks a shop, with flags of `alize-world request`; with `--idle`, also what happened when the
+    /// connections were opened.
+    pub fn request(&self, target: SocketAddr, flags: &[&str]) -> Result<Conversation> {
+        Conversation::start(self, "request", target, flags)
+    }
+
+    /// Opens WebSockets, with flags of `alize-world websocket`; also what happened when they were opened.
+    pub fn websocket(&self, target: SocketAddr, flags: &[&str]) -> Result<(Conversation, Tally)> {
+        let mut chats = Conversation::start(self, "websocket", target, flags)?;
+        let opened = chats.read()?;
+        Ok((chats, opened))
+    }
+
     fn tally(&self, command: &str, target: SocketAddr, flags: &[&str]) -> Result<Tally> {
         let world = crate::place::binary("alize-world")?;
         let target = target.to_string();
@@ -87,7 +100,8 @@ impl Conversation {
         self.read()
     }
 
-    fn read(&mut self) -> Result<Tally> {
+    /// What it tells unasked.
+    pub fn read(&mut self) -> Result<Tally> {
         let mut line = String::new();
         self.answers.read_line(&mut line)?;
         ensure!(!line.is_empty(), "the client has ended");

@@ -19,6 +19,8 @@ pub mod process;
 pub mod servers;
 pub mod statistics;
 pub mod tally;
+pub mod torture;
+pub mod traffic;
 pub mod wait;
 pub mod world;
 

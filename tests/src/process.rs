@@ -58,8 +58,13 @@ impl Process {
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        let pid = Pid::from_raw(i32::try_from(self.child.id())?).context("a process id is not 0")?;
-        kill_process(pid, signal).with_context(|| format!("cannot signal {}", self.name))
+        Self::signal_other(self.child.id(), signal).with_context(|| format!("cannot signal {}", self.name))
+    }
+
+    /// Sends a signal to a process of the world that is no child of the test's.
+    pub fn signal_other(pid: u32, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(pid)?).context("a process id is not 0")?;
+        Ok(kill_process(pid, signal)?)
     }
 
     /// Asks it to end, as a service manager would, and waits for that.

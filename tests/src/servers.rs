@@ -23,6 +23,18 @@ impl Place {
         self.started(&format!("serve-{name}"), &world.to_string_lossy(), &arguments, addresses)
     }
 
+    /// A shop that serves HTTP at `http` and WebSocket at `websocket`.
+    pub fn shop(&self, name: &str, http: SocketAddr, websocket: SocketAddr) -> Result<Process> {
+        let world = crate::place::binary("alize-world")?;
+        let arguments = [
+            "shop".to_owned(),
+            name.to_owned(),
+            format!("--http={http}"),
+            format!("--websocket={websocket}"),
+        ];
+        self.started(&format!("shop-{name}"), &world.to_string_lossy(), &arguments, &[http, websocket])
+    }
+
     /// nginx, in one process so that killing it leaves no worker, that answers every request with its name and
     /// `GET /healthz` with 200.
     pub fn nginx(&self, name: &str, addresses: &[SocketAddr]) -> Result<Process> {

@@ -1,25 +1,19 @@
-//! Nothing that is open is lost, whatever happens to the agent and to the kernel programs: idle connections, requests in a loop,
-//! megabytes that are compared byte by byte, and a stream of new connections, over everything that can be done to the mesh.
+//! Nothing that is open is lost, whatever happens to the agent and to the kernel programs: idle connections, requests in loops,
+//! megabytes that are compared byte by byte, WebSockets, and a stream of new connections, over everything that can be done.
 //!
 //! `ALIZE_LIVE=10000 ALIZE_ROUNDS=10` for the long form, which is measured by hand.
 
 #![expect(clippy::print_stdout, reason = "figures are for people")]
 
 use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use alize_tests::clients::Conversation;
-use alize_tests::mesh::{endpoint, endpoints, file, service};
-use alize_tests::servers::at;
-use alize_tests::{Agent, AgentOptions, Kind, Tally, World};
+use alize_tests::mesh::{endpoint, endpoints, file};
+use alize_tests::traffic::{Servers, Size, Traffic};
+use alize_tests::{Agent, AgentOptions, Process, World};
 use anyhow::{Context, Result, ensure};
-
-fn address() -> SocketAddr {
-    at([10, 96, 0, 10], 80)
-}
 
 fn number(variable: &str, usual: u32) -> u32 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
@@ -45,8 +39,8 @@ impl Shell<'_> {
         Ok(text)
     }
 
-    /// The programs of this binary under another version.
-    fn bundle(&self, version: &str) -> Result<PathBuf> {
+    /// The programs of this binary under another version; with `broken`, the verifier refuses that object.
+    fn bundle(&self, version: &str, broken: Option<&str>) -> Result<PathBuf> {
         let folder = self.world.folder();
         let (whole, objects, other) =
             (folder.join("whole.bundle"), folder.join("objects"), folder.join(format!("{version}.bundle")));
@@ -59,7 +53,11 @@ impl Shell<'_> {
         for object in facts["objects"].as_array().context("objects")? {
             let size = object["size"].as_u64().context("size")? as usize;
             let name = object["name"].as_str().context("name")?;
-            fs::write(objects.join(format!("{name}.bpf.o")), &bytes[at..at + size])?;
+            let mut object = bytes[at..at + size].to_vec();
+            if broken == Some(name) {
+                break_object(&mut object)?;
+            }
+            fs::write(objects.join(format!("{name}.bpf.o")), object)?;
             at += size;
         }
         self.must(&[
@@ -75,50 +73,50 @@ impl Shell<'_> {
     }
 }
 
+/// Makes the first look into a map a call of a helper that no kernel has.
+fn break_object(object: &mut [u8]) -> Result<()> {
+    // BPF_JMP | BPF_CALL, bpf_map_lookup_elem.
+    let call = [0x85, 0, 0, 0, 1, 0, 0, 0];
+    let at = object
+        .chunks_exact(8)
+        .position(|instruction| instruction == call)
+        .context("no program looks into a map")?;
+    object[at * 8 + 4..at * 8 + 8].copy_from_slice(&9999u32.to_le_bytes());
+    Ok(())
+}
+
 fn text(path: &Path) -> &str {
     path.to_str().unwrap_or_default()
 }
 
-/// All that is alive, and what it saw so far.
-struct Traffic {
-    held: Conversation,
-    opened: Tally,
-    stream: Conversation,
-    downloads: Conversation,
-    connects: u64,
-    transfers: u64,
-    requests: u64,
-    slowest: f64,
-    begun: Instant,
-}
-
-impl Traffic {
-    /// Nothing may have failed since the last look.
-    fn look(&mut self, after: &str) -> Result<()> {
-        let (stream, downloads) = (self.stream.ask()?, self.downloads.ask()?);
-        ensure!(stream.failed() == 0, "{after}: new connections: {:?}", stream.errors);
-        ensure!(downloads.failed() == 0, "{after}: megabytes: {:?}", downloads.errors);
-        let held = self.held.ask()?;
-        ensure!(held.answers == self.opened.answers, "{after}: held connections: {:?}", held.errors);
-        self.connects += stream.answered();
-        self.transfers += downloads.answered();
-        self.requests += held.answered();
-        self.slowest = self.slowest.max(stream.slowest);
-        Ok(())
-    }
+/// Another proxy, which takes the place of the one that runs.
+fn successor(world: &World) -> Result<Process> {
+    let mut arguments = vec!["proxy".to_owned(), format!("--instance={}", world.instance())];
+    let paths = [
+        ("--run-dir", world.run_dir()),
+        ("--bpffs", world.bpffs()),
+        ("--cgroup", world.mesh().path().to_owned()),
+    ];
+    arguments.extend(paths.iter().map(|(flag, path)| format!("{flag}={}", path.display())));
+    let binary = alize_tests::place::binary("alize")?;
+    world.plain("node")?.start("successor", &binary.to_string_lossy(), &arguments)
 }
 
 #[test]
 fn whatever_is_done_to_the_mesh_no_connection_is_lost() -> Result<()> {
     let world = World::new("lifecycle")?;
     let shell = Shell { world: &world };
-    let servers = world.fleet(Kind::Name, &["a", "b", "c"], 7000)?;
-    let all = endpoints(servers.iter().map(|server| server.v4));
-    let uneven = [endpoint(servers[0].v4, &["weight: 3"]), all[1].clone(), all[2].clone()];
-    let other = service("other", at([10, 96, 0, 11], 80), &[], &all);
-    let even = file(&[service("web", address(), &[], &all), other.clone()]);
-    let uneven = file(&[service("web", address(), &[], &uneven), other]);
-    let next = shell.bundle("9.9.9")?;
+    let servers = Servers::start(&world)?;
+    let all = endpoints(servers.web.iter().map(|server| server.v4));
+    let uneven = [endpoint(servers.web[0].v4, &["weight: 3"]), all[1].clone(), all[2].clone()];
+    let text_of = |web: &[String]| {
+        let services: Vec<String> =
+            [servers.web_service(web)].into_iter().chain(servers.services()).collect();
+        file(&services)
+    };
+    let (even, uneven) = (text_of(&all), text_of(&uneven));
+    let next = shell.bundle("9.9.9", None)?;
+    let refused = shell.bundle("9.9.8", Some("connect"))?;
     let altered = world.folder().join("altered.bundle");
     let mut bytes = fs::read(&next)?;
     let last = bytes.len() - 1;
@@ -127,20 +125,9 @@ fn whatever_is_done_to_the_mesh_no_connection_is_lost() -> Result<()> {
     let options = AgentOptions::flags(&["--allow-unsigned"]);
 
     let mut agent = Agent::start_with(&world, &even, &options)?;
-    let live = number("ALIZE_LIVE", 500);
-    let (held, opened) = world.meshed("held")?.hold(address(), live)?;
-    ensure!((opened.answered(), opened.failed()) == (live.into(), 0), "{:?}", opened.errors);
-    let mut traffic = Traffic {
-        held,
-        opened,
-        stream: world.meshed("stream")?.stream(address(), &["--callers=2"])?,
-        downloads: world.meshed("downloads")?.download(address(), &["--callers=2"])?,
-        connects: 0,
-        transfers: 0,
-        requests: 0,
-        slowest: 0.0,
-        begun: Instant::now(),
-    };
+    let mut traffic = Traffic::start(&world, &servers, Size::of(number("ALIZE_LIVE", 500)))?;
+    traffic.look("nothing")?;
+    let mut proxies = Vec::new();
     for _ in 0..number("ALIZE_ROUNDS", 1) {
         for _ in 0..3 {
             agent.kill()?;
@@ -150,24 +137,45 @@ fn whatever_is_done_to_the_mesh_no_connection_is_lost() -> Result<()> {
         }
         ensure!(shell.must(&["upgrade", text(&next)])?.contains("kernel programs of 9.9.9"));
         traffic.look("upgrade")?;
-        ensure!(!shell.alize(&["upgrade", text(&altered)])?.status.success());
-        traffic.look("upgrade that failed")?;
+        for (bundle, why) in [(&altered, "altered"), (&refused, "at step load")] {
+            let failed = shell.alize(&["upgrade", text(bundle)])?;
+            let told = String::from_utf8_lossy(&failed.stderr).into_owned();
+            ensure!(!failed.status.success() && told.contains(why), "{told}");
+            traffic.look("upgrade that failed")?;
+        }
         agent.kill()?;
         // Killed in the middle of going back, by the one who would have done it.
-        for step in ["load", "switch:alize_sockops", "switch:alize_connect6", "pins"] {
+        for step in
+            ["load", "switch:alize_sockops", "switch:alize_http_client", "switch:alize_connect6", "pins"]
+        {
             let environment = vec![("ALIZE_FAULT".to_owned(), format!("{step}=kill"))];
             let faulty = AgentOptions { environment, ..options.clone() };
             let mut broken = Agent::spawn(&world, &even, &faulty)?;
             broken.process().wait(Duration::from_secs(60))?;
-            traffic.look(step)?;
+            traffic.look("upgrade that was killed")?;
         }
         agent = Agent::start_with(&world, &even, &options)?;
         shell.must(&["rollback"])?;
         traffic.look("rollback")?;
-        for mode in ["observe", "shadow", "enforce", "file"] {
-            shell.must(&["mode", "other", mode])?;
-            traffic.look(mode)?;
+        for end in ["--abort", "--promote"] {
+            let canary = world.mesh().path().join("http");
+            shell.must(&["upgrade", text(&next), "--canary", text(&canary), "--share=40"])?;
+            traffic.look("two versions at once")?;
+            let trial = shell.must(&["upgrade", "--trial"])?;
+            ensure!(trial.contains("alize_connect4") && trial.contains("alize_http_client"), "{trial}");
+            shell.must(&["upgrade", end])?;
+            traffic.look("two versions at once")?;
         }
+        shell.must(&["rollback"])?;
+        for mode in ["observe", "shadow", "enforce", "shadow", "observe", "file"] {
+            for service in ["both", "either"] {
+                shell.must(&["mode", service, mode])?;
+            }
+            traffic.look("change of modes")?;
+        }
+        proxies.push(successor(&world)?);
+        std::thread::sleep(Duration::from_secs(2));
+        traffic.look("another proxy")?;
         for round in 0..40 {
             agent.write(if round % 2 == 0 { &uneven } else { &even })?;
             std::thread::sleep(Duration::from_millis(20));
@@ -176,23 +184,19 @@ fn whatever_is_done_to_the_mesh_no_connection_is_lost() -> Result<()> {
         agent.change(&even)?;
         traffic.look("a storm of reloads")?;
     }
-    let lasted = traffic.begun.elapsed();
-    let Traffic { mut held, opened, stream, downloads, connects, transfers, requests, slowest, .. } = traffic;
-    let (last, bytes) = (stream.finish()?, downloads.finish()?);
-    ensure!(last.failed() + bytes.failed() == 0, "{:?} {:?}", last.errors, bytes.errors);
-
-    // Removal ends the mesh, not its connections.
-    agent.stop()?;
-    ensure!(Agent::unload(&world)?.status.success());
-    ensure!(held.ask()?.answers == opened.answers, "removal cost a connection");
-    println!(
-        "{live} live connections, {:.1} s: {} new connections, {} transfers of 1 MiB, {requests} requests on live \
-         connections; 0 failed, 0 reset, 0 wrong bytes; longest new connection {:.1} ms",
-        lasted.as_secs_f64(),
-        connects + last.answered(),
-        transfers + bytes.answered(),
-        slowest.max(last.slowest) * 1e3
+    let routed = agent.metrics()?;
+    ensure!(
+        routed.lines().any(|line| line.contains("path=\"kernel-l7\"") && line.contains("shop")),
+        "{routed}"
     );
-    ensure!(connects > 0 && transfers > 0 && requests >= u64::from(live));
+    // Removal ends the mesh, not its connections.
+    let figures = traffic.finish(&world, &servers, || {
+        agent.stop()?;
+        let unloaded = Agent::unload(&world)?;
+        ensure!(unloaded.status.success(), "{unloaded:?}");
+        Ok(())
+    })?;
+    println!("{figures}");
+    ensure!(figures.answered.values().all(|count| *count > 0), "{figures}");
     Ok(())
 }

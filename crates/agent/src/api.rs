@@ -1,13 +1,15 @@
 //! The API: what the agent answers, over the unix socket and, in part, over the port of the metrics.
 
 use std::convert::Infallible;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use alize_datapath::Scope;
 use alize_datapath::observe::{Kinds, Method, Rate};
-use alize_model::api::{Event, Refusal};
+use alize_model::api::{Event, Refusal, TrialRule};
 use alize_model::{Diagnostic, Mode, Severity};
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -27,10 +29,10 @@ use tokio_stream::{Stream, StreamExt};
 
 use crate::events::{Kind, event};
 use crate::mesh::{ModeRefused, Rejected};
-use crate::metrics::{Dialect, Rendering};
+use crate::metrics::{Dialect, Names, Rendering};
 use crate::observer::{self, Refused, Wanted};
 use crate::owner::{Handle, Stopping};
-use crate::routes::Counted;
+use crate::routes::{Counted, settle};
 use crate::scrape::Scrape;
 use crate::source::LARGEST;
 use crate::{proxy, status};
@@ -75,8 +77,11 @@ impl Api {
 
     /// What was counted of requests on every path.
     async fn counted(&self) -> Vec<Counted> {
-        let kernel = self.mesh.ask(|mesh| mesh.routed()).await.ok().flatten();
-        let proxy = self.proxy.counters().await.map(Counted::by_proxy);
+        let mut kernel = self.mesh.ask(|mesh| mesh.routed()).await.ok().flatten();
+        let mut proxy = self.proxy.counters().await.map(Counted::by_proxy);
+        if let (Some(kernel), Some(proxy)) = (&mut kernel, &mut proxy) {
+            settle(kernel, proxy);
+        }
         kernel.into_iter().chain(proxy).collect()
     }
 
@@ -108,6 +113,9 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/mode", post(mode))
         .route("/v1/upgrade", post(upgrade))
         .route("/v1/rollback", post(rollback))
+        .route("/v1/trial", get(trial).post(try_out))
+        .route("/v1/trial/promote", post(promote))
+        .route("/v1/trial/abort", post(abort))
         .route("/v1/openapi.json", get(openapi))
         .route("/metrics", get(metrics))
         .route("/healthz", get(health))
@@ -294,11 +302,14 @@ async fn trace(
 }
 
 async fn requests(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Response> {
+    if let Some(id) = query.as_deref().and_then(|query| query.strip_prefix("id=")) {
+        return Ok(Json(api.observer.request_by_id(id.to_owned()).await?).into_response());
+    }
     let failed = match query.as_deref() {
         Some("slowest" | "slowest=") => false,
         Some("failed" | "failed=") => true,
         _ => {
-            let error = "ask for /v1/requests?slowest or /v1/requests?failed".to_owned();
+            let error = "ask for /v1/requests?slowest, /v1/requests?failed or /v1/requests?id=ID".to_owned();
             return Err(refuse(StatusCode::BAD_REQUEST, error));
         }
     };
@@ -376,6 +387,58 @@ async fn rollback(
         query.map_err(|error| refuse(StatusCode::BAD_REQUEST, error.body_text()))?;
     let _place = turn(&api.applying).await?;
     Ok(upgraded(api.mesh.ask(move |mesh| mesh.roll_back(version.as_deref())).await?))
+}
+
+#[derive(Deserialize)]
+struct TrialQuery {
+    cgroup: Option<PathBuf>,
+    #[serde(default)]
+    share: u32,
+    promote_after: Option<f64>,
+    max_errors: Option<u64>,
+    max_slower: Option<u32>,
+}
+
+async fn try_out(
+    State(api): State<Api>,
+    query: Result<Query<TrialQuery>, axum::extract::rejection::QueryRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Response> {
+    let Query(TrialQuery { cgroup, share, promote_after, max_errors, max_slower }) =
+        query.map_err(|error| refuse(StatusCode::BAD_REQUEST, error.body_text()))?;
+    if share > 100 || (share == 0 && cgroup.is_none()) {
+        let why = "say who gets the new programs: cgroup, share (1 to 100 per cent), or both";
+        return Err(refuse(StatusCode::BAD_REQUEST, why.into()));
+    }
+    let (scope, rule) = (Scope { cgroup, share }, TrialRule { promote_after, max_errors, max_slower });
+    let _place = turn(&api.applying).await?;
+    let bytes = read_body(&headers, body).await?;
+    match api.mesh.ask(move |mesh| mesh.try_out(&bytes, &scope, rule)).await? {
+        Ok(trial) => Ok(Json(trial).into_response()),
+        Err(error) => Err(refuse(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())),
+    }
+}
+
+async fn trial(State(api): State<Api>) -> Result<Response, Response> {
+    match api.mesh.ask(|mesh| mesh.trial_now()).await? {
+        Ok(Some(trial)) => Ok(Json(trial).into_response()),
+        Ok(None) => Err(refuse(StatusCode::NOT_FOUND, alize_datapath::Error::NoTrial.to_string())),
+        Err(error) => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+    }
+}
+
+async fn promote(State(api): State<Api>) -> Result<Response, Response> {
+    let _place = turn(&api.applying).await?;
+    Ok(upgraded(api.mesh.ask(|mesh| mesh.promote()).await?))
+}
+
+async fn abort(State(api): State<Api>) -> Result<Response, Response> {
+    let _place = turn(&api.applying).await?;
+    match api.mesh.ask(|mesh| mesh.abort_trial("somebody said so")).await? {
+        Ok(bundle) => Ok(Json(serde_json::json!({ "aborted": bundle })).into_response()),
+        Err(error) => Err(refuse(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())),
+    }
 }
 
 fn upgraded(result: Result<alize_datapath::Upgraded, alize_datapath::Error>) -> Response {
@@ -457,13 +520,27 @@ async fn openapi() -> Response {
     ([(CONTENT_TYPE, "application/json")], OPENAPI).into_response()
 }
 
-async fn metrics(State(api): State<Api>, headers: HeaderMap) -> Result<Response, Response> {
+/// How `/metrics` is asked.
+#[derive(Deserialize)]
+struct Scraped {
+    /// `prometheus` or `opentelemetry`.
+    #[serde(default)]
+    names: Names,
+}
+
+async fn metrics(
+    State(api): State<Api>,
+    scraped: Result<Query<Scraped>, axum::extract::rejection::QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Response> {
+    let Query(Scraped { names }) = scraped
+        .map_err(|_| refuse(StatusCode::BAD_REQUEST, "names is prometheus or opentelemetry".into()))?;
     let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let dialect = Dialect::accepted(accept);
     let counted = api.counted().await;
     let (scrape, place) = api.scrape().await?;
     let http = if api.observer.feeds_metrics() { Some(api.observer.metrics().await?) } else { None };
-    let mut rendering = Rendering::new(scrape, http, counted, dialect);
+    let mut rendering = Rendering::new(scrape, http, counted, dialect).named(names);
     let body = Chunks::new(place, move || rendering.next_chunk());
     Ok(([(CONTENT_TYPE, dialect.content_type())], Body::new(body)).into_response())
 }

@@ -93,6 +93,8 @@ pub struct Options {
     pub proxy: Option<ProxyOptions>,
     /// Where what was counted of HTTP is pushed; only with [`Observe::Always`].
     pub otlp: Option<Collector>,
+    /// Of one request in so many spans are pushed, too.
+    pub otlp_spans: Option<u32>,
     /// Paths that are counted as one, and are the `route` in the metrics.
     pub path_templates: Vec<PathTemplate>,
     /// Which kernel programs are loaded.
@@ -117,6 +119,7 @@ impl Options {
             observe: Observe::default(),
             proxy: None,
             otlp: None,
+            otlp_spans: None,
             path_templates: Vec::new(),
             bundles: Bundles::default(),
         }

@@ -111,6 +111,9 @@ pub async fn run(options: Options, on_ready: impl FnOnce(&Ready)) -> Result<(), 
     match &options.otlp {
         Some(collector) if options.observe == crate::Observe::Always => {
             let instance = options.datapath.instance.clone();
+            if let Some(one_in) = options.otlp_spans {
+                servers.spawn(crate::otlp::push_spans(collector.clone(), observer.handle(), one_in));
+            }
             servers.spawn(crate::otlp::push(collector.clone(), instance, observer.handle()));
         }
         Some(collector) => warn!("nothing is pushed to {collector}: HTTP is not observed all the time"),
@@ -258,6 +261,7 @@ impl Owner {
         self.hear_kernel();
         self.mesh.settle();
         self.mesh.expire_modes();
+        self.mesh.judge_trial();
         self.mesh.trim();
         if let Some(watch) = &self.watch {
             watch.renew();

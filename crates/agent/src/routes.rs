@@ -28,6 +28,17 @@ impl Counted {
     }
 }
 
+/// A request that passes from the kernel to the proxy has a reason on both sides: what one side says more precisely the other
+/// does not say again. The kernel knows what it read, the proxy which rule it is that needs it.
+pub(crate) fn settle(kernel: &mut Counted, proxy: &mut Counted) {
+    for of_proxy in &mut proxy.services {
+        let mut services = kernel.services.iter_mut();
+        let Some(of_kernel) = services.find(|known| known.service == of_proxy.service) else { continue };
+        of_kernel.reasons.remove("route");
+        of_proxy.reasons.remove("not-taken");
+    }
+}
+
 /// The routes of a service; `counted` on all paths.
 pub(crate) fn routes(scrape: &Scrape, service: &Service, counted: &[Counted]) -> Vec<RouteStatus> {
     let Some(http) = &service.http else { return Vec::new() };
@@ -137,5 +148,24 @@ mod tests {
         assert_eq!(all[0], (2f64.powi(-17), 1));
         let at = |bound: f64| all.iter().find(|(found, _)| *found == bound).unwrap().1;
         assert_eq!((at(0.5), at(1.0), at(2.0), at(32.0), at(f64::INFINITY)), (1, 3, 7, 7, 15));
+    }
+
+    #[test]
+    fn a_request_that_left_the_kernel_has_one_reason() {
+        let counted = |path, reasons: &[(&str, u64)]| {
+            let mut services = ServiceCounters::new(ServiceName::new("web").unwrap());
+            services.reasons = reasons.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect();
+            Counted { path, services: vec![services] }
+        };
+        let mut kernel = counted("kernel-l7", &[("route", 5), ("pipelined", 2)]);
+        let mut proxy = counted("proxy", &[("header-match", 5), ("not-taken", 2)]);
+        settle(&mut kernel, &mut proxy);
+        let reasons = |counted: &Counted| counted.services[0].reasons.clone();
+        assert_eq!(reasons(&kernel), BTreeMap::from([("pipelined".to_owned(), 2)]));
+        assert_eq!(reasons(&proxy), BTreeMap::from([("header-match".to_owned(), 5)]));
+        let mut none = Counted { path: "kernel-l7", services: Vec::new() };
+        let mut alone = counted("proxy", &[("not-taken", 2)]);
+        settle(&mut none, &mut alone);
+        assert_eq!(reasons(&alone)["not-taken"], 2, "where the kernel routes nothing it says nothing");
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use alize_model::api::{
     Applied, Event, ModeChange, ObservedRequest, Refusal, ServiceStatus, Status, TraceLine, TrafficReport,
-    Upgraded,
+    Trial, Upgraded,
 };
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Value, json};
@@ -60,6 +60,7 @@ fn description() -> Value {
     let trace_line = types.subschema_for::<TraceLine>();
     let request = types.subschema_for::<ObservedRequest>();
     let upgraded = types.subschema_for::<Upgraded>();
+    let trial = types.subschema_for::<Trial>();
     let mode_change = types.subschema_for::<ModeChange>();
     let traffic = types.subschema_for::<TrafficReport>();
     types.subschema_for::<Refusal>();
@@ -106,13 +107,15 @@ fn description() -> Value {
         ) },
         "/v1/requests": { "get": operation(
             "Requests that the kernel kept although nobody was watching: the slowest of about the last ten minutes, \
-             slowest first, or the last that failed (5xx, or no response), latest first; 128 at most.",
+             slowest first, or the last that failed (5xx, or no response), latest first; 128 at most. With `id` one request \
+             alone: of these, or of the last 4,096 that a trace has shown.",
             [
                 flag("slowest", "The slowest."),
-                flag("failed", "Those that failed; just one of the two."),
+                flag("failed", "Those that failed; just one of the three."),
+                query("id", "The one with this id.", json!({"type": "string"})),
             ],
             [
-                ok(json_body(&json!({"type": "array", "items": request}))),
+                ok(json_body(&json!({"oneOf": [{"type": "array", "items": request.clone()}, request]}))),
                 refusal("400", "Neither was asked for, or both."),
                 not_observed(),
                 not_attached(),
@@ -168,6 +171,41 @@ fn description() -> Value {
                 refusal("422", "There is none, or a step failed; what ran goes on."),
                 busy(),
             ],
+        ) },
+        "/v1/trial": {
+            "get": operation(
+                "The version of the kernel programs on trial, and what it and the other did at each hook.",
+                [],
+                [ok(json_body(&trial)), refusal("404", "None is.")],
+            ),
+            "post": with_bundle(operation(
+                "Puts the kernel programs of the bundle in the body (without one those of the agent's own binary) to work for some: \
+                 all others have what runs. Ends with one of the two below, an upgrade, or the agent's next start.",
+                [
+                    query("cgroup", "Folder of the cgroup whose processes get them.", json!({"type": "string"})),
+                    query("share", "Per cent of the dialled addresses that get them.", json!({"type": "integer"})),
+                    query("promote_after", "Seconds until all get them.", json!({"type": "number"})),
+                    query("max_errors", "More errors than these give them up.", json!({"type": "integer"})),
+                    query("max_slower", "Slower by more per cent than these gives them up.", json!({"type": "integer"})),
+                ],
+                [
+                    ok(json_body(&trial)),
+                    refusal("400", "The query names nobody."),
+                    refusal("413", "The body is larger than 64 MiB."),
+                    refusal("422", "The bundle is not taken, or a step failed; what ran goes on."),
+                    busy(),
+                ],
+            )),
+        },
+        "/v1/trial/promote": { "post": operation(
+            "All get the version on trial.",
+            [],
+            [ok(json_body(&upgraded)), refusal("422", "None is on trial, or a step failed; both go on."), busy()],
+        ) },
+        "/v1/trial/abort": { "post": operation(
+            "None gets the version on trial.",
+            [],
+            [ok(json_body(&json!({"type": "object"}))), refusal("422", "None is on trial."), busy()],
         ) },
         "/v1/mode": { "post": operation(
             "Lets a mode hold for a service in place of the file's, at once, also after a restart of the agent.",

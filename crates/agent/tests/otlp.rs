@@ -47,6 +47,23 @@ def metric(value):
         exponentialHistogram=lambda data: fields(data, aggregationTemporality=temporality, dataPoints=many(exponential)),
         sum=lambda data: fields(data, aggregationTemporality=temporality, isMonotonic=flag,
             dataPoints=many(lambda point: fields(point, asInt=lambda n: int(n), **stamps))))
+def hexadecimal(digits):
+    def check(value): assert isinstance(value, str) and len(value) == digits and int(value, 16) > 0, value
+    return check
+def any_attribute(value): fields(value, key=text, value=lambda any: fields(any, stringValue=text, intValue=long))
+def span(value):
+    fields(value, traceId=hexadecimal(32), spanId=hexadecimal(16), parentSpanId=hexadecimal(16), name=text, kind=whole,
+        startTimeUnixNano=long, endTimeUnixNano=long, attributes=many(any_attribute),
+        status=lambda status: fields(status, code=whole, message=text))
+    assert value["traceId"] and value["spanId"] and value["name"] and value["kind"] in (2, 3), value
+    assert 0 < int(value["startTimeUnixNano"]) <= int(value["endTimeUnixNano"])
+    keys = [attribute["key"] for attribute in value["attributes"]]
+    assert len(keys) == len(set(keys)), keys
+def traces(value):
+    fields(value, resourceSpans=many(lambda resource: fields(resource,
+        resource=lambda one: fields(one, attributes=many(attribute)),
+        scopeSpans=many(lambda scope: fields(scope, scope=lambda one: fields(one, name=text, version=text),
+            spans=many(span))))))
 def request(value):
     fields(value, resourceMetrics=many(lambda resource: fields(resource,
         resource=lambda one: fields(one, attributes=many(attribute)),
@@ -56,9 +73,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         try:
-            assert self.path == "/v1/metrics" and self.headers["Content-Type"] == "application/json"
-            request(json.loads(body))
-            open(sys.argv[2], "wb").write(body)
+            assert self.headers["Content-Type"] == "application/json"
+            if self.path == "/v1/traces":
+                traces(json.loads(body))
+                open(sys.argv[2] + ".spans", "ab").write(body + b"\n")
+            else:
+                assert self.path == "/v1/metrics"
+                request(json.loads(body))
+                open(sys.argv[2], "wb").write(body)
             code = 200
         except Exception as error:
             open(sys.argv[2] + ".refused", "w").write(repr(error))
@@ -113,4 +135,69 @@ fn a_strict_receiver_takes_what_is_pushed() {
     assert_eq!(attribute(&pushed.0, "http.request.method").as_deref(), Some("GET"));
     assert_eq!(pushed.1["name"], "http.client.request.duration");
     assert_eq!(pushed.1["exponentialHistogram"]["dataPoints"][0]["count"], "7");
+}
+
+/// A server whose sockets are meshed, too.
+fn meshed_server(world: &World) -> (Receiver, u16) {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let join = format!(
+        "echo $$ > {}/cgroup.procs && exec python3 -m http.server {port} -b 127.0.0.1",
+        world.cgroup.display()
+    );
+    let server =
+        Command::new("sh").args(["-c", &join]).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    eventually("the server listens", || std::net::TcpStream::connect(("127.0.0.1", port)).ok().map(drop));
+    (Receiver(server), port)
+}
+
+#[test]
+fn spans_of_both_ends_are_below_that_of_the_application() {
+    let world = World::new();
+    let (script, last) = (world.folder.join("receiver.py"), world.folder.join("last.json"));
+    fs::write(&script, RECEIVER).unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let receiver = Command::new("python3").arg(&script).arg(&port).arg(&last).stderr(Stdio::null()).spawn();
+    let _receiver = Receiver(receiver.expect("python3 is installed"));
+    let (_server, server) = meshed_server(&world);
+    let text = format!(
+        "services:\n  - {{name: web, address: '10.96.7.1:80', endpoints: ['127.0.0.1:{server}'], mode: observe}}\n"
+    );
+    let environment = [
+        (world::OBSERVE, "always".to_owned()),
+        (world::OTLP, format!("http://127.0.0.1:{port}")),
+        (world::OTLP_SPANS, "1".to_owned()),
+    ];
+    let _agent = Agent::start(&world, Some(world.write(&text)), &environment)
+        .unwrap_or_else(|error| panic!("the agent ended: {error}"));
+    let parent = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let spans = eventually("spans of one request are pushed", || {
+        // The trace begins a moment after the agent is ready.
+        let asked =
+            world.client(&format!("curl -s -o /dev/null -H '{parent}' http://127.0.0.1:{server}/none?x=1"));
+        assert!(asked.status.success());
+        let refused = fs::read_to_string(world.folder.join("last.json.refused"));
+        assert!(refused.is_err(), "{refused:?}");
+        let pushed = fs::read_to_string(world.folder.join("last.json.spans")).ok()?;
+        let pushed: Value = serde_json::from_str(pushed.lines().next()?).ok()?;
+        let resources = pushed["resourceSpans"].as_array()?.clone();
+        (resources.len() == 2).then_some(resources)
+    });
+    let of = |service: &str| {
+        let named =
+            |resource: &&Value| resource["resource"]["attributes"][0]["value"]["stringValue"] == service;
+        spans.iter().find(named).map(|resource| resource["scopeSpans"][0]["spans"][0].clone())
+    };
+    let served = of("web").expect("the server's span is of the service");
+    let asked =
+        spans.iter().map(|resource| &resource["scopeSpans"][0]["spans"][0]).find(|span| span["kind"] == 3);
+    let asked = asked.expect("the client's span is there");
+    assert_eq!((served["kind"].as_u64(), &served["parentSpanId"]), (Some(2), &asked["spanId"]));
+    assert_eq!((&asked["parentSpanId"], &asked["traceId"]), (&"b7ad6b7169203331".into(), &served["traceId"]));
+    assert_eq!(asked["traceId"], "0af7651916cd43dd8448eb211c80319c");
+    let attributes = served["attributes"].as_array().unwrap();
+    let value = |key: &str| &attributes.iter().find(|attribute| attribute["key"] == key).unwrap()["value"];
+    assert_eq!(
+        (value("url.path")["stringValue"].as_str(), value("http.response.status_code")["intValue"].as_str()),
+        (Some("/none"), Some("404"))
+    );
 }

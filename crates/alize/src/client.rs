@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use alize_model::Mode;
 use alize_model::api::{
     Applied, Event, ModeChange, ObservedRequest, Refusal, ServiceStatus, Status, TraceLine, TrafficReport,
-    Upgraded,
+    Trial, Upgraded,
 };
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -162,6 +162,30 @@ impl Client {
         self.answer(response).await
     }
 
+    /// Puts the kernel programs of a bundle to work for some.
+    pub(crate) async fn try_out(&self, bundle: Vec<u8>, query: &[(&str, String)]) -> Result<Trial, Error> {
+        let query: Vec<String> =
+            query.iter().map(|(name, value)| format!("{name}={}", percent_encoded(value))).collect();
+        let path = format!("/v1/trial?{}", query.join("&"));
+        let response = self.ask(Method::POST, &path, bundle.into(), APPLYING).await?;
+        self.answer(response).await
+    }
+
+    /// The version on trial.
+    pub(crate) async fn trial(&self) -> Result<Trial, Error> {
+        self.get("/v1/trial").await
+    }
+
+    /// All get the version on trial.
+    pub(crate) async fn promote(&self) -> Result<Upgraded, Error> {
+        self.post("/v1/trial/promote", String::new()).await
+    }
+
+    /// None gets the version on trial.
+    pub(crate) async fn abort_trial(&self) -> Result<serde_json::Value, Error> {
+        self.post("/v1/trial/abort", String::new()).await
+    }
+
     /// Puts kernel programs in force that were so before.
     pub(crate) async fn roll_back(&self, version: Option<&str>) -> Result<Upgraded, Error> {
         let version =
@@ -186,6 +210,13 @@ impl Client {
         let which = if failed { "failed" } else { "slowest" };
         let response =
             self.ask(Method::GET, &format!("/v1/requests?{which}"), Bytes::new(), ATTACHING).await?;
+        self.answer(response).await
+    }
+
+    /// The request with this id, as a trace has shown it.
+    pub(crate) async fn request(&self, id: &str) -> Result<ObservedRequest, Error> {
+        let path = format!("/v1/requests?id={}", percent_encoded(id));
+        let response = self.ask(Method::GET, &path, Bytes::new(), ATTACHING).await?;
         self.answer(response).await
     }
 

@@ -97,7 +97,7 @@ fn datapath_exit(error: &alize_datapath::Error) -> Exit {
         | Error::BudgetsDiffer { .. }
         | Error::CgroupTaken { .. }
         | Error::HookTaken { .. }
-        | Error::Verifier { .. } => Exit::Environment,
+        | Error::Verifier(_) => Exit::Environment,
         Error::Bundle { .. } => Exit::BadFile,
         Error::NotLoaded { .. } => Exit::Environment,
         Error::Budget { .. } => Exit::BadFile,

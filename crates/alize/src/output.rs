@@ -79,6 +79,14 @@ impl Output {
         say(&format!("alize: {text}"));
     }
 
+    /// Shows how far something is, in place of what was shown before: on a terminal only, and not beside JSON.
+    pub(crate) fn progress(&self, text: &str) {
+        if io::stderr().is_terminal() && self.asked != Some(Form::Json) {
+            let mut errors = io::stderr().lock();
+            let _ = write!(errors, "\r\x1b[K{text}").and_then(|()| errors.flush());
+        }
+    }
+
     /// Says what went wrong and what to do.
     pub(crate) fn failure(&self, failure: &Failure) {
         let Some((what, mend)) = failure.message() else { return };

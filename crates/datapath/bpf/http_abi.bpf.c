@@ -9,9 +9,11 @@
 struct http_abi_types {
 	enum http_limits limits;
 	enum http_program program;
+	enum http_next_program next_program;
 	enum http_method method;
 	enum http_reason reason;
 	enum http_service_word service_word;
+	enum http_verdict verdict;
 	enum http_balance balance;
 	enum http_pool_head pool_head;
 	enum http_slot_word slot_word;
@@ -23,6 +25,9 @@ struct http_listener http_abi_listener;
 struct http_front_key http_abi_front_key;
 struct http_front http_abi_front;
 struct http_class_key http_abi_class_key;
+struct http_condition http_abi_condition;
+struct http_choice http_abi_choice;
+struct http_headers http_abi_headers;
 struct http_class http_abi_class;
 struct http_rule http_abi_rule;
 struct http_group http_abi_group;

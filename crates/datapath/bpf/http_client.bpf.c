@@ -3,8 +3,10 @@
  * sk_msg on the sockets of clients: a request is about to be sent. What can be routed goes straight into the socket of
  * an endpoint; all else passes by TCP to the proxy, as if nothing were here.
  */
+#include "http/asked.h"
 #include "http/client.h"
 #include "http/route.h"
+#include "http/send.h"
 
 /* Leaves the message to the proxy. `slot`: where a response to the client is outstanding. */
 static __always_inline int pass(const struct http_client *client, __u32 reason, __u32 slot)
@@ -21,7 +23,7 @@ static __always_inline int body(struct sk_msg_md *msg, struct http_client *clien
 	__u32 reason = size > client->left ? HTTP_REASON_EXCESS : HTTP_REASON_GONE;
 	struct http_slot *slot = slot_get(number);
 	if (size > client->left || !slot || !slot_is_held(slot, client->lease) ||
-	    bpf_msg_redirect_hash(msg, &http_far_sockets, &number, BPF_F_INGRESS) != SK_PASS) {
+	    slot_send(msg, slot, number) != SK_PASS) {
 		client->left = 0;
 		return pass(client, reason, number);
 	}
@@ -41,10 +43,9 @@ struct choice {
 
 /* Where the request goes: rule, endpoint, an idle slot to it. */
 static __always_inline void choose(const struct http_client *client, struct http_window *window, struct head *head,
-				   __u32 flags, struct choice *choice)
+				   __u64 word, __u32 flags, struct choice *choice)
 {
 	choice->slot = SLOT_NONE;
-	__u64 word = http_service_word(client->service);
 	__u32 rule = FIELD(word, HTTP_SERVICE_ON) ? route_find(window, head, word, &choice->reason) : 0;
 	if (!rule)
 		return;
@@ -86,14 +87,16 @@ static __always_inline __u32 begin(struct sk_msg_md *msg, struct http_client *cl
 	__u32 size = msg->size, length = window_fill(window, msg);
 	if (!length)
 		return HTTP_REASON_BUSY;
-	__u32 reason = request_read(window, &head, length);
+	/* Read once: what it names belongs together. */
+	__u64 word = http_service_word(client->service);
+	__u32 reason = request_read(window, &head, length, headers_of(word));
 	if (reason)
 		return reason;
 	__u64 total = (__u64)head.length + head.body;
 	if (size > total)
 		return HTTP_REASON_PIPELINED;
 	struct choice choice = {.reason = HTTP_REASON_ROUTE};
-	choose(client, window, &head, size < total ? HTTP_SLOT_OPEN : 0, &choice);
+	choose(client, window, &head, word, size < total ? HTTP_SLOT_OPEN : 0, &choice);
 	__u32 number = choice.slot;
 	if (number == SLOT_NONE) {
 		/* The proxy makes more connections to just that endpoint. */
@@ -104,13 +107,20 @@ static __always_inline __u32 begin(struct sk_msg_md *msg, struct http_client *cl
 	struct http_slot *slot = slot_get(number);
 	if (!slot)
 		return HTTP_REASON_GONE;
+	slot->noted = http_is_watched() && note_write(window, &head, number);
+	if (slot->noted)
+		note_client(msg, client, number);
 	lend(client, slot, &head, &choice, size);
-	if (bpf_msg_redirect_hash(msg, &http_far_sockets, &number, BPF_F_INGRESS) == SK_PASS)
+	if (slot_send(msg, slot, number) == SK_PASS)
 		return 0;
-	/* The endpoint has closed; the proxy is about to notice, and gets the whole request: nothing was sent yet. */
+	/*
+	 * The endpoint has closed; the proxy is about to notice, and gets the whole request: nothing was sent yet. So no
+	 * response is outstanding either, or the proxy would tell the client that it will not come, and serve the request.
+	 */
 	client->left = 0;
 	__u32 flags;
-	slot_flag(slot, client->lease, 0, HTTP_SLOT_OPEN, &flags);
+	if (slot_flag(slot, client->lease, 0, HTTP_SLOT_OPEN | HTTP_SLOT_BUSY, &flags))
+		load_change(choice.endpoint, -1);
 	return HTTP_REASON_GONE;
 }
 

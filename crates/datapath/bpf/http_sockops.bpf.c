@@ -4,8 +4,9 @@
 #include "http/client.h"
 #include "http/far.h"
 #include "http/service.h"
+#include "http/socket.h"
 
-/* a connection the proxy is about to make -> the slot it is for. Written by the proxy, read here. */
+/* a connection the proxy is about to make -> the slot it is for; SLOT_NONE: for the proxy's own requests. Written by the proxy, read here. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -21,27 +22,6 @@ struct {
 	__type(key, struct http_front_key);
 	__type(value, struct http_front);
 } http_fronts SEC(".maps");
-
-/*
- * Both forms are read, then one is chosen: left to itself clang chooses between two places of the context and reads from
- * there, which the verifier refuses ("dereference of modified ctx ptr"). The other form of a socket is old bytes.
- */
-#define SOCKET_ADDRESS(ctx, side, address)                                   \
-	({                                                                   \
-		__be32 v4_ = (ctx)->side##_ip4;                              \
-		__be32 a_ = (ctx)->side##_ip6[0], b_ = (ctx)->side##_ip6[1]; \
-		__be32 c_ = (ctx)->side##_ip6[2], d_ = (ctx)->side##_ip6[3]; \
-		HIDE(v4_);                                                   \
-		HIDE(a_);                                                    \
-		HIDE(b_);                                                    \
-		HIDE(c_);                                                    \
-		HIDE(d_);                                                    \
-		__be32 v6_[4] = {a_, b_, c_, d_};                            \
-		if ((ctx)->family == ADDRESS_AF_INET)                        \
-			address_from_v4(address, v4_);                       \
-		else                                                         \
-			address_copy(address, v6_);                          \
-	})
 
 /* Makes a client of the socket; false: it cannot be one, and all its requests are the proxy's. */
 static __always_inline bool client_make(struct bpf_sock_ops *ctx, struct bpf_sock *sk, __u32 service, __u64 cookie,
@@ -95,28 +75,49 @@ static __always_inline void endpoint_accepted(struct bpf_sock_ops *ctx, struct b
 	if (!dialled)
 		return;
 	__u32 number = *dialled;
-	struct http_slot *slot = slot_get(number);
-	struct http_far *far = slot ? bpf_sk_storage_get(&http_far, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
+	struct http_far *far = bpf_sk_storage_get(&http_far, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!far)
 		return;
 	far->slot = number;
+	struct http_slot *slot = slot_get(number);
+	if (!slot)
+		return;
 	far->generation = SLOT_GENERATION(READ_ONCE(slot->state));
-	if (!bpf_sock_hash_update(ctx, &http_far_sockets, &number, BPF_ANY))
-		WRITE_ONCE(slot->far, far->generation + 1);
+	if (bpf_sock_hash_update(ctx, &http_far_sockets, &number, BPF_ANY))
+		return;
+	WRITE_ONCE(slot->far, far->generation + 1);
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+}
+
+/* An endpoint closes, or sends no more. */
+static __always_inline void endpoint_ended(struct bpf_sock *sk)
+{
+	struct http_far *far = bpf_sk_storage_get(&http_far, sk, 0, 0);
+	struct http_slot *slot = far ? slot_get(far->slot) : 0;
+	if (slot)
+		slot_end(slot, far->generation);
 }
 
 SEC("sockops")
 int alize_http_sockops(struct bpf_sock_ops *ctx)
 {
-	if (ctx->op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB && ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
+	if (ctx->op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB && ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB &&
+	    ctx->op != BPF_SOCK_OPS_STATE_CB)
 		return 1;
 	struct bpf_sock *sk = ctx->sk;
 	if (!sk)
 		return 1;
-	if (ctx->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
+	switch (ctx->op) {
+	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
 		client_connected(ctx, sk);
-	else
+		break;
+	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
 		endpoint_accepted(ctx, sk);
+		break;
+	case BPF_SOCK_OPS_STATE_CB:
+		endpoint_ended(sk);
+		break;
+	}
 	return 1;
 }
 

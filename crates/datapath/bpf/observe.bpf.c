@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * cgroup_skb/egress, cgroup_skb/ingress: HTTP/1 seen in passing. The programs read packets and never change, drop or
+ * cgroup_skb/egress, cgroup_skb/ingress: HTTP/1 and HTTP/2 seen in passing. The programs read packets and never change, drop or
  * delay one: the only value they return is "let it pass".
  *
  * Each message is read once a host, at the client's socket, where both requests and responses come by; the socket of
  * a server is read only when its client's is not observed. See identity.h for how two sockets know each other.
  */
 #include "observe/follow.h"
+#include "observe/http2.h"
+#include "observe/routed.h"
 
 enum { PASS = 1 };
 
@@ -59,6 +61,79 @@ static __always_inline void client_shows(struct conversation *conversation)
 	bpf_map_update_elem(&links, &key, &nobody, BPF_ANY);
 }
 
+/* Both directions of a connection that turned out to be HTTP/2; `segment` is the client's. */
+static __always_inline struct http2 *http2_turn(struct __sk_buff *skb, struct conversation *conversation,
+						__u32 request_next, __u32 response_next)
+{
+	struct http2 *http2 = http2_begin(skb, conversation);
+	if (http2) {
+		http2->request.next = request_next;
+		http2->response.next = response_next;
+	}
+	return http2;
+}
+
+/* A server that speaks first, and its SETTINGS are what it says. */
+static __always_inline bool server_begins(struct __sk_buff *skb, struct conversation *conversation,
+					  const struct segment *segment, bool egress)
+{
+	__u8 head[FRAME_HEAD];
+	if (bpf_skb_load_bytes(skb, segment->payload, head, sizeof(head)) || !settings_first(head))
+		return false;
+	ends_learn(skb, conversation, segment, false);
+	conversation->role = egress ? ROLE_SERVER : ROLE_CLIENT;
+	struct http2 *http2 = http2_turn(skb, conversation, segment->acknowledged, segment->sequence);
+	if (!http2)
+		return true;
+	http2->request.preface = PREFACE_SIZE;
+	tally(TALLY_HTTP2_FOLLOWED);
+	return true;
+}
+
+/* The client's preface, whose first bytes may have come before. */
+static __always_inline bool client_begins(struct __sk_buff *skb, struct conversation *conversation,
+					  struct segment *segment, bool egress)
+{
+	struct http2 *http2 = http2_turn(skb, conversation, segment->sequence, segment->acknowledged);
+	if (!http2)
+		return false;
+	__u32 come = segment->sequence - (__u32)(conversation->link >> 32);
+	http2->request.preface = come < PREFACE_SIZE ? PREFACE_SIZE - come : 0;
+	http2->started = 1;
+	tally(TALLY_HTTP2_FOLLOWED);
+	http2_follow(skb, conversation, segment, egress);
+	return true;
+}
+
+/* A request's HEADERS on a connection that was there before. */
+static __always_inline bool http2_rejoin(struct __sk_buff *skb, struct conversation *conversation,
+					 const struct segment *segment, bool egress)
+{
+	__u8 bytes[16] = {};
+	/* The head of a request whose fields were all sent before is shorter than that. */
+	__u32 last = segment->length < sizeof(bytes) ? segment->length - 1 : sizeof(bytes) - 1;
+	HIDE(last);
+	if (last > sizeof(bytes) - 1)
+		return false;
+	HIDE(last);
+	if (bpf_skb_load_bytes(skb, segment->payload, bytes, last + 1) || !request_first(bytes))
+		return false;
+	directions_begin(conversation, segment);
+	ends_learn(skb, conversation, segment, true);
+	conversation->role = egress ? ROLE_CLIENT : ROLE_SERVER;
+	if (!egress && client_observed(conversation)) {
+		conversation->state = STATE_PEER;
+		return false;
+	}
+	struct http2 *http2 = http2_turn(skb, conversation, segment->sequence, segment->acknowledged);
+	if (!http2)
+		return false;
+	http2->late = 1;
+	http2->response.lost = 1;
+	tally(TALLY_HTTP2_JOINED);
+	return true;
+}
+
 /* A connection's first segment with data that we see. */
 static __always_inline struct conversation *conversation_begin(struct __sk_buff *skb, struct bpf_sock *sk,
 							       const struct segment *segment, bool egress)
@@ -70,14 +145,22 @@ static __always_inline struct conversation *conversation_begin(struct __sk_buff 
 	}
 	conversation->service = ~0U;
 	conversation->self.cgroup = bpf_skb_cgroup_id(skb);
+	if (is_far(sk)) {
+		conversation->state = STATE_OFF;
+		return conversation;
+	}
 	if (!first_data(sk, skb, egress)) {
 		conversation->state = STATE_JOINED;
 		tally(TALLY_JOINED);
 		return conversation;
 	}
 	directions_begin(conversation, segment);
+	if (server_begins(skb, conversation, segment, egress))
+		return conversation;
 	ends_learn(skb, conversation, segment, true);
 	conversation->role = egress ? ROLE_CLIENT : ROLE_SERVER;
+	if (egress)
+		proxied_learn(sk, conversation);
 	if (!egress && client_observed(conversation))
 		conversation->state = STATE_PEER;
 	return conversation;
@@ -92,12 +175,17 @@ static __always_inline bool conversation_rejoin(struct __sk_buff *skb, struct co
 		return false;
 	__u64 word = 0;
 	__u8 method;
-	if (bpf_skb_load_bytes(skb, segment->payload, &word, sizeof(word)) || !known_method(word, &method))
+	if (bpf_skb_load_bytes(skb, segment->payload, &word, sizeof(word)))
 		return false;
+	if (!known_method(word, &method))
+		return http2_rejoin(skb, conversation, segment, egress);
 	directions_begin(conversation, segment);
 	ends_learn(skb, conversation, segment, true);
 	conversation->probation = 1;
 	conversation->state = STATE_FOLLOWED;
+	struct bpf_sock *sk = skb->sk;
+	if (egress && sk)
+		proxied_learn(sk, conversation);
 	if (!egress && client_observed(conversation))
 		conversation->state = STATE_PEER;
 	/* The role is certain only when the exchange has proved it; a failure goes back to any. */
@@ -135,6 +223,8 @@ static __always_inline void conversation_follow(struct __sk_buff *skb, struct co
 	/* Even if it is lost already: the server's socket would only find the same. */
 	if (first && egress)
 		client_shows(conversation);
+	if (reason == TALLY_HTTP2 && first && client_begins(skb, conversation, segment, egress))
+		return;
 	if (reason)
 		conversation_lose(conversation, reason);
 }
@@ -168,6 +258,10 @@ static __always_inline int observe(struct __sk_buff *skb, bool egress)
 	}
 	if (egress && segment.length)
 		identity_refresh(skb, conversation);
+	if (conversation->state == STATE_HTTP2) {
+		http2_follow(skb, conversation, &segment, egress);
+		return PASS;
+	}
 	if (segment.length)
 		conversation_follow(skb, conversation, &segment, egress);
 	if (segment.flags & (SEGMENT_FIN | SEGMENT_RST) && conversation->state == STATE_FOLLOWED)

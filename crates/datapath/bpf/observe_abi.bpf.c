@@ -16,6 +16,7 @@ struct observe_abi_types {
 	enum template_byte template_byte;
 	enum event_type event_type;
 	enum path_label path_label;
+	enum http2_kind http2_kind;
 	enum tcp_kind tcp_kind;
 	enum tcp_reason tcp_reason;
 	enum dns_flags dns_flags;
@@ -29,6 +30,7 @@ struct series observe_abi_series;
 struct path observe_abi_path;
 struct template observe_abi_template;
 struct request_event observe_abi_request_event;
+struct http2_record observe_abi_http2_record;
 struct tcp_event observe_abi_tcp_event;
 struct dns_event observe_abi_dns_event;
 struct dns_key observe_abi_dns_key;

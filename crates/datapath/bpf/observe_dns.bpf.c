@@ -7,6 +7,7 @@
 #include <linux/ipv6.h>
 #include <linux/tcp.h>
 #include <linux/udp.h>
+#include "observe/choices.h"
 #include "observe/dns.h"
 #include "observe/trace.h"
 
@@ -108,9 +109,13 @@ static __always_inline bool message_load(struct __sk_buff *skb, struct dns_scrat
 	__u32 length = *size;
 	if (length > DNS_LOAD)
 		length = DNS_LOAD;
-	HIDE(length);
-	if (length - 1 > DNS_LOAD - 1)
+	/* One less than it, so that Linux 6.1 sees it is not 0, as in window_load() of follow.h. */
+	__u32 last = length - 1;
+	HIDE(last);
+	if (last > DNS_LOAD - 1)
 		return false;
+	HIDE(last);
+	length = last + 1;
 	*size = length;
 	return !bpf_skb_load_bytes(skb, message, scratch->bytes, length);
 }
@@ -170,9 +175,12 @@ static __always_inline void query(struct __sk_buff *skb, struct dns_scratch *scr
 	event->time_ns = bpf_ktime_get_ns();
 	event->latency_ns = 0;
 	event->client.cgroup = bpf_skb_cgroup_id(skb);
-	event->client.pid = bpf_get_current_pid_tgid() >> 32;
-	event->client.uid = bpf_get_current_uid_gid();
-	bpf_get_current_comm(event->client.comm, sizeof(event->client.comm));
+	event->client.pid = choices.may_ask_pid ? bpf_get_current_pid_tgid() >> 32 : 0;
+	/* Of the socket's maker, where the hook may not ask for that of the process. */
+	event->client.uid = choices.may_ask_comm ? bpf_get_current_uid_gid() : bpf_get_socket_uid(skb);
+	event->client.comm[0] = 0;
+	if (choices.may_ask_comm)
+		bpf_get_current_comm(event->client.comm, sizeof(event->client.comm));
 	__builtin_memcpy(event->client_address, scratch->key.client_address, sizeof(event->client_address));
 	__builtin_memcpy(event->server_address, scratch->key.server_address, sizeof(event->server_address));
 	event->client_port = scratch->key.client_port;

@@ -3,13 +3,22 @@
  * cgroup/sock_release: an application closes a socket, or ends. A client that still waits for responses will not have
  * them: what comes later finds no socket (a FIN_WAIT2 without owner turns into a timewait socket, net/ipv4/tcp.c).
  */
-#include "observe/exchange.h"
+#include "observe/http2.h"
 
 SEC("cgroup/sock_release")
 int alize_observe_release(struct bpf_sock *sk)
 {
 	struct conversation *conversation = bpf_sk_storage_get(&conversations, sk, 0, 0);
-	if (!conversation || conversation->state != STATE_FOLLOWED || conversation->role != ROLE_CLIENT)
+	if (!conversation || conversation->role != ROLE_CLIENT)
+		return 1;
+	if (conversation->state == STATE_HTTP2) {
+		struct http2 *http2 = bpf_sk_storage_get(&http2s, sk, 0, 0);
+		if (http2)
+			http2_end(conversation, http2);
+		conversation->state = STATE_OFF;
+		return 1;
+	}
+	if (conversation->state != STATE_FOLLOWED)
 		return 1;
 	/* A response that is being read at this moment is the last one that counts. */
 	if (__sync_lock_test_and_set(&conversation->response.busy, 1))

@@ -3,6 +3,7 @@
  * cgroup/sockops: connects, accepts, ends and retransmits of TCP connections, for traces. Runs a few times in the life
  * of a connection and at each retransmit, never per packet. What was there before it was attached is not seen.
  */
+#include "observe/choices.h"
 #include "observe/connection.h"
 
 enum { FAMILY_INET6 = 10 };
@@ -12,11 +13,17 @@ static __always_inline struct sock *kernel_socket(struct bpf_sock *sk)
 	return (struct sock *)bpf_skc_to_tcp_sock(sk);
 }
 
-static __always_inline void process_now(struct identity *owner)
+/* Whose socket it is: the current process, in whose call this runs. */
+static __always_inline void process_now(const struct sock *kernel_sk, struct identity *owner)
 {
-	owner->pid = bpf_get_current_pid_tgid() >> 32;
-	owner->uid = bpf_get_current_uid_gid();
-	bpf_get_current_comm(owner->comm, sizeof(owner->comm));
+	if (choices.may_ask_pid)
+		owner->pid = bpf_get_current_pid_tgid() >> 32;
+	if (choices.may_ask_comm) {
+		owner->uid = bpf_get_current_uid_gid();
+		bpf_get_current_comm(owner->comm, sizeof(owner->comm));
+	} else if (kernel_sk) {
+		owner->uid = kernel_sk->sk_uid.val;
+	}
 }
 
 /* Read whatever the family is: the verifier refuses a load through a pointer into the context that branches share. */
@@ -110,7 +117,7 @@ static __always_inline void state_changed(struct bpf_sock_ops *ctx, struct bpf_s
 	/* While the socket is owned the process that closes it is inside a call on it. */
 	struct sock *kernel_sk = kernel_socket(sk);
 	if (kernel_sk && kernel_sk->sk_lock.owned && !life->owner.pid)
-		process_now(&life->owner);
+		process_now(kernel_sk, &life->owner);
 	if (ctx->args[1] != BPF_TCP_CLOSE)
 		return;
 	__u64 now = bpf_ktime_get_ns();
@@ -140,7 +147,7 @@ int alize_observe_tcp(struct bpf_sock_ops *ctx)
 		if (!life)
 			return 1;
 		life->opened_ns = bpf_ktime_get_ns();
-		process_now(&life->owner);
+		process_now(kernel_socket(sk), &life->owner);
 		return 1;
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
 		life = life_begins(ctx, sk, SIDE_SERVER);

@@ -7,8 +7,9 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use libbpf_rs::{MapCore, MapFlags, Object, ObjectBuilder};
 
 use crate::error::io_error;
-use crate::load::{LINES_KEPT, object};
+use crate::load::object;
 use crate::log::Log;
+use crate::rejection::LINES_KEPT;
 use crate::{Error, Refused, environment};
 
 /// Tries a program on a function of the kernel (fentry): attaches it, dials loopback and looks whether it ran.

@@ -114,13 +114,8 @@ pub enum Error {
         holder: String,
     },
     /// The kernel refused a program that nothing works without.
-    #[error("the kernel refuses program {program}:\n{}", lines.join("\n"))]
-    Verifier {
-        /// The object file.
-        program: String,
-        /// The last lines of what the kernel and libbpf said.
-        lines: Vec<String>,
-    },
+    #[error("{0}")]
+    Verifier(Box<crate::Rejection>),
     /// Something does not fit.
     #[error(
         "{what} do not fit: {service} needs {needed} more, {free} of {budget} are free (what a change removes is free \
@@ -251,6 +246,25 @@ pub enum Error {
         running: String,
         /// Which step, and why.
         source: Box<Error>,
+    },
+    /// One trial at a time.
+    #[error(
+        "{bundle} is on trial already; end that with `alize upgrade --promote` or `alize upgrade --abort` first"
+    )]
+    TrialRuns {
+        /// What is tried.
+        bundle: String,
+    },
+    /// There is nothing to be promoted or given up.
+    #[error("no version is on trial; `alize upgrade --canary CGROUP` begins that")]
+    NoTrial,
+    /// Versions that run side by side share their maps.
+    #[error(
+        "map {map} has another layout in it, which two versions at once cannot share: upgrade without a trial"
+    )]
+    TrialLayout {
+        /// The map.
+        map: String,
     },
     /// A file or folder could not be used.
     #[error("{action} {path}: {source}")]

@@ -21,6 +21,8 @@ use crate::picture::run_of;
 use crate::pin::{Pins, entries};
 use crate::{Effort, Error, Options};
 
+pub use crate::code::{MachineCode, machine_code};
+
 /// Instructions that the verifier walks before it gives up (BPF_COMPLEXITY_LIMIT_INSNS, since Linux 5.2).
 pub const VERIFIER_LIMIT: u32 = 1_000_000;
 
@@ -157,6 +159,12 @@ impl Inspection {
 pub fn runs(ids: &[u32]) -> HashMap<u32, (u64, u64)> {
     let found = ProgInfoIter::default().filter(|info| ids.contains(&info.id));
     found.map(|info| (info.id, (info.run_cnt, info.run_time_ns))).collect()
+}
+
+/// How often each of the programs `ids` was skipped because it ran on that CPU already (counted since Linux 5.12).
+pub fn recursion_misses(ids: &[u32]) -> HashMap<u32, u64> {
+    let found = ProgInfoIter::default().filter(|info| ids.contains(&info.id));
+    found.map(|info| (info.id, info.recursion_misses)).collect()
 }
 
 /// Run-time statistics of all programs of the machine are on while this lives (about 20 ns a run; Linux 5.8).

@@ -16,7 +16,9 @@ mod apply;
 mod attach;
 mod btf;
 pub mod bundle;
+mod canary;
 pub mod capability;
+mod code;
 pub mod conformance;
 mod counters;
 pub mod doctor;
@@ -43,6 +45,7 @@ mod picture;
 mod pin;
 mod plan;
 mod refused;
+mod rejection;
 mod selftest;
 mod switch;
 mod tables;
@@ -61,14 +64,16 @@ use std::time::Duration;
 use alize_model::{Budgets, ServiceName, Snapshot};
 use libbpf_rs::{Link, MapHandle};
 
+pub use canary::{HookCounts, LaneCounts, Scope, Trial, trial};
 pub use effort::Effort;
 pub use environment::cgroup2_root;
 pub use error::Error;
 pub use memory::trim as trim_memory;
 pub use origins::{Running, running_bundles};
 pub use refused::Refused;
-pub use unload::{Unloaded, unload};
-pub use upgrade::{Step, Upgraded, upgrade_pinned};
+pub use rejection::Rejection;
+pub use unload::{Unloaded, unload, unload_after};
+pub use upgrade::{Keeping, Step, Upgraded, upgrade_pinned};
 
 use abi::ServiceWord;
 use bundle::Bundle;
@@ -318,6 +323,8 @@ pub struct DataPath {
     sweep: Option<Link>,
     terminate: Option<load::Terminate>,
     http: Option<http::tables::Tables>,
+    /// A version that is tried beside the one in force.
+    canary: Option<canary::Canary>,
     _lock: Lock,
 }
 
@@ -332,6 +339,14 @@ impl DataPath {
     /// The same with the programs of `bundle`, whoever vouches for it. If those of another bundle run, these are tried
     /// first; if that or a later step fails, what ran goes on.
     pub fn open_bundle(options: &Options, bundle: &Bundle) -> Result<(Self, Opened, Vec<Step>), Error> {
+        Self::open_kept(options, bundle, None)
+    }
+
+    fn open_kept(
+        options: &Options,
+        bundle: &Bundle,
+        keeping: Option<&Keeping>,
+    ) -> Result<(Self, Opened, Vec<Step>), Error> {
         environment::check_root()?;
         environment::check_kernel()?;
         check_budgets(&options.budgets)?;
@@ -344,7 +359,7 @@ impl DataPath {
         lock.hold(&pins, true)?;
 
         let fresh = check_pinned(&pins, &options.budgets)?;
-        let opened = Self::load(&pins, options, &cgroups, fresh, lock, bundle);
+        let opened = Self::load(&pins, options, &cgroups, fresh, lock, bundle, keeping);
         memory::trim();
         if opened.is_err()
             && fresh
@@ -362,6 +377,7 @@ impl DataPath {
         fresh: bool,
         lock: Lock,
         bundle: &Bundle,
+        keeping: Option<&Keeping>,
     ) -> Result<(Self, Opened, Vec<Step>), Error> {
         pins.make_folders()?;
         let running = origins::running(pins)?;
@@ -369,7 +385,7 @@ impl DataPath {
         let site = upgrade::Site { pins, budgets: &options.budgets, cgroups, bpffs: &options.bpffs };
         // Attached before anything is in the maps: without addresses every connect passes as if nothing were there.
         let (loaded, steps) =
-            upgrade::install(&site, bundle, other).map_err(|error| match (error, other) {
+            upgrade::install(&site, bundle, other, keeping).map_err(|error| match (error, other) {
                 // Nothing ran, or the same: then the step says nothing.
                 (Error::Step { source, .. }, false) => *source,
                 (source, false) => source,
@@ -404,6 +420,7 @@ impl DataPath {
             sweep: loaded.sweep,
             terminate: loaded.terminate,
             http: loaded.http.map(http::tables::Tables::open).transpose()?,
+            canary: None,
             _lock: lock,
         };
         Ok((data_path, opened, steps))
@@ -567,6 +584,12 @@ impl DataPath {
     /// Until then the proxy serves all of them.
     pub fn allow_http(&mut self, allowed: bool) -> Result<(), Error> {
         self.http.as_mut().map_or(Ok(()), |http| http.allow(allowed))
+    }
+
+    /// Whether requests may go out to endpoints that have no socket here, for which more is relied on. Until then the proxy
+    /// serves them.
+    pub fn allow_remote(&mut self, allowed: bool) -> Result<(), Error> {
+        self.http.as_ref().map_or(Ok(()), |http| http.allow_remote(allowed))
     }
 
     /// What the kernel routed request by request; nothing where it cannot.

@@ -17,7 +17,7 @@ use crate::layout::Words;
 use crate::log::Log;
 use crate::maps::{Map, Maps};
 use crate::pin::Pins;
-use crate::refused::Refused;
+use crate::rejection::{LINES_KEPT, Rejection};
 use crate::upgrade::{Changed, entries_of, pin_path};
 use crate::{Error, ProgramStatus, variant};
 
@@ -46,7 +46,7 @@ pub(crate) use object;
 
 /// In the order in which they are attached: what observes comes before what acts, so that no connection is balanced
 /// and then not counted, and replies are translated before the first datagram is.
-pub(crate) const FILES: [File; 13] = [
+pub(crate) const FILES: [File; 15] = [
     File { name: "names", bytes: object!("names"), feature: None, needs: None },
     File {
         name: "sockops",
@@ -91,6 +91,19 @@ pub(crate) const FILES: [File; 13] = [
         bytes: object!("http_far"),
         feature: Some(http::programs::LOST),
         needs: Some("http_entry"),
+    },
+    // Before http_client: sockets that it sends out of get their program when they come into the map.
+    File {
+        name: "http_back_entry",
+        bytes: object!("http_back_entry"),
+        feature: Some(http::programs::LOST_REMOTE),
+        needs: Some("http_far"),
+    },
+    File {
+        name: "http_back",
+        bytes: object!("http_back"),
+        feature: Some(http::programs::LOST_REMOTE),
+        needs: Some("http_back_entry"),
     },
     File {
         name: "http_client",
@@ -234,22 +247,30 @@ pub(crate) fn load(
     let log = Log::begin(LINES_KEPT);
     for part in bundle.parts() {
         let missing = part.needs.filter(|needed| !objects.contains_key(needed));
-        let loaded = match missing {
-            Some(needed) => Err(vec![format!("it needs {needed}, which is off")]),
-            None => load_part(part, pins, budgets, changed, &log),
-        };
-        match (loaded, part.feature) {
-            (Ok(object), _) => {
+        if let (Some(needed), Some(feature)) = (missing, part.feature) {
+            let reason = format!("{feature} (it needs {needed}, which is off)");
+            tracing::warn!("object {} is off: {reason}", part.name);
+            programs.push(ProgramStatus { name: part.name.into(), id: 0, off: Some(reason) });
+            continue;
+        }
+        match load_part(part, pins, budgets, changed, &log) {
+            Ok(object) => {
                 programs
                     .extend(object.progs().map(|program| status(&program)).collect::<Result<Vec<_>, _>>()?);
                 objects.insert(part.name, object);
             }
-            (Err(lines), Some(feature)) => {
-                let reason = format!("{feature} ({})", Refused::from_log(lines));
-                tracing::warn!(object = part.name, "off: {reason}");
-                programs.push(ProgramStatus { name: part.name.into(), id: 0, off: Some(reason) });
+            Err(said) => {
+                let rejection = Rejection::new(part.name, part.feature, said, pins);
+                if part.feature.is_none() {
+                    return Err(Error::Verifier(Box::new(rejection)));
+                }
+                tracing::warn!("{rejection}");
+                programs.push(ProgramStatus {
+                    name: part.name.into(),
+                    id: 0,
+                    off: Some(rejection.in_short()),
+                });
             }
-            (Err(lines), None) => return Err(Error::Verifier { program: part.name.into(), lines }),
         }
     }
     Ok(Loading { objects, programs })
@@ -274,12 +295,15 @@ fn load_part(
     load_bytes(part.name, bytes.as_bytes(), Some(&pin), &entries, log)
 }
 
-/// The end of a verifier's log says why; all of it may be megabytes.
-pub(crate) const LINES_KEPT: usize = 40;
-
 /// The object gets maps of its own, which go with it. What was said when it was refused is returned.
+#[cfg(test)]
 pub(crate) fn load_object(file: &File, budgets: &Budgets, log: &Log) -> Result<Object, Vec<String>> {
     load_bytes(file.name, variant::bytes(file), None, &|name| size_of_map(name, budgets), log)
+}
+
+/// The gates between two versions, whose maps are pinned at `pin`.
+pub(crate) fn load_gates(pin: &dyn Fn(&str) -> PathBuf, log: &Log) -> Result<Object, Vec<String>> {
+    load_bytes("canary", object!("canary"), Some(pin), &|_| None, log)
 }
 
 /// The same with what the verifier spent on the programs.
@@ -288,14 +312,24 @@ pub(crate) fn load_and_ask(
     budgets: &Budgets,
     log: &Log,
 ) -> Result<(Object, Statistics), Vec<String>> {
+    load_bytes_and_ask(file.name, variant::bytes(file), budgets, log)
+}
+
+pub(crate) fn load_bytes_and_ask(
+    name: &str,
+    bytes: &[u8],
+    budgets: &Budgets,
+    log: &Log,
+) -> Result<(Object, Statistics), Vec<String>> {
+    let entries = |map: &str| size_of_map(map, budgets);
     let loaded = || {
-        let mut object =
-            open_object(file.name, variant::bytes(file), None, &|name| size_of_map(name, budgets))?;
+        let mut object = open_object(name, bytes, None, &entries)?;
         let statistics = Statistics::ask(&mut object);
         object.load().map(|object| (object, statistics))
     };
     // A refusal's log does not fit in the room for statistics: the kernel is asked again, without.
-    loaded().or_else(|_| load_object(file, budgets, log).map(|object| (object, Statistics::none())))
+    let again = |_| load_bytes(name, bytes, None, &entries, log).map(|object| (object, Statistics::none()));
+    loaded().or_else(again)
 }
 
 fn load_bytes(
@@ -418,6 +452,7 @@ fn terminate(object: &Object) -> Result<Terminate, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Refused;
 
     /// What the kernel says of `object` in which each `from` is a `to`; needs root.
     fn refusal(object: &'static [u8], from: &[u8], to: &[u8]) -> Refused {

@@ -109,6 +109,22 @@ impl<K: Plain, V: Plain> Map<K, V> {
         }
     }
 
+    /// Writes one entry. Maps of sockets take no batches.
+    pub(crate) fn put(&self, key: &K, value: &V) -> Result<(), Error> {
+        let mut bytes = value.bytes().to_vec();
+        bytes.resize(self.stride, 0);
+        // SAFETY: the kernel reads one key and one value; Map::new has compared the sizes.
+        let done = unsafe {
+            libbpf_sys::bpf_map_update_elem(
+                self.raw_fd(),
+                key.bytes().as_ptr().cast(),
+                bytes.as_ptr().cast(),
+                0,
+            )
+        };
+        if done == 0 { Ok(()) } else { Err(self.error("cannot write map")) }
+    }
+
     /// Writes the entries in order.
     pub(crate) fn put_all(&self, entries: impl Iterator<Item = (K, V)>) -> Result<(), Error> {
         let mut keys = Vec::new();

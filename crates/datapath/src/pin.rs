@@ -23,6 +23,8 @@ const DRAFT: &str = "-draft";
 pub(crate) struct Pins {
     root: PathBuf,
     instance: String,
+    /// Where its files are; those apart from all instances have none.
+    run_dir: Option<PathBuf>,
 }
 
 impl Pins {
@@ -32,12 +34,13 @@ impl Pins {
         if name.is_empty() || name.len() > 64 || !name.bytes().all(fits) {
             return Err(Error::BadInstance { name: name.clone() });
         }
-        Ok(Self { root: options.bpffs.join("alize"), instance: name.clone() })
+        let run_dir = Some(options.run_dir.clone());
+        Ok(Self { root: options.bpffs.join("alize"), instance: name.clone(), run_dir })
     }
 
     /// At `folder`, apart from all instances.
     pub(crate) fn apart(folder: PathBuf) -> Self {
-        Self { root: folder, instance: "apart".into() }
+        Self { root: folder, instance: "apart".into(), run_dir: None }
     }
 
     /// The instance's name.
@@ -83,6 +86,12 @@ impl Pins {
 
     pub(crate) fn link(&self, program: &str, cgroup: &Cgroup) -> PathBuf {
         self.links().join(format!("{program}-{}", cgroup.id))
+    }
+
+    /// The file of what the kernel said when it last refused `object`.
+    pub(crate) fn rejection(&self, object: &str) -> Option<PathBuf> {
+        let folder = self.run_dir.as_ref()?.join("refused");
+        Some(folder.join(format!("{}.{object}.log", self.instance)))
     }
 
     pub(crate) fn make_folders(&self) -> Result<(), Error> {

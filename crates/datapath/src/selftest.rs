@@ -48,7 +48,6 @@ impl Drop for Place {
 /// Loads `bundle` apart and dials through it: a service is reached and counted, one without endpoint is refused.
 pub(crate) fn run(bundle: &Bundle, bpffs: &Path) -> Result<(), Error> {
     let root = environment::cgroup2_root().ok_or(Error::NoCgroup2)?;
-    sweep(bpffs, &root)?;
     let name = format!("{NAME}{}", std::process::id());
     let place = Place { cgroup: root.join(&name), pins: Pins::apart(bpffs.join(&name)) };
     fs::create_dir(&place.cgroup).map_err(|e| Error::path("cannot make the cgroup", &place.cgroup, e))?;
@@ -108,7 +107,8 @@ pub(crate) fn run(bundle: &Bundle, bpffs: &Path) -> Result<(), Error> {
 }
 
 /// Removes what self-tests have left whose process was killed.
-fn sweep(bpffs: &Path, root: &Path) -> Result<(), Error> {
+pub(crate) fn sweep(bpffs: &Path) -> Result<(), Error> {
+    let root = environment::cgroup2_root().ok_or(Error::NoCgroup2)?;
     for path in entries(bpffs)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let Some(pid) = name.strip_prefix(NAME).and_then(|pid| pid.parse::<u32>().ok()) else { continue };

@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use libbpf_rs::{Link, MapHandle, Object, Program, ProgramMut, ProgramType, libbpf_sys};
@@ -13,7 +13,7 @@ use libbpf_rs::{Link, MapHandle, Object, Program, ProgramMut, ProgramType, libbp
 use crate::attach::{attach_new, unpin};
 use crate::environment::Cgroup;
 use crate::error::io_error;
-use crate::http::abi::{PROGRAM_CLIENT, PROGRAM_FAR};
+use crate::http::abi::{PROGRAM_BACK, PROGRAM_CLIENT, PROGRAM_FAR};
 use crate::pin::{Pins, cgroup_of};
 use crate::{Error, fault, http};
 
@@ -29,7 +29,8 @@ pub(crate) struct Slot {
 }
 
 /// The slots of this version's programs. The arrays belong to trampolines that are loaded once and never replaced.
-pub(crate) const SLOTS: [Slot; 2] = [
+pub(crate) const SLOTS: [Slot; 3] = [
+    Slot { program: "alize_http_back", array: "http_back_programs", index: PROGRAM_BACK },
     Slot { program: "alize_http_far", array: "http_programs", index: PROGRAM_FAR },
     Slot { program: "alize_http_client", array: "http_programs", index: PROGRAM_CLIENT },
 ];
@@ -81,7 +82,7 @@ impl Switch {
     }
 
     /// An existing link gets the program in one step: no connect runs without one, and none runs both.
-    fn link(
+    pub(crate) fn link(
         &mut self,
         program: &ProgramMut<'_>,
         name: &str,
@@ -112,7 +113,7 @@ impl Switch {
         let array = MapHandle::from_pinned_path(path)
             .map_err(|e| Error::path("cannot open map", path, io_error(e)))?;
         let before = program_in(&array, slot.index);
-        put(&array, slot.index, program.as_fd().as_raw_fd()).map_err(|e| {
+        put(&array, slot.index, program.as_fd()).map_err(|e| {
             Error::kernel("cannot put a program into", format!("slot {} of {}", slot.index, slot.array), e)
         })?;
         self.done.push(Done::Filled { array, index: slot.index, before });
@@ -137,33 +138,42 @@ impl Switch {
 fn back(done: Done) -> Result<(), Error> {
     match done {
         Done::Made { path } => unpin(&path),
-        Done::Updated { path, before } => {
-            let error = |e: libbpf_rs::Error| Error::path("cannot open the link", &path, io_error(e));
-            let link = Link::open(&path).map_err(error)?;
-            // SAFETY: two descriptors of ours, and no options.
-            let done = unsafe {
-                libbpf_sys::bpf_link_update(link.as_fd().as_raw_fd(), before.as_raw_fd(), std::ptr::null())
-            };
-            if done == 0 {
-                Ok(())
-            } else {
-                Err(Error::path("cannot update the link", path, io::Error::last_os_error()))
-            }
-        }
-        Done::Filled { array, index, before: Some(program) } => put(&array, index, program.as_raw_fd())
+        Done::Updated { path, before } => update_link(&path, before.as_fd()),
+        Done::Filled { array, index, before: Some(program) } => put(&array, index, program.as_fd())
             .map_err(|e| Error::kernel("cannot put a program back into", format!("slot {index}"), e)),
         Done::Filled { array, index, before: None } => {
-            // SAFETY: the kernel reads a key of four bytes, as prog arrays have.
-            unsafe {
-                libbpf_sys::bpf_map_delete_elem(array.as_fd().as_raw_fd(), std::ptr::from_ref(&index).cast())
-            };
+            empty(&array, index);
             Ok(())
         }
     }
 }
 
+/// Takes the program out of a slot, if there is one.
+pub(crate) fn empty(array: &MapHandle, index: u32) {
+    // SAFETY: the kernel reads a key of four bytes, as prog arrays have.
+    unsafe { libbpf_sys::bpf_map_delete_elem(array.as_fd().as_raw_fd(), std::ptr::from_ref(&index).cast()) };
+}
+
+/// Gives a pinned link another program.
+pub(crate) fn update_link(path: &Path, program: BorrowedFd<'_>) -> Result<(), Error> {
+    let link = Link::open(path).map_err(|e| Error::path("cannot open the link", path, io_error(e)))?;
+    // SAFETY: two descriptors that live through the call, and no options.
+    let done = unsafe {
+        libbpf_sys::bpf_link_update(link.as_fd().as_raw_fd(), program.as_raw_fd(), std::ptr::null())
+    };
+    match done {
+        0 => Ok(()),
+        _ => Err(Error::path("cannot update the link", path, io::Error::last_os_error())),
+    }
+}
+
+/// The program in a slot.
+pub(crate) fn program_in(array: &MapHandle, index: u32) -> Option<OwnedFd> {
+    number_in(array, index).and_then(|id| Program::fd_from_id(id).ok())
+}
+
 /// The kernel tells the number of the program in a slot.
-fn program_in(array: &MapHandle, index: u32) -> Option<OwnedFd> {
+pub(crate) fn number_in(array: &MapHandle, index: u32) -> Option<u32> {
     let mut id = 0u32;
     // SAFETY: the kernel reads a key of four bytes and writes a number of four, as prog arrays have.
     let found = unsafe {
@@ -173,10 +183,11 @@ fn program_in(array: &MapHandle, index: u32) -> Option<OwnedFd> {
             std::ptr::from_mut(&mut id).cast(),
         )
     };
-    if found == 0 { Program::fd_from_id(id).ok() } else { None }
+    (found == 0).then_some(id)
 }
 
-fn put(array: &MapHandle, index: u32, program: i32) -> io::Result<()> {
+pub(crate) fn put(array: &MapHandle, index: u32, program: BorrowedFd<'_>) -> io::Result<()> {
+    let program = program.as_raw_fd();
     // SAFETY: the kernel reads a key and a descriptor of four bytes each, as prog arrays have.
     let done = unsafe {
         libbpf_sys::bpf_map_update_elem(

@@ -20,13 +20,20 @@ pub struct Unloaded {
 /// Removes every program, link, map and pin of the instance; running connections go on. Refuses while an agent holds
 /// the instance's lock. Finding nothing is no error.
 pub fn unload(options: &Options) -> Result<Unloaded, Error> {
+    unload_after(options, || ())
+}
+
+/// The same, with something done first that no agent is to come between.
+pub fn unload_after(options: &Options, first: impl FnOnce()) -> Result<Unloaded, Error> {
     environment::check_root()?;
     let pins = Pins::new(options)?;
     if !environment::is_bpffs(&options.bpffs) {
+        first();
         return Ok(Unloaded::default());
     }
     let mut lock = Lock::take(options)?;
     lock.hold(&pins, false)?;
+    first();
     remove_pins(&pins)
 }
 

@@ -8,18 +8,19 @@ use std::time::Instant;
 use alize_model::Budgets;
 use libbpf_rs::{MapCore, MapHandle};
 
-use crate::bundle::{Bundle, Digest};
+use crate::bundle::{Bundle, Digest, Prepared, Store};
+use crate::canary::{Canary, Scope, Trial};
 use crate::environment::{self, Cgroup};
 use crate::layout::{self, Fit, MapLayout, belongs_to_sockets};
-use crate::load::{self, Loaded};
+use crate::load::{self, Loaded, Loading};
 use crate::pin::{Pins, cgroup_of, entries};
 use crate::switch::Switch;
-use crate::{DataPath, Error, Options, attach, fault, migrate, origins, selftest};
+use crate::{DataPath, Error, Options, attach, canary, fault, migrate, origins, selftest};
 
 /// A step that was taken.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Step {
-    /// Its name: `plan`, `load`, `self-test`, `carry-over`, `note`, `switch`, `pins`.
+    /// Its name: `keep`, `plan`, `load`, `self-test`, `carry-over`, `note`, `switch`, `pins`.
     pub name: &'static str,
     /// What was done.
     pub done: String,
@@ -38,6 +39,15 @@ pub struct Upgraded {
     pub digest: Digest,
     /// How it came about.
     pub steps: Vec<Step>,
+}
+
+/// Where a bundle that is put in force is kept.
+#[derive(Clone, Debug)]
+pub struct Keeping {
+    /// The folder.
+    pub store: Store,
+    /// Whether the next start is to find it chosen by hand.
+    pub chosen: bool,
 }
 
 /// Where the programs go, and whether others run there.
@@ -75,14 +85,50 @@ impl Steps {
         self.0.push(Step { name, done, seconds: begun.elapsed().as_secs_f64() });
         Ok(value)
     }
+
+    /// Before anything else: what is in force and not kept would be gone with the next start.
+    fn keep(
+        &mut self,
+        pins: &Pins,
+        bundle: &Bundle,
+        keeping: Option<&Keeping>,
+    ) -> Result<Option<Prepared>, Error> {
+        let Some(keeping) = keeping else { return Ok(None) };
+        self.take("keep", || {
+            let instance = keeping.chosen.then(|| pins.name());
+            let kept = keeping.store.prepare(bundle, instance)?;
+            Ok((Some(kept), format!("written to {}", keeping.store.folder().display())))
+        })
+    }
+
+    fn switch(&mut self, pins: &Pins, cgroups: &[Cgroup], loading: &Loading) -> Result<(), Error> {
+        self.take("switch", || {
+            let mut switch = Switch::default();
+            match loading.in_order().try_for_each(|object| switch.object(object, pins, cgroups)) {
+                Ok(()) => Ok(((), format!("{} places, each in one step", switch.places()))),
+                Err(error) => {
+                    switch.take_back();
+                    Err(error)
+                }
+            }
+        })
+    }
 }
 
 /// Loads `bundle` and puts it to work in the place of what runs at `site`. With `tried`, only after a self-test.
-pub(crate) fn install(site: &Site<'_>, bundle: &Bundle, tried: bool) -> Result<(Loaded, Vec<Step>), Error> {
+/// Whoever gives `keeping` has the bundle kept, and nothing is done where that is not possible.
+pub(crate) fn install(
+    site: &Site<'_>,
+    bundle: &Bundle,
+    tried: bool,
+    keeping: Option<&Keeping>,
+) -> Result<(Loaded, Vec<Step>), Error> {
     let mut steps = Steps::default();
     let pins = site.pins;
+    let kept = steps.keep(pins, bundle, keeping)?;
     let changed = steps.take("plan", || {
         discard_drafts(pins)?;
+        selftest::sweep(site.bpffs)?;
         let changed = changes(pins, bundle)?;
         let names: Vec<&str> = changed.keys().map(String::as_str).collect();
         let told = if names.is_empty() {
@@ -121,28 +167,24 @@ pub(crate) fn install(site: &Site<'_>, bundle: &Bundle, tried: bool) -> Result<(
                 Ok(((), "whose the programs are".into()))
             })
         })
-        .and_then(|()| {
-            steps.take("switch", || {
-                let mut switch = Switch::default();
-                match loading.in_order().try_for_each(|object| switch.object(object, pins, site.cgroups)) {
-                    Ok(()) => Ok(((), format!("{} places, each in one step", switch.places()))),
-                    Err(error) => {
-                        switch.take_back();
-                        Err(error)
-                    }
-                }
-            })
-        });
+        .and_then(|()| steps.switch(pins, site.cgroups, &loading));
     installed.inspect_err(|_| discard(pins))?;
     // The new programs work: from here on there is no way back but forward.
+    if !changed.is_empty() {
+        // The observer's program would look into the maps before; it comes again with the next observer.
+        crate::observe::look_away(pins)?;
+    }
     steps.take("pins", || {
         for name in changed.keys() {
             let (from, to) = (pins.draft(name), pins.map(name));
             std::fs::rename(&from, &to).map_err(|e| Error::path("cannot move", from, e))?;
         }
         attach::detach_others(pins, site.cgroups)?;
+        // If another version was on trial, its gates have been replaced.
+        canary::clear(pins)?;
         Ok(((), format!("{} maps replaced", changed.len())))
     })?;
+    remember(kept, bundle);
     Ok((loading.keep()?, steps.0))
 }
 
@@ -232,21 +274,131 @@ impl From<Upgraded> for alize_model::api::Upgraded {
 impl DataPath {
     /// Puts the programs of `bundle` in force in place of those that run, with the same maps. On an error what ran before
     /// goes on, and the error says at which step.
-    pub fn upgrade(&mut self, bundle: &Bundle) -> Result<Upgraded, Error> {
+    pub fn upgrade(&mut self, bundle: &Bundle, keeping: Option<&Keeping>) -> Result<Upgraded, Error> {
         let from = titles(&self.pins)?;
-        let cgroups = self.cgroups.iter().map(|path| environment::open_cgroup(path));
-        let cgroups = cgroups.collect::<Result<Vec<_>, _>>()?;
+        let cgroups = self.open_cgroups()?;
         let site = Site { pins: &self.pins, budgets: &self.budgets, cgroups: &cgroups, bpffs: &self.bpffs };
-        let installed = install(&site, bundle, true);
+        let installed = install(&site, bundle, true, keeping);
         let (loaded, steps) = installed.map_err(|source| Error::Upgrade {
             bundle: bundle.title(),
             running: from.join(" and "),
             source: Box::new(source),
         })?;
         self.take_over(loaded)?;
+        self.canary = None;
         crate::memory::trim();
         let manifest = bundle.manifest();
         Ok(Upgraded { from, version: manifest.version.clone(), digest: bundle.digest(), steps })
+    }
+
+    /// Puts the programs of `bundle` to work beside those that run, for those that `scope` names; ends with
+    /// [`DataPath::promote`], [`DataPath::abort`] or another upgrade. On an error what ran before goes on.
+    pub fn try_out(
+        &mut self,
+        bundle: &Bundle,
+        scope: &Scope,
+        keeping: Option<&Keeping>,
+    ) -> Result<Upgraded, Error> {
+        if let Some(canary) = &self.canary {
+            return Err(Error::TrialRuns { bundle: canary.bundle.title() });
+        }
+        let from = titles(&self.pins)?;
+        let mut steps = Steps::default();
+        let begun = self.begin_trial(&mut steps, bundle, scope, keeping);
+        self.canary = Some(begun.map_err(|source| Error::Upgrade {
+            bundle: bundle.title(),
+            running: from.join(" and "),
+            source: Box::new(source),
+        })?);
+        let manifest = bundle.manifest();
+        Ok(Upgraded { from, version: manifest.version.clone(), digest: bundle.digest(), steps: steps.0 })
+    }
+
+    fn begin_trial(
+        &self,
+        steps: &mut Steps,
+        bundle: &Bundle,
+        scope: &Scope,
+        keeping: Option<&Keeping>,
+    ) -> Result<Canary, Error> {
+        let pins = &self.pins;
+        let kept = steps.keep(pins, bundle, keeping)?;
+        steps.take("plan", || {
+            discard_drafts(pins)?;
+            selftest::sweep(&self.bpffs)?;
+            // Two versions count in the same maps: they must agree about them.
+            match changes(pins, bundle)?.into_keys().next() {
+                Some(map) => Err(Error::TrialLayout { map }),
+                None => Ok(((), "both versions have the same maps".into())),
+            }
+        })?;
+        let cgroups = self.open_cgroups()?;
+        let loading = steps.take("load", || {
+            let loading = load::load(pins, &self.budgets, bundle, &Changed::new())?;
+            let told = format!("{} programs verified beside those that run", loading.programs());
+            Ok((loading, told))
+        })?;
+        steps.take("self-test", || {
+            selftest::run(bundle, &self.bpffs).map(|()| ((), "real connects through them".to_owned()))
+        })?;
+        steps.take("note", || {
+            origins::note(pins, bundle, loading.statuses())?;
+            Ok(((), "whose the programs are".into()))
+        })?;
+        steps.take("gates", || {
+            let gates = canary::begin(pins, &cgroups, &loading, scope)?;
+            Ok(((), format!("{gates} hooks have both versions")))
+        })?;
+        Ok(Canary::new(bundle.clone(), loading, kept))
+    }
+
+    fn open_cgroups(&self) -> Result<Vec<Cgroup>, Error> {
+        self.cgroups.iter().map(|path| environment::open_cgroup(path)).collect()
+    }
+
+    /// The version on trial gets all connections. On an error both go on as before.
+    pub fn promote(&mut self) -> Result<Upgraded, Error> {
+        let canary = self.canary.as_ref().ok_or(Error::NoTrial)?;
+        let (from, digest) = (titles(&self.pins)?, canary.bundle.digest());
+        let version = canary.bundle.manifest().version.clone();
+        let mut steps = Steps::default();
+        let cgroups = self.open_cgroups()?;
+        steps.switch(&self.pins, &cgroups, &canary.loading).map_err(|source| Error::Upgrade {
+            bundle: canary.bundle.title(),
+            running: from.join(" and "),
+            source: Box::new(source),
+        })?;
+        let Some(Canary { loading, kept, bundle }) = self.canary.take() else { return Err(Error::NoTrial) };
+        canary::clear(&self.pins)?;
+        self.take_over(loading.keep()?)?;
+        remember(kept, &bundle);
+        crate::memory::trim();
+        Ok(Upgraded { from, version, digest, steps: steps.0 })
+    }
+
+    /// The version on trial is given up: the other one gets all connections. Says what it was.
+    pub fn abort(&mut self) -> Result<String, Error> {
+        let canary = self.canary.as_ref().ok_or(Error::NoTrial)?;
+        let title = canary.bundle.title();
+        canary::abort(&self.pins, &self.open_cgroups()?)?;
+        self.canary = None;
+        crate::memory::trim();
+        Ok(title)
+    }
+
+    /// The trial under way.
+    pub fn trial(&self) -> Result<Option<Trial>, Error> {
+        match self.canary {
+            Some(_) => canary::seen(&self.pins),
+            None => Ok(None),
+        }
+    }
+}
+
+/// It is in force: there is no way back, so what cannot be kept is told and no error.
+fn remember(kept: Option<Prepared>, bundle: &Bundle) {
+    if let Some(Err(error)) = kept.map(Prepared::keep) {
+        tracing::warn!("{} is in force and not kept: {error}", bundle.title());
     }
 }
 
@@ -260,14 +412,14 @@ pub(crate) fn titles(pins: &Pins) -> Result<Vec<String>, Error> {
 }
 
 /// Upgrades an instance that no agent keeps.
-pub fn upgrade_pinned(options: &Options, bundle: &Bundle) -> Result<Upgraded, Error> {
+pub fn upgrade_pinned(options: &Options, bundle: &Bundle, keeping: &Keeping) -> Result<Upgraded, Error> {
     environment::check_root()?;
     let pins = Pins::new(options)?;
     let budgets = load::pinned_budgets(&pins, &options.budgets)?
         .ok_or_else(|| Error::NotLoaded { instance: options.instance.clone() })?;
     let from = titles(&pins)?;
     let options = Options { budgets, cgroups: attached(&pins)?, ..options.clone() };
-    let (_, _, steps) = DataPath::open_bundle(&options, bundle)?;
+    let (_, _, steps) = DataPath::open_kept(&options, bundle, Some(keeping))?;
     let manifest = bundle.manifest();
     Ok(Upgraded { from, version: manifest.version.clone(), digest: bundle.digest(), steps })
 }

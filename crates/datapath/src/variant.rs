@@ -17,8 +17,15 @@ pub(crate) fn bytes(file: &File) -> &'static [u8] {
     }
 }
 
-/// Sets what the programs of `object` leave to be chosen at load: `choices` of identity.h, two numbers of four bytes.
+/// Sets what the programs of `object` leave to be chosen at load: `choices` of observe/choices.h, two numbers of four
+/// bytes, and `asks` of http/note.h, one.
 pub(crate) fn choose(object: &mut OpenObject) {
+    let asks = object.maps_mut().find(|map| map.name().to_string_lossy().ends_with(".rodata.asks"));
+    if let Some(mut asks) = asks
+        && let Some(value) = asks.initial_value_mut().and_then(|value| value.first_chunk_mut::<4>())
+    {
+        *value = u32::from(message_may_ask_comm()).to_ne_bytes();
+    }
     let choices = object.maps_mut().find(|map| map.name().to_string_lossy().ends_with(".rodata.choices"));
     if let Some(mut choices) = choices
         && let Some(value) = choices.initial_value_mut().and_then(|value| value.first_chunk_mut::<8>())
@@ -42,9 +49,13 @@ pub(crate) fn losses(object: &str) -> Vec<&'static str> {
     if matches!(object, "connect" | "sendmsg") && !has_set_retval() {
         losses.push("who is refused hears EPERM, not ECONNREFUSED (mended by Linux 5.18)");
     }
-    if object == "observe" && !may_ask_pid() {
+    if matches!(object, "http_client" | "http_told") && !message_may_ask_comm() {
+        losses.push("names of processes whose requests the kernel routes are read from /proc, when they may be gone (mended by Linux 6.16)");
+    }
+    let asks = matches!(object, "observe" | "observe_dns" | "observe_tcp");
+    if asks && !may_ask_pid() {
         losses.push("processes are not told, only their cgroups (mended by Linux 6.10)");
-    } else if object == "observe" && !may_ask_comm() {
+    } else if asks && !may_ask_comm() {
         losses.push("names of processes are read from /proc, when they may be gone (mended by Linux 6.16)");
     }
     losses
@@ -111,7 +122,7 @@ fn has_set_retval() -> bool {
     *HAS.get_or_init(|| may_call(libbpf_sys::BPF_PROG_TYPE_CGROUP_SOCK_ADDR, libbpf_sys::BPF_FUNC_set_retval))
 }
 
-/// Whether the hook of packets may ask whose thread runs.
+/// Whether the hook of packets, and that of TCP's events, may ask whose thread runs.
 fn may_ask_pid() -> bool {
     static MAY: OnceLock<bool> = OnceLock::new();
     let ask = || may_call(libbpf_sys::BPF_PROG_TYPE_CGROUP_SKB, libbpf_sys::BPF_FUNC_get_current_pid_tgid);
@@ -122,6 +133,13 @@ fn may_ask_pid() -> bool {
 fn may_ask_comm() -> bool {
     static MAY: OnceLock<bool> = OnceLock::new();
     let ask = || may_call(libbpf_sys::BPF_PROG_TYPE_CGROUP_SKB, libbpf_sys::BPF_FUNC_get_current_comm);
+    *MAY.get_or_init(ask)
+}
+
+/// Whether the hook of messages may ask what the sending thread is called.
+fn message_may_ask_comm() -> bool {
+    static MAY: OnceLock<bool> = OnceLock::new();
+    let ask = || may_call(libbpf_sys::BPF_PROG_TYPE_SK_MSG, libbpf_sys::BPF_FUNC_get_current_comm);
     *MAY.get_or_init(ask)
 }
 

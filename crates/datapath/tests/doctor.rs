@@ -36,7 +36,9 @@ fn the_kernel_is_asked_what_it_takes() {
                 assert!(finding.mend.as_ref().is_some_and(|mend| mend.contains("6.5")), "{finding:#?}");
             }
             // What the hook of packets may ask of the sender came with Linux 6.10 and 6.16.
-            State::Degraded if finding.name == "HTTP observed" => {
+            State::Degraded
+                if ["HTTP observed", "TCP traced", "DNS traced"].contains(&finding.name.as_str()) =>
+            {
                 assert!(finding.detail.contains("mended by Linux 6.1"), "{finding:#?}");
             }
             _ => panic!("{finding:#?}"),

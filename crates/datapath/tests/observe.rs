@@ -77,6 +77,28 @@ fn counts_what_is_cut_at_every_byte_and_pipelined() {
     all_were_followed(&observer);
 }
 
+/// Wherever the head is cut, and only what has the form of one.
+#[test]
+fn hands_over_the_traceparent_that_the_application_sends() {
+    let world = World::new("observe-traceparent");
+    let mut observer = open(&world);
+    let server = nginx("traceparent");
+    observer.start_trace(&Filter::default()).unwrap();
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    stream.set_nodelay(true).unwrap();
+    for (field, size) in
+        [("traceparent", 4096), ("TraceParent", 7), ("traceparent", 1), ("traceparents", 4096)]
+    {
+        let request = format!("GET /answer HTTP/1.1\r\nHost: a\r\n{field}: {parent}\r\nx: y\r\n\r\n");
+        request.as_bytes().chunks(size).for_each(|piece| stream.write_all(piece).unwrap());
+        read_responses(&mut stream, 1);
+    }
+    let found: Vec<_> = traced(&mut observer).into_iter().map(|request| request.trace_parent).collect();
+    let parent = Some(parent.to_owned());
+    assert_eq!(found, [parent.clone(), parent.clone(), parent, None]);
+}
+
 /// The response comes when nobody waits for it any more: the socket is gone, the request is not.
 #[test]
 fn counts_requests_whose_client_has_gone() {

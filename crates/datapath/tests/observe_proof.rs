@@ -1,6 +1,6 @@
 //! The proof: what the kernel has counted at full speed equals what the servers have logged, request for request.
 //!
-//! Needs root, nginx, curl, wrk, h2load, python3 and redis. `ALIZE_PROOF_REQUESTS` says how many there are at least
+//! Needs root, nginx, curl, wrk, h2load, python3, Node and redis. `ALIZE_PROOF_REQUESTS` says how many there are at least
 //! (200,000; `make proof` asks for 1,000,000).
 
 mod http;
@@ -46,6 +46,23 @@ log = open(sys.argv[2], "a")
 Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 "#;
 
+/// Node's own server: chunked where the length of the path is odd; what is asked for in the body is no request.
+const NODE: &str = r#"
+const http = require("http"), fs = require("fs");
+const log = fs.openSync(process.argv[3], "a");
+http.createServer((request, response) => {
+  request.on("data", () => {});
+  request.on("end", () => {
+    const status = request.url.startsWith("/no") ? 404 : 200;
+    const body = "GET /fool HTTP/1.1\r\nHost: a\r\n\r\n";
+    response.statusCode = status;
+    if (request.url.length % 2) { response.write(body); response.end(body); }
+    else { response.setHeader("Content-Length", body.length); response.end(body); }
+    fs.writeSync(log, `${request.method} ${request.url} ${status}\n`);
+  });
+}).listen(Number(process.argv[2]), "127.0.0.1");
+"#;
+
 /// wrk goes through these in turn.
 const REQUESTS: &str = r#"
 local n = 0
@@ -60,19 +77,28 @@ end
 "#;
 
 fn python() -> Server {
+    script("python3", "server.py", PYTHON)
+}
+
+fn node() -> Server {
+    script("node", "server.js", NODE)
+}
+
+/// A server in a language that needs no compiler, told its port and its log.
+fn script(interpreter: &str, file: &str, text: &str) -> Server {
     let address = free_address();
-    let folder = std::env::temp_dir().join(format!("observe-proof-python-{}", std::process::id()));
+    let folder = std::env::temp_dir().join(format!("observe-proof-{interpreter}-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
-    fs::write(folder.join("server.py"), PYTHON).unwrap();
-    let process = Command::new("python3")
-        .arg(folder.join("server.py"))
+    fs::write(folder.join(file), text).unwrap();
+    let process = Command::new(interpreter)
+        .arg(folder.join(file))
         .arg(address.port().to_string())
         .arg(folder.join("access.log"))
         .stderr(Stdio::null())
         .spawn()
-        .expect("python3 is installed");
+        .unwrap_or_else(|error| panic!("{interpreter}: {error}"));
     let server = Server { process, address, folder };
-    eventually("python listens", || TcpStream::connect(address).is_ok());
+    eventually("the server listens", || TcpStream::connect(address).is_ok());
     server
 }
 
@@ -120,7 +146,7 @@ fn the_kernel_counts_what_the_servers_log() {
     let wanted: u64 = std::env::var("ALIZE_PROOF_REQUESTS").map_or(200_000, |text| text.parse().unwrap());
     let world = World::new("observe-proof");
     let observer = open(&world);
-    let (web, other, noise) = (nginx("proof"), python(), redis());
+    let (web, other, third, noise) = (nginx("proof"), python(), node(), redis());
     let script = web.folder.join("requests.lua");
     fs::write(&script, REQUESTS).unwrap();
     let script = script.display().to_string();
@@ -140,10 +166,14 @@ fn the_kernel_counts_what_the_servers_log() {
         run("wrk", &["-t2", "-c32", "-d5", "-s", &script, &url(&web, "/")]);
         run("h2load", &["--h1", "-n", "20000", "-c", "20", &url(&web, "/answer/h2load")]);
         run("h2load", &["--h1", "-n", "1000", "-c", "10", &url(&other, "/python/")]);
+        run("h2load", &["--h1", "-n", "20000", "-c", "20", &url(&third, "/node/")]);
+        run("h2load", &["--h1", "-n", "5000", "-c", "10", &url(&third, "/node/chunked")]);
         for path in ["/even", "/odd", "/none"] {
             let body = "-dGET / HTTP/1.1";
             run("curl", &["-s", "-o/dev/null", body, &url(&other, path), "-o/dev/null", &url(&web, path)]);
             run("curl", &["-s", "-I", &url(&other, path)]);
+            run("curl", &["-s", "-o/dev/null", body, &url(&third, path)]);
+            run("curl", &["-s", "-I", &url(&third, path)]);
         }
         cut_and_pipelined(web.address, 50);
         eprintln!("round {rounds}: {} requests", total(&web));
@@ -153,6 +183,7 @@ fn the_kernel_counts_what_the_servers_log() {
     benchmark.wait().unwrap();
     counts_agree(&observer, &web, rounds * 32);
     counts_agree(&observer, &other, 0);
+    counts_agree(&observer, &third, 0);
     let tallies = observer.tallies().unwrap();
     let not_http = tallies.get("not-http").unwrap();
     let unfollowed: u64 = tallies.unfollowed.iter().map(|(_, count)| count).sum();
@@ -166,7 +197,7 @@ fn the_kernel_counts_what_the_servers_log() {
     };
     observer.series(&mut each).unwrap();
     let counts: Counts = counted(&observer, web.address);
-    let all = counts.values().sum::<u64>() + total(&other);
+    let all = counts.values().sum::<u64>() + total(&other) + total(&third);
     let unanswered: u64 =
         counts.iter().filter(|(line, _)| line.ends_with("unanswered")).map(|(_, n)| n).sum();
     eprintln!(

@@ -1,6 +1,8 @@
 //! Requests routed by the kernel, over real sockets: clients, endpoints, and a proxy that is as small as can be.
 #![allow(clippy::print_stdout, reason = "a test tells what it measured")]
 
+#[path = "http/mod.rs"]
+mod web;
 mod world;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -13,6 +15,7 @@ use std::time::Duration;
 
 use alize_datapath::DataPath;
 use alize_datapath::http::{Armed, Event, Rest, Router, RouterOptions, Slot, netns_cookie};
+use alize_datapath::observe::{self, Filter, Limits, Observer, PathLabel, Request};
 use alize_model::Snapshot;
 use world::{World, snapshot};
 
@@ -65,7 +68,7 @@ fn serve(name: &str, stream: TcpStream, served: &AtomicU64) {
             None => format!("{name} {target} {}", body.len()),
         };
         let response = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len());
-        if writer.write_all(response.as_bytes()).is_err() {
+        if writer.write_all(response.as_bytes()).is_err() || target == "/last" {
             return;
         }
     }
@@ -141,7 +144,7 @@ impl Proxy {
             let local = stream.local_addr().unwrap();
             router.dial(slot, local, address).unwrap();
             rustix::net::connect(&stream, &address).unwrap();
-            assert_eq!(router.arm(slot, local, address).unwrap(), Armed::Here);
+            assert_eq!(router.arm(slot, local, address, &stream).unwrap(), Armed::Here);
             self.back.push((slot, stream));
         }
     }
@@ -214,7 +217,7 @@ fn apply(data_path: &mut DataPath, snapshot: &Snapshot) {
 
 const WEB: &str = "127.77.7.1:80";
 
-fn web(more: &str, endpoints: &[SocketAddr]) -> Snapshot {
+fn web_service(more: &str, endpoints: &[SocketAddr]) -> Snapshot {
     snapshot(&world::service("web", WEB, &format!("protocol: http, {more}"), endpoints))
 }
 
@@ -224,7 +227,7 @@ fn a_request_goes_straight_to_an_endpoint_and_back() {
     let server = Server::start("one");
     let mut data_path = world.open();
     data_path.allow_http(true).unwrap();
-    apply(&mut data_path, &web("", &[server.address]));
+    apply(&mut data_path, &web_service("", &[server.address]));
     let endpoint = data_path.endpoints(data_path.service_id("web").unwrap())[0].id;
     let mut proxy = Proxy::start(&world);
     proxy.warm(endpoint, server.address, 2);
@@ -244,4 +247,169 @@ fn a_request_goes_straight_to_an_endpoint_and_back() {
     assert_eq!(client.ask(&get("/size/60000")).len(), 60_000);
     assert_eq!(server.served(), 103);
     assert_eq!(proxy.passed(), Vec::<&str>::new(), "nothing reached the proxy");
+}
+
+/// Everything that is sent while `what` runs and the trace asks for, and what nginx has logged of it.
+fn traced(observer: &mut Observer, filter: &Filter, what: impl FnOnce()) -> Vec<Request> {
+    let trace = observer.start_trace(filter).unwrap();
+    what();
+    let mut requests = Vec::new();
+    let mut each = |event: Result<observe::Event, _>| match event.unwrap() {
+        observe::Event::Request(request) => requests.push(request),
+        other => panic!("{other:?}"),
+    };
+    observer.poll(&mut each).unwrap();
+    observer.stop_trace(trace).unwrap();
+    requests
+}
+
+/// As nginx logs it.
+fn logged_as(requests: &[Request]) -> web::Counts {
+    let mut counts = web::Counts::new();
+    for request in requests {
+        let status = request.status.map_or("unanswered".into(), |status| status.to_string());
+        *counts.entry(format!("{} {} {status}", request.method, request.target)).or_default() += 1;
+    }
+    counts
+}
+
+#[test]
+fn what_the_kernel_routes_is_traced_counted_and_recorded_once() {
+    let world = World::new("http-traced");
+    let server = web::nginx("http-traced");
+    let mut data_path = world.open();
+    data_path.allow_http(true).unwrap();
+    apply(&mut data_path, &web_service("", &[server.address]));
+    let service = data_path.service_id("web").unwrap();
+    let endpoint = data_path.endpoints(service)[0].id;
+    let mut proxy = Proxy::start(&world);
+    proxy.warm(endpoint, server.address, 2);
+    let mut client = Client::connect(WEB);
+    client.ask(&get("/answer?before"));
+    let mut observer = Observer::open(&world.options, &Limits::default()).unwrap();
+    let ask = |client: &mut Client| {
+        for turn in 0..200 {
+            client.ask(&get(&format!("/answer?{turn}")));
+        }
+        for _ in 0..5 {
+            client.ask(&get("/broken"));
+        }
+    };
+
+    let requests = traced(&mut observer, &Filter::default(), || ask(&mut client));
+    assert_eq!(proxy.passed(), Vec::<&str>::new(), "nothing reached the proxy");
+    assert_eq!(requests.len(), 205);
+    let mut expected = logged_as(&requests);
+    expected.insert("GET /answer?before 200".into(), 1);
+    // nginx writes its log a little later.
+    world::eventually("nginx has logged each of them once", || server.logged() == expected);
+    let own = std::process::id();
+    for request in &requests {
+        assert_eq!((request.path_label, request.side), (PathLabel::KernelL7, observe::Side::Client));
+        assert_eq!((request.service, request.server_address), (Some(service), server.address));
+        assert_eq!(request.client_address, client.0.get_ref().local_addr().unwrap());
+        assert_eq!(request.client.as_ref().and_then(|client| client.pid), Some(own));
+        let worker = request.server.as_ref().expect("nginx is on this host");
+        assert_ne!(worker.pid, Some(own));
+        assert_eq!(worker.comm, "nginx");
+        assert_eq!((request.host.as_str(), request.reused), ("web", true));
+        let head = get(&request.target).len() as u64;
+        assert_eq!(request.request_bytes, head);
+        assert!(request.response_bytes > 50 && request.latency > Duration::ZERO, "{request:?}");
+        assert!(request.first_byte.is_some_and(|first| first <= request.latency));
+    }
+    // By path without query, and the first request was before the observer.
+    let counted = web::counted(&observer, server.address);
+    assert_eq!((counted.get("GET /answer 200"), counted.get("GET /broken 503")), (Some(&200), Some(&5)));
+    assert_eq!(counted.len(), 2, "{counted:?}");
+
+    let only = Filter { status: Some((500, 599)), service: Some(service), ..Filter::default() };
+    assert_eq!(traced(&mut observer, &only, || ask(&mut client)).len(), 5, "filters are the kernel's work");
+    let elsewhere = Filter { service: Some(service + 1), ..Filter::default() };
+    assert_eq!(traced(&mut observer, &elsewhere, || ask(&mut client)), []);
+    let failed = observer.failed().unwrap();
+    assert_eq!(failed.iter().filter(|request| request.path_label == PathLabel::KernelL7).count(), 15);
+    assert!(observer.slowest().unwrap().iter().any(|request| request.target.starts_with("/answer")));
+    drop(observer);
+    assert_eq!(data_path.http_outstanding().unwrap(), (0, 0), "every slot was given back");
+
+    Observer::detach(&world.options).unwrap();
+    client.ask(&get("/answer"));
+    assert_eq!(proxy.passed(), Vec::<&str>::new());
+}
+
+#[test]
+fn a_header_that_is_just_so_is_routed_by_the_kernel() {
+    let world = World::new("http-headers");
+    let (one, two) = (Server::start("one"), Server::start("two"));
+    let mut data_path = world.open();
+    data_path.allow_http(true).unwrap();
+    let routes = "routes: [{match: {path: /api, headers: {x-beta: '1'}}, to: beta}, {match: /}],";
+    let services = world::service("web", WEB, &format!("protocol: http, {routes}"), &[one.address])
+        + &world::service("beta", "127.77.7.2:80", "protocol: http,", &[two.address]);
+    apply(&mut data_path, &snapshot(&services));
+    let mut proxy = Proxy::start(&world);
+    for (name, server) in [("web", &one), ("beta", &two)] {
+        let endpoint = data_path.endpoints(data_path.service_id(name).unwrap())[0].id;
+        proxy.warm(endpoint, server.address, 2);
+    }
+    let mut client = Client::connect(WEB);
+    let ask = |client: &mut Client, path: &str, fields: &str| {
+        let answer = client.ask(&format!("GET {path} HTTP/1.1\r\nHost: web\r\n{fields}\r\n"));
+        answer.split(' ').next().unwrap_or_default().to_owned()
+    };
+    let answers = [
+        ("/api/x", "", "one"),
+        ("/api/x", "x-beta: 1\r\n", "two"),
+        ("/api/x", "Accept: */*\r\nX-BETA:\t1 \r\nUser-Agent: test\r\n", "two"),
+        ("/api/x", "X-Beta: 2\r\n", "one"),
+        ("/api/x", "X-Beta: 11\r\n", "one"),
+        ("/api/x", "X-Betas: 1\r\n", "one"),
+        ("/api/x", "X-Beta:\r\n", "one"),
+        ("/x", "X-Beta: 1\r\n", "one"),
+        // No route looks at it here.
+        ("/x", "X-Beta: 1\r\nX-Beta: 1\r\n", "one"),
+    ];
+    for (path, fields, expected) in answers {
+        assert_eq!(ask(&mut client, path, fields), expected, "{path} {fields:?}");
+    }
+    assert_eq!(proxy.passed(), Vec::<&str>::new(), "nothing reached the proxy");
+    // Values of two are joined, and of so many blanks the kernel does not read all.
+    for fields in ["x-beta: 1\r\nx-beta: 1\r\n", "x-beta:      1\r\n"] {
+        assert_eq!(ask(&mut Client::connect(WEB), "/api/x", fields), "proxy", "{fields:?}");
+    }
+    assert_eq!(proxy.passed(), ["route"; 2]);
+}
+
+#[test]
+fn who_has_ended_a_connection_is_not_asked_over_it_again() {
+    let world = World::new("http-ended");
+    let server = Server::start("one");
+    let mut data_path = world.open();
+    data_path.allow_http(true).unwrap();
+    apply(&mut data_path, &web_service("", &[server.address]));
+    let endpoint = data_path.endpoints(data_path.service_id("web").unwrap())[0].id;
+    let mut proxy = Proxy::start(&world);
+    proxy.warm(endpoint, server.address, 4);
+    let mut client = Client::connect(WEB);
+    let dead = |proxy: &Proxy| {
+        let router = proxy.router.lock().unwrap();
+        proxy.back.iter().filter(|(slot, _)| router.state(*slot).dead).count()
+    };
+    for turn in 1..=3 {
+        assert_eq!(client.ask(&get("/last")), "one /last 0");
+        // The proxy does nothing here: it is the end itself that takes the connection out of use.
+        world::eventually("a slot dies with its connection", || dead(&proxy) == turn);
+        assert_eq!(client.ask(&get("/on")), "one /on 0", "another connection is taken");
+    }
+    assert_eq!(proxy.passed(), Vec::<&str>::new(), "nothing reached the proxy");
+    let mut router = proxy.router.lock().unwrap();
+    // Each number comes back once, whoever saw the end first.
+    assert!(proxy.back.iter().all(|(slot, _)| router.retire(*slot).is_none()));
+    let mut numbers: Vec<Slot> =
+        std::iter::from_fn(|| router.reserve(proxy.netns, endpoint).unwrap()).take(100_000).collect();
+    let all = numbers.len();
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), all);
 }

@@ -72,6 +72,8 @@ pub struct Conformance {
     pub took: f64,
     /// Why HTTP is not served in the kernel; absent when nothing stands against it.
     pub obstacle: Option<String>,
+    /// Why requests to endpoints on other hosts are not; absent when nothing stands against it.
+    pub remote_obstacle: Option<String>,
     /// What was tried.
     pub checks: Vec<ConformanceCheck>,
 }
@@ -85,6 +87,8 @@ pub struct ConformanceCheck {
     pub what: String,
     /// Whether HTTP is not served in the kernel without it; others are known limits.
     pub essential: bool,
+    /// Whether requests to endpoints on other hosts are the proxy's without it.
+    pub remote: bool,
     /// `passed`, `failed` or `not-run`.
     pub result: String,
     /// Why it did not pass.
@@ -132,6 +136,9 @@ pub struct Program {
     pub id: u32,
     /// `on`, or `off: ` and why.
     pub state: String,
+    /// How often it was skipped, because it ran on that CPU already.
+    #[serde(default)]
+    pub skipped: u64,
 }
 
 /// Counters of a service or of an endpoint, since its maps were made.
@@ -283,7 +290,7 @@ pub struct ModeOverride {
     pub until: Option<f64>,
 }
 
-/// Answer to `POST /v1/upgrade` and `POST /v1/rollback`.
+/// Answer to `POST /v1/upgrade`, `POST /v1/rollback` and `POST /v1/trial/promote`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Upgraded {
     /// Version and the beginning of the digest of what ran before.
@@ -299,12 +306,78 @@ pub struct Upgraded {
 /// A step of an upgrade.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct UpgradeStep {
-    /// `plan`, `load`, `self-test`, `carry-over`, `note`, `switch` or `pins`.
+    /// `keep`, `plan`, `load`, `self-test`, `carry-over`, `note`, `gates`, `switch` or `pins`.
     pub name: String,
     /// What was done.
     pub done: String,
     /// How long it took, in seconds.
     pub seconds: f64,
+}
+
+/// A version of the kernel programs beside the one in force, for some. Answer to `GET` and `POST /v1/trial`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Trial {
+    /// The version that is tried.
+    pub version: Option<String>,
+    /// SHA-256 of its manifest.
+    pub digest: Option<String>,
+    /// The cgroup whose processes have it.
+    pub cgroup: Option<String>,
+    /// Per cent of the dialled addresses that have it.
+    pub share: u32,
+    /// When it began, in seconds since the Unix epoch.
+    pub begun: f64,
+    /// What ends it.
+    pub rule: TrialRule,
+    /// Connects and datagrams that the version on trial refused, and anomalies of both since it began.
+    pub errors: u64,
+    /// By hook, those that ran.
+    pub hooks: Vec<TrialHook>,
+}
+
+/// What ends a trial without a word of anybody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TrialRule {
+    /// Seconds after which all get the new version, if it has run at all.
+    #[serde(default)]
+    pub promote_after: Option<f64>,
+    /// More errors than these give it up.
+    #[serde(default)]
+    pub max_errors: Option<u64>,
+    /// A hook whose mean time is longer by more than so many per cent gives it up, once each version has run 1,000 times there.
+    #[serde(default)]
+    pub max_slower: Option<u32>,
+}
+
+/// A hook while two versions run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TrialHook {
+    /// The program.
+    pub program: String,
+    /// The version in force.
+    pub old: TrialLane,
+    /// The one on trial.
+    pub new: TrialLane,
+}
+
+/// What one version did at a hook.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TrialLane {
+    /// Calls.
+    pub calls: u64,
+    /// Calls after which the caller heard an error.
+    pub refused: u64,
+    /// Calls whose time is known.
+    pub timed: u64,
+    /// Their time together, in nanoseconds.
+    pub time_ns: u64,
+}
+
+impl TrialLane {
+    /// Mean time of a call, in nanoseconds.
+    pub fn mean_ns(&self) -> Option<f64> {
+        (self.timed > 0).then(|| self.time_ns as f64 / self.timed as f64)
+    }
 }
 
 /// Answer to `POST /v1/mode`.
@@ -398,6 +471,9 @@ pub struct Peer {
 /// An HTTP request and its response, as the kernel saw them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ObservedRequest {
+    /// Names it for `alize explain --trace`: when it began, by the kernel's clock, and the port of its client.
+    #[serde(default)]
+    pub id: String,
     /// When its first byte went by, seconds since the Unix epoch.
     pub time: f64,
     /// Who asked; absent when that is not on this host or not observed.
@@ -442,6 +518,31 @@ pub struct ObservedRequest {
     /// The connection ended within the response.
     #[serde(default)]
     pub broken: bool,
+    /// `http/1` or `http/2`.
+    #[serde(default)]
+    pub protocol: String,
+    /// Present for a call of gRPC.
+    #[serde(default)]
+    pub grpc: Option<ObservedCall>,
+    /// Some of it was missed: the connection was there before it was observed, or heads were lost.
+    #[serde(default)]
+    pub partial: bool,
+    /// The field of that name, as the application sent it.
+    #[serde(default)]
+    pub trace_parent: Option<String>,
+}
+
+/// What a call of gRPC has besides being a request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ObservedCall {
+    /// The service, with its package.
+    pub service: String,
+    /// The method.
+    pub method: String,
+    /// `grpc-status` as a number; absent when the call ended without.
+    pub status: Option<u8>,
+    /// The name of the status, such as `NOT_FOUND`.
+    pub status_name: Option<String>,
 }
 
 /// Something that happened to a TCP socket, as the kernel saw it.
@@ -568,7 +669,7 @@ pub struct TrafficSeries {
     pub status_class: String,
     /// Requests.
     pub count: u64,
-    /// Those with a status of 500 or more, or without a response.
+    /// Those with a status of 500 or more, or without a response; calls of gRPC also by their own status.
     pub errors: u64,
     /// Heads and bodies of requests.
     pub request_bytes: u64,

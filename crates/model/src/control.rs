@@ -121,12 +121,22 @@ pub struct ServiceCounters {
     pub refused: BTreeMap<String, u64>,
     /// Further tries.
     pub retries: u64,
+    /// Of the requests that the kernel routed, those that went out by TCP to an endpoint without a socket here.
+    #[serde(default)]
+    pub remote: u64,
 }
 
 impl ServiceCounters {
     /// Of a service that had no request yet.
     pub fn new(service: ServiceName) -> Self {
-        Self { service, requests: Vec::new(), reasons: BTreeMap::new(), refused: BTreeMap::new(), retries: 0 }
+        Self {
+            service,
+            requests: Vec::new(),
+            reasons: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            retries: 0,
+            remote: 0,
+        }
     }
 }
 
@@ -149,6 +159,19 @@ pub struct RequestCounters {
     /// ends at 2^((i - 71) / 4) seconds, as in [`crate::api::TrafficSeries`].
     #[serde(with = "pairs")]
     pub buckets: BTreeMap<u32, u64>,
+}
+
+impl RequestCounters {
+    /// Adds what was counted of the same route and endpoint.
+    pub fn add(&mut self, more: &Self) {
+        self.statuses.iter_mut().zip(more.statuses).for_each(|(to, from)| *to += from);
+        self.request_bytes += more.request_bytes;
+        self.response_bytes += more.response_bytes;
+        self.latency_sum += more.latency_sum;
+        for (&bucket, count) in &more.buckets {
+            *self.buckets.entry(bucket).or_default() += count;
+        }
+    }
 }
 
 /// A map as a list of pairs: keys of JSON are texts, and below an enum's tag serde does not read numbers from them.
@@ -198,7 +221,7 @@ mod tests {
         }];
         let service = ServiceName::new("web").unwrap();
         let (reasons, refused) = (BTreeMap::from([("route".into(), 1)]), BTreeMap::new());
-        let services = vec![ServiceCounters { service, requests, reasons, refused, retries: 1 }];
+        let services = vec![ServiceCounters { service, requests, reasons, refused, retries: 1, remote: 0 }];
         goes_through(FromProxy::Counters(ProxyCounters { services, ..ProxyCounters::default() }));
     }
 }

@@ -161,7 +161,7 @@ proptest! {
                     &class.pattern, alize_model::http::KernelPattern::Prefix(path) if &**path == "/"
                 )));
             }
-            match kernel.verdict(method, path) {
+            match kernel.decide(method, path, request.headers.as_slice()) {
                 KernelVerdict::Rule(rule) => {
                     let found = find(&table, &request);
                     prop_assert_eq!(found.map(|found| found.rule), Some(rule), "{:?} {:?}", request, kernel);
@@ -171,6 +171,7 @@ proptest! {
                     prop_assert_eq!(find(&table, &request), None, "{:?} {:?}", request, kernel);
                 }
                 KernelVerdict::Proxy(_) => {}
+                KernelVerdict::Headers(_) => prop_assert!(false, "{:?}", kernel),
             }
         }
     }
@@ -223,9 +224,32 @@ fn a_service_without_routes_is_one_rule() {
 #[test]
 fn a_header_of_one_route_concerns_the_paths_below_it_only() {
     let routes = "[{match: {path: /api, headers: {x-beta: '1'}}, to: {v: '2'}}, {match: /api}, {match: /}]";
-    assert_eq!(verdict(routes, Method::Get, "/api/x"), Proxy(Reason::HeaderMatch));
+    let kernel = lowered(routes).kernel(|_| None);
+    let decide = |headers: &[(&str, &str)]| kernel.decide(Method::Get, "/api/x", headers);
+    assert_eq!(
+        (decide(&[]), decide(&[("X-Beta", "1")]), decide(&[("x-beta", "2")])),
+        (Rule(1), Rule(0), Rule(1))
+    );
+    let twice = decide(&[("x-beta", "1"), ("x-beta", "1")]);
+    assert_eq!(twice, Proxy(Reason::HeaderMatch), "the proxy joins the values");
     assert_eq!(verdict(routes, Method::Get, "/"), Rule(2));
     assert_eq!(verdict(routes, Method::Get, "/apis"), Rule(2));
+}
+
+#[test]
+fn headers_that_the_kernel_cannot_look_for_are_the_proxy_s() {
+    for header in
+        ["x-beta: {regex: '1.*'}", "x_beta: '1'", "connection: '1'", "x-a-name-that-is-much-too-long: '1'"]
+    {
+        let routes =
+            format!("[{{match: {{path: /api, headers: {{{header}}}}}, to: {{v: '2'}}}}, {{match: /}}]");
+        assert_eq!(verdict(&routes, Method::Get, "/api/x"), Proxy(Reason::HeaderMatch), "{header}");
+        assert_eq!(verdict(&routes, Method::Get, "/"), Rule(1));
+    }
+    let retrying = "[{match: {path: /, headers: {x-beta: '1'}}, retry: {attempts: 2}}, {match: /}]";
+    let kernel = lowered(retrying).kernel(|_| None);
+    assert_eq!(kernel.decide(Method::Get, "/", &[("x-beta", "1")][..]), Proxy(Reason::Retry));
+    assert_eq!(kernel.decide(Method::Get, "/", &[("x-beta", "2")][..]), Rule(1));
 }
 
 #[test]
@@ -299,10 +323,9 @@ fn it_is_told_which_way_a_route_takes_and_why() {
     let patterns = |way: &alize_model::http::Way, reason| -> Vec<String> {
         way.proxy.get(&reason).into_iter().flatten().map(|pattern| pattern.path().to_owned()).collect()
     };
-    assert!(!ways[0].kernel);
-    assert_eq!(patterns(&ways[0], Reason::HeaderMatch), ["/api"]);
+    assert!(ways[0].kernel && ways[0].proxy.is_empty(), "by a header that is just so");
     assert!(ways[1].kernel, "all other paths");
-    assert_eq!(patterns(&ways[1], Reason::HeaderMatch), ["/api"]);
+    assert!(!ways[1].proxy.contains_key(&Reason::HeaderMatch));
     assert_eq!((ways[2].kernel, patterns(&ways[2], Reason::Timeout)), (false, vec!["/slow".to_owned()]));
     assert_eq!(ways[2].proxy.len(), 1);
 }

@@ -94,6 +94,7 @@ impl Counters {
                 .map(|(reason, count)| (reason.name().to_owned(), *count))
                 .collect(),
             retries: counted.retries,
+            remote: 0,
         })
     }
 }

@@ -5,6 +5,7 @@
 //! one stops accepting and sends each front connection as it comes to rest. A successor that fails before that word
 //! has changed nothing.
 
+pub(crate) mod hex;
 mod packet;
 
 use std::fs::File;
@@ -14,6 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use alize_model::control::ProxyState;
@@ -23,7 +25,7 @@ use tokio::net::{TcpStream, UnixListener};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::front::{Front, Leaving, Origin};
+use crate::front::{Front, Leaving, Origin, Tunnel, tunnel};
 use crate::kernel::Netns;
 use crate::listen::Doors;
 use crate::proxy::{Phase, Proxy};
@@ -44,8 +46,11 @@ enum Word {
     Listeners { netns: Vec<Netns> },
     /// All listeners were sent.
     Complete,
-    /// From the successor: it serves.
-    Serving,
+    /// From the successor: it serves, and takes tunnels if it is not of an earlier version.
+    Serving {
+        #[serde(default)]
+        tunnels: bool,
+    },
     /// With one front connection.
     Front(Box<FrontRecord>),
     /// There are no more.
@@ -60,6 +65,9 @@ struct FrontRecord {
     written: u64,
     /// What was read and not used, in hexadecimal digits.
     unread: String,
+    /// What the connection became; its second descriptor is that of the endpoint.
+    #[serde(default)]
+    tunnel: Option<tunnel::Record>,
 }
 
 /// Where successors ask.
@@ -123,7 +131,7 @@ async fn receive(packets: &Packets) -> Result<Option<(Word, Sockets)>, String> {
 impl Taken {
     /// Says that the successor serves, and takes front connections in as long as they come.
     pub(crate) async fn take_fronts(packets: Packets, doors: Arc<Doors>) {
-        let serving = send(&packets, &Word::Serving, &[]).await;
+        let serving = send(&packets, &Word::Serving { tunnels: true }, &[]).await;
         if let Err(error) = serving {
             tracing::warn!(%error, "the old proxy is gone");
             return;
@@ -131,17 +139,12 @@ impl Taken {
         let mut count = 0_u64;
         loop {
             match receive(&packets).await {
-                Ok(Some((Word::Front(record), sockets))) => match sockets.into_iter().next() {
-                    Some(socket) => match front(*record, socket) {
-                        Ok(front) => {
-                            count += 1;
-                            doors.live(front);
-                        }
-                        Err(error) => tracing::warn!(%error, "a connection could not be taken over"),
-                    },
-                    None => tracing::warn!(
-                        "a connection came without its descriptor; check the limit of open files"
-                    ),
+                Ok(Some((Word::Front(record), sockets))) => match front(*record, sockets) {
+                    Ok(front) => {
+                        count += 1;
+                        doors.live(front);
+                    }
+                    Err(error) => tracing::warn!(%error, "a connection could not be taken over"),
                 },
                 Ok(Some((Word::End, _)) | None) => break,
                 Ok(Some((other, _))) => tracing::warn!(?other, "unexpected word of the old proxy"),
@@ -159,13 +162,23 @@ impl Taken {
     }
 }
 
-fn front(record: FrontRecord, socket: OwnedFd) -> io::Result<Arc<Front>> {
-    let stream = std::net::TcpStream::from(socket);
-    stream.set_nonblocking(true)?;
-    let socket = Socket::with_totals(TcpStream::from_std(stream)?, record.read, record.written);
-    let unread = from_hex(&record.unread)
-        .ok_or_else(|| io::Error::other("its unread bytes are no hexadecimal digits"))?;
-    Ok(Front::new(socket, record.origin, BytesMut::from(unread.as_slice())))
+fn front(record: FrontRecord, sockets: Sockets) -> io::Result<Arc<Front>> {
+    let mut sockets = sockets.into_iter();
+    let mut next = || {
+        let missing = "its descriptor is missing; check the limit of open files";
+        let stream = std::net::TcpStream::from(sockets.next().ok_or_else(|| io::Error::other(missing))?);
+        stream.set_nonblocking(true)?;
+        TcpStream::from_std(stream)
+    };
+    let unreadable = || io::Error::other("its unread bytes are no hexadecimal digits");
+    let socket = Socket::with_totals(next()?, record.read, record.written);
+    let unread = hex::read(&record.unread).ok_or_else(unreadable)?;
+    let front = Front::new(socket, record.origin, BytesMut::from(unread.as_slice()));
+    if let Some(record) = record.tunnel {
+        let back = Socket::new(next()?);
+        front.set_tunnel(Tunnel::from_parts(&record, back).ok_or_else(unreadable)?);
+    }
+    Ok(front)
 }
 
 /// Waits for successors.
@@ -192,7 +205,10 @@ impl Successors {
                 }
             };
             match timeout(PATIENCE, offer(&packets, proxy, doors, control)).await {
-                Ok(Ok(())) => return Heir(packets),
+                Ok(Ok(tunnels)) => {
+                    proxy.tunnels_leave.store(tunnels, Ordering::Relaxed);
+                    return Heir(packets);
+                }
                 Ok(Err(error)) => tracing::warn!(%error, "a successor did not take over; serving on"),
                 Err(_) => tracing::warn!("a successor was silent; serving on"),
             }
@@ -214,7 +230,7 @@ async fn offer(
     proxy: &Proxy,
     doors: &Doors,
     control: &UnixListener,
-) -> Result<(), String> {
+) -> Result<bool, String> {
     let state = state_file(&proxy.mesh().state()).map_err(|error| error.to_string())?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
     send(packets, &Word::Offer { version }, &[state.as_fd(), control.as_fd()]).await?;
@@ -225,7 +241,7 @@ async fn offer(
     }
     send(packets, &Word::Complete, &[]).await?;
     match receive(packets).await? {
-        Some((Word::Serving, _)) => Ok(()),
+        Some((Word::Serving { tunnels }, _)) => Ok(tunnels),
         Some((other, _)) => Err(format!("it said {other:?}")),
         None => Err("it ended".to_owned()),
     }
@@ -266,37 +282,14 @@ impl Heir {
 
     async fn give_one(&self, front: &Front) {
         let (read, written) = front.socket.totals();
-        let unread = to_hex(&front.unread());
-        let record = FrontRecord { origin: front.origin, read, written, unread };
+        let unread = hex::write(&front.unread());
+        let (tunnel, back) = front.take_tunnel().map(Tunnel::into_parts).unzip();
+        let record = FrontRecord { origin: front.origin, read, written, unread, tunnel };
         let word = Word::Front(Box::new(record));
-        if let Err(error) = send(&self.0, &word, &[front.socket.stream().as_fd()]).await {
+        let mut sockets = vec![front.socket.stream().as_fd()];
+        sockets.extend(back.iter().map(|back| back.stream().as_fd()));
+        if let Err(error) = send(&self.0, &word, &sockets).await {
             tracing::warn!(%error, "a connection could not be handed over");
         }
-    }
-}
-
-fn to_hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16)?.try_into().ok()).collect();
-    let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
-    Some(digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{from_hex, to_hex};
-
-    #[test]
-    fn hexadecimal_digits_are_read_back() {
-        let bytes: Vec<u8> = (0..=255).collect();
-        assert_eq!(from_hex(&to_hex(&bytes)), Some(bytes));
-        assert_eq!((from_hex("0"), from_hex("0g")), (None, None));
     }
 }

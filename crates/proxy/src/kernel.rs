@@ -64,6 +64,8 @@ pub enum Standing {
 /// An endpoint that takes requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InForce {
+    /// Number of its service.
+    pub service: u32,
     /// Under which the kernel knows it.
     pub number: u32,
     /// Where it listens.
@@ -88,6 +90,23 @@ pub trait Kernel: Send + Sync + 'static {
         if endpoint.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }
     }
 
+    /// The socket is about to connect to `endpoint`, for requests that the proxy serves. What is returned is the address
+    /// that it was bound to for that, and [`Kernel::dialled`] is told of it when the connection is made, or will not be.
+    fn dialling(
+        &self,
+        netns: Netns,
+        socket: &TcpSocket,
+        endpoint: SocketAddr,
+    ) -> io::Result<Option<SocketAddr>> {
+        let _ = (netns, socket, endpoint);
+        Ok(None)
+    }
+
+    /// See [`Kernel::dialling`].
+    fn dialled(&self, local: SocketAddr, endpoint: SocketAddr) {
+        let _ = (local, endpoint);
+    }
+
     /// A front connection has come to rest. It may read the next request from the socket at any time.
     fn resting(&self, front: &Resting) {
         let _ = front;
@@ -98,6 +117,19 @@ pub trait Kernel: Send + Sync + 'static {
     fn standing(&self, client: &Client) -> Standing {
         let _ = client;
         Standing::Settled
+    }
+
+    /// Whether a response is on its way to the client that this proxy may have to see to: only it has the connection to the
+    /// endpoint.
+    fn owes(&self, client: &Client) -> bool {
+        let _ = client;
+        false
+    }
+
+    /// Whether the client with this cookie has not closed its connection, as far as is known.
+    fn is_there(&self, cookie: u64) -> bool {
+        let _ = cookie;
+        false
     }
 
     /// How long a client that sends no more may still be owed a response that does not go through the proxy.
@@ -114,6 +146,12 @@ pub trait Kernel: Send + Sync + 'static {
     /// A state is in force, with these endpoints.
     fn applied(&self, endpoints: &[InForce]) {
         let _ = endpoints;
+    }
+
+    /// Requests that the kernel has routed over connections of this process and whose response is not complete: it must
+    /// not end before.
+    fn lent(&self) -> usize {
+        0
     }
 }
 

@@ -23,6 +23,10 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// A client that vanished without a word is noticed after this, and three questions more.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
+/// How long a connection may wait to be accepted: longer than a busy machine takes to come to it.
+const ARRIVAL: Duration = Duration::from_secs(5);
+const STEP: Duration = Duration::from_millis(1);
+
 /// Listeners, and the fronts that they made.
 pub(crate) struct Doors {
     proxy: Arc<Proxy>,
@@ -133,14 +137,29 @@ impl Doors {
 
     /// See [`crate::Handle::relay`].
     pub(crate) async fn relay(&self, cookie: u64, back: TcpStream, method: http::Method) -> Option<Outcome> {
-        let front = self.front(cookie)?;
+        let front = self.arrival(cookie).await?;
         Some(front::relay(&self.proxy, &front, back, method).await)
     }
 
     /// See [`crate::Handle::fail`].
     pub(crate) async fn fail(&self, cookie: u64, reason: Reason, begun: bool) {
-        if let Some(front) = self.front(cookie) {
+        if let Some(front) = self.arrival(cookie).await {
             front::fail(&self.proxy, &front, reason, begun).await;
+        }
+    }
+
+    /// The front of a client. A client may be answered before its connection is accepted here: the kernel needs no proxy for
+    /// its requests, only for what has to be carried.
+    async fn arrival(&self, cookie: u64) -> Option<Arc<Front>> {
+        let until = tokio::time::Instant::now() + ARRIVAL;
+        loop {
+            if let Some(front) = self.front(cookie) {
+                return Some(front);
+            }
+            if tokio::time::Instant::now() >= until || !self.proxy.kernel.is_there(cookie) {
+                return None;
+            }
+            tokio::time::sleep(STEP).await;
         }
     }
 

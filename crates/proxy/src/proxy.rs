@@ -1,7 +1,7 @@
 //! What all connections share.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -59,6 +59,8 @@ pub(crate) struct Proxy {
     pub(crate) mirrors: Arc<tokio::sync::Semaphore>,
     /// Turns of connections that are handed over.
     pub(crate) leaving: Arc<tokio::sync::Semaphore>,
+    /// Whether the successor takes tunnels; known before the phase changes.
+    pub(crate) tunnels_leave: AtomicBool,
     mesh: RwLock<Arc<Mesh>>,
     pub(crate) accepted: AtomicU64,
     pub(crate) open: AtomicU64,
@@ -74,6 +76,7 @@ impl Proxy {
             phase: watch::Sender::new(Phase::Serving),
             mirrors: Arc::new(tokio::sync::Semaphore::new(limits.mirrors)),
             leaving: Arc::new(tokio::sync::Semaphore::new(LEAVING)),
+            tunnels_leave: AtomicBool::new(false),
             mesh: RwLock::default(),
             accepted: AtomicU64::new(0),
             open: AtomicU64::new(0),

@@ -26,6 +26,9 @@ use crate::reason::Reason;
 /// How often idle connections to endpoints are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// The wait between two looks whether the kernel still awaits responses.
+const LENT: Duration = Duration::from_millis(10);
+
 /// What the environment of the process should hold: the C library then gives freed memory back to the system, which it
 /// stops doing by itself after the first large state.
 pub const ENVIRONMENT: (&str, &str) = (
@@ -184,12 +187,19 @@ pub async fn run(options: Options, on_ready: impl FnOnce(Ready)) -> Result<(), E
     };
     agents.abort();
     match end {
-        End::Succeeded(heir) => heir.give(&doors, &mut left, Instant::now() + options.drain).await,
+        End::Succeeded(heir) => {
+            let until = Instant::now() + options.drain;
+            heir.give(&doors, &mut left, until).await;
+            finished(&proxy, until).await;
+        }
         End::Told(within) => {
             let _ = (fs::remove_file(&control_path), fs::remove_file(successors.path()));
             drop(doors.close_all());
             doors.phase(Phase::Draining);
-            if !doors.drained(Instant::now() + within).await {
+            let until = Instant::now() + within;
+            let drained = doors.drained(until).await;
+            finished(&proxy, until).await;
+            if !drained {
                 let open = proxy.counters().open;
                 tracing::warn!(open, "connections are cut: they did not end within {within:?}");
             }
@@ -197,6 +207,13 @@ pub async fn run(options: Options, on_ready: impl FnOnce(Ready)) -> Result<(), E
     }
     sweeper.abort();
     Ok(())
+}
+
+/// Waits for the responses of requests that the kernel has routed over connections of this process.
+async fn finished(proxy: &Proxy, until: Instant) {
+    while proxy.kernel.lent() > 0 && Instant::now() < until {
+        tokio::time::sleep(LENT).await;
+    }
 }
 
 /// A sleeping connection is a descriptor: as many as the system allows.

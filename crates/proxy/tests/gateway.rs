@@ -17,6 +17,9 @@ use world::{Answer, Client, Server, World};
 struct Case {
     what: String,
     service: String,
+    /// Who routes it where there is a kernel beside the proxy: tests/tests/gateway.rs.
+    #[serde(rename = "path")]
+    _path: String,
     /// Method and target.
     request: String,
     #[serde(default)]

@@ -8,11 +8,36 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use mesh::{Client, Mesh, get};
+use mesh::{Client, Mesh, Place, get};
 
-#[test]
-fn most_requests_never_reach_the_proxy() {
-    let mesh = Mesh::new("most", "");
+/// With the server where the kernel hands requests straight to it, and where they go out by TCP as to another host.
+macro_rules! here_and_elsewhere {
+    ($($name:ident),+ $(,)?) => {
+        mod here {
+            $(#[test] fn $name() { super::$name(super::Place::Here); })+
+        }
+        mod elsewhere {
+            $(#[test] fn $name() { super::$name(super::Place::Elsewhere); })+
+        }
+    };
+}
+
+here_and_elsewhere!(
+    most_requests_never_reach_the_proxy,
+    what_the_kernel_does_not_take_is_served_all_the_same,
+    large_and_endless_responses_are_carried,
+    nobody_hears_what_was_meant_for_another,
+    an_endpoint_that_dies_is_told_of,
+    a_thousand_connections_at_once,
+    a_client_that_sends_no_more_still_hears,
+    a_body_whose_end_does_not_come_hurts_nobody,
+    bytes_beyond_a_body_end_the_connection,
+    a_server_that_closes_often_confuses_nobody,
+    nothing_ambiguous_reaches_an_endpoint,
+);
+
+fn most_requests_never_reach_the_proxy(place: Place) {
+    let mesh = Mesh::placed(place, "most", "");
     let mut client = Client::connect(&mesh);
     for turn in 0..500 {
         assert_eq!(client.ask(&get(&format!("/turn/{turn}"))).body, format!("one /turn/{turn} 0").as_bytes());
@@ -23,9 +48,8 @@ fn most_requests_never_reach_the_proxy() {
     assert!(counts.kernel >= 450, "the first warm the pool, the rest are the kernel's: {counts:?}");
 }
 
-#[test]
-fn what_the_kernel_does_not_take_is_served_all_the_same() {
-    let mesh = Mesh::new("mixed", "");
+fn what_the_kernel_does_not_take_is_served_all_the_same(place: Place) {
+    let mesh = Mesh::placed(place, "mixed", "");
     let mut client = Client::connect(&mesh);
     for turn in 0..40 {
         let plain = client.ask(&get("/a"));
@@ -68,9 +92,8 @@ fn what_the_kernel_does_not_take_is_served_all_the_same() {
     assert!(counts.kernel > 20, "the connection comes back to the kernel: {counts:?}");
 }
 
-#[test]
-fn large_and_endless_responses_are_carried() {
-    let mesh = Mesh::new("carried", "");
+fn large_and_endless_responses_are_carried(place: Place) {
+    let mesh = Mesh::placed(place, "carried", "");
     let mut client = Client::connect(&mesh);
     for turn in 0..30 {
         assert_eq!(client.ask(&get("/a")).body, b"one /a 0");
@@ -87,9 +110,8 @@ fn large_and_endless_responses_are_carried() {
     assert!(counts.kernel > 25, "{counts:?}");
 }
 
-#[test]
-fn nobody_hears_what_was_meant_for_another() {
-    let mesh = Mesh::new("nonce", "");
+fn nobody_hears_what_was_meant_for_another(place: Place) {
+    let mesh = Mesh::placed(place, "nonce", "");
     std::thread::scope(|scope| {
         for client in 0..8 {
             let address = mesh.address();
@@ -116,9 +138,8 @@ fn nobody_hears_what_was_meant_for_another() {
     mesh.settles();
 }
 
-#[test]
-fn an_endpoint_that_dies_is_told_of() {
-    let mesh = Mesh::new("dies", "");
+fn an_endpoint_that_dies_is_told_of(place: Place) {
+    let mesh = Mesh::placed(place, "dies", "");
     let mut client = Client::connect(&mesh);
     for _ in 0..20 {
         assert_eq!(client.ask(&get("/a")).body, b"one /a 0");
@@ -138,9 +159,8 @@ fn an_endpoint_that_dies_is_told_of() {
     mesh.settles();
 }
 
-#[test]
-fn a_thousand_connections_at_once() {
-    let mesh = Mesh::new("thousand", "");
+fn a_thousand_connections_at_once(place: Place) {
+    let mesh = Mesh::placed(place, "thousand", "");
     let mut clients: Vec<Client> = (0..1000).map(|_| Client::connect(&mesh)).collect();
     for round in 0..5 {
         for client in &mut clients {
@@ -157,9 +177,8 @@ fn a_thousand_connections_at_once() {
     mesh.settles();
 }
 
-#[test]
-fn a_client_that_sends_no_more_still_hears() {
-    let mesh = Mesh::new("half", "");
+fn a_client_that_sends_no_more_still_hears(place: Place) {
+    let mesh = Mesh::placed(place, "half", "");
     for turn in 0..20 {
         let mut client = Client::connect(&mesh);
         client.ask(&get("/a"));
@@ -171,9 +190,8 @@ fn a_client_that_sends_no_more_still_hears() {
     }
 }
 
-#[test]
-fn a_body_whose_end_does_not_come_hurts_nobody() {
-    let mesh = Mesh::new("body", "");
+fn a_body_whose_end_does_not_come_hurts_nobody(place: Place) {
+    let mesh = Mesh::placed(place, "body", "");
     let mut other = Client::connect(&mesh);
     let mut stuck = Vec::new();
     for _ in 0..20 {
@@ -193,9 +211,8 @@ fn a_body_whose_end_does_not_come_hurts_nobody() {
     mesh.settles();
 }
 
-#[test]
-fn bytes_beyond_a_body_end_the_connection() {
-    let mesh = Mesh::new("beyond", "");
+fn bytes_beyond_a_body_end_the_connection(place: Place) {
+    let mesh = Mesh::placed(place, "beyond", "");
     let mut client = Client::connect(&mesh);
     for _ in 0..20 {
         client.ask(&get("/a"));
@@ -206,6 +223,43 @@ fn bytes_beyond_a_body_end_the_connection() {
     let mut text = Vec::new();
     let _ = client.stream().read_to_end(&mut text);
     assert!(!String::from_utf8_lossy(&text).contains("smuggled"), "{}", String::from_utf8_lossy(&text));
+    mesh.settles();
+}
+
+/// Requests take connections that are closed at the same moment: each is served once, and nobody is told otherwise.
+fn a_server_that_closes_often_confuses_nobody(place: Place) {
+    let mesh = Mesh::placed(place, "closes", "");
+    std::thread::scope(|scope| {
+        for client in 0..8 {
+            let address = mesh.address();
+            scope.spawn(move || {
+                let mut random = fastrand::Rng::with_seed(client);
+                let connect = || {
+                    let mut stream = Client::to(address);
+                    stream.stream().set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                    stream
+                };
+                let mut stream = connect();
+                for turn in 0..150 {
+                    let nonce = format!("/close/{client}/{turn}");
+                    match random.u8(..3) {
+                        0 => {
+                            stream.send(&get(&nonce));
+                            assert_eq!(stream.hear_to_the_end(), format!("one {nonce}").as_bytes());
+                            stream = connect();
+                        }
+                        1 => assert_eq!(stream.ask(&get("/chunked/2")).body, b"chunk0chunk1"),
+                        _ => {
+                            let nonce = format!("/n/{client}/{turn}");
+                            assert_eq!(stream.ask(&get(&nonce)).body, format!("one {nonce} 0").as_bytes());
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let counts = mesh.counts();
+    println!("{counts:?}");
     mesh.settles();
 }
 
@@ -222,9 +276,8 @@ fn raw(mesh: &Mesh, bytes: &[u8]) -> Vec<u8> {
     text
 }
 
-#[test]
-fn nothing_ambiguous_reaches_an_endpoint() {
-    let mesh = Mesh::new("smuggle", "");
+fn nothing_ambiguous_reaches_an_endpoint(place: Place) {
+    let mesh = Mesh::placed(place, "smuggle", "");
     let mut warm = Client::connect(&mesh);
     for _ in 0..50 {
         warm.ask(&get("/a"));

@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 use alize_model::http::Http;
 use world::{Agent, Client, Server, World, endpoint, memory, pattern, service, start, until};
 
+/// Seconds that an old proxy may take to end.
+const DRAIN: u64 = 60;
+
 /// Numbers by chance that can be had again.
 struct Chance(u64);
 
@@ -163,15 +166,20 @@ fn run(successors: u64) {
     let mut old = Vec::new();
     for _ in 0..successors {
         std::thread::sleep(Duration::from_secs(seconds) / (successors as u32 + 1));
-        let next = start(&world.folder, &world.doors, 60);
+        let next = start(&world.folder, &world.doors, DRAIN as u32);
         old.push(std::mem::replace(&mut world.proxy, next));
         world.agent = Agent::connect(&world.folder);
     }
     for client in clients {
         client.join().expect("every answer was right");
     }
+    // They may drain for as long as they were told, and machines are busy.
+    let patience = Instant::now() + Duration::from_secs(DRAIN + 30);
     for process in &mut old {
-        until("every old proxy has ended", || process.0.try_wait().unwrap().is_some());
+        while process.0.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < patience, "every old proxy has ended");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
     until("every connection has ended", || world.agent.counters().open == 0);
     let counters = world.agent.counters();

@@ -1,4 +1,4 @@
-//! What of the mesh works on which kernel: `alize-kernels [--check | --features-only] [KERNEL...]`.
+//! What of the mesh works on which kernel: `alize-kernels [--check | --features-only | --page] [KERNEL...]`.
 //!
 //! Boots the kernels of `alize_tests::kernels::KERNELS` in virtual machines and takes this machine's own without one, tries
 //! every feature with real sockets, runs the data path's kernel tests, and writes what it found into `docs/kernels.md`.
@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::thread;
 
-use alize_tests::kernels::{self, Costs, Guest, HOST, KERNELS, Kernel, Results, Run};
+use alize_tests::kernels::{self, Arm64, Compiler, Costs, Guest, HOST, KERNELS, Kernel, Results, Run};
 use anyhow::{Context, Result};
 use clap::Parser;
 
@@ -29,6 +29,9 @@ struct Arguments {
     /// Leave out the data path's kernel tests, which take many minutes under emulation.
     #[arg(long)]
     features_only: bool,
+    /// Run nothing; write the page from what is kept.
+    #[arg(long)]
+    page: bool,
     /// Only these; `host` is this machine's own.
     kernels: Vec<String>,
 }
@@ -50,10 +53,17 @@ fn run(arguments: &Arguments) -> Result<bool> {
         eprintln!("{HOST}\t(this machine's)");
         return Ok(true);
     }
+    if arguments.page {
+        write_page(&Results::read(&place(RESULTS))?)?;
+        return Ok(true);
+    }
     let known = |name: &String| name == HOST || KERNELS.iter().any(|kernel| kernel.name == name);
     if let Some(name) = arguments.kernels.iter().find(|name| !known(name)) {
         anyhow::bail!("no kernel is called {name}; --list shows them");
     }
+    let wanted: Vec<Kernel> =
+        KERNELS.into_iter().filter(|kernel| is_wanted(kernel.name, &arguments.kernels)).collect();
+    kernels::fetch_all(&wanted)?;
     let guest = Guest::build(!arguments.check && !arguments.features_only)?;
     let runs = run_all(&guest, &arguments.kernels);
     let mut verdict = Verdict::default();
@@ -72,7 +82,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     } else {
         keep(&found, &mut verdict)?
     }
-    costs(&found, &mut verdict)?;
+    costs(&found, guest.newest(), &mut verdict)?;
     for failure in &verdict.failures {
         eprintln!("{failure}");
     }
@@ -80,11 +90,15 @@ fn run(arguments: &Arguments) -> Result<bool> {
     Ok(verdict.failures.is_empty())
 }
 
+/// All are, where none is named.
+fn is_wanted(name: &str, wanted: &[String]) -> bool {
+    wanted.is_empty() || wanted.iter().any(|wanted| wanted == name)
+}
+
 /// Runs those that are wanted, the slowest to come first.
 fn run_all(guest: &Guest, wanted: &[String]) -> Vec<(String, Result<Run>)> {
-    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
     let waiting: Mutex<Vec<Kernel>> =
-        Mutex::new(KERNELS.into_iter().filter(|kernel| is_wanted(kernel.name)).collect());
+        Mutex::new(KERNELS.into_iter().filter(|kernel| is_wanted(kernel.name, wanted)).collect());
     let done = Mutex::new(Vec::new());
     let next = || waiting.lock().ok().and_then(|mut waiting| waiting.pop());
     thread::scope(|scope| {
@@ -100,7 +114,7 @@ fn run_all(guest: &Guest, wanted: &[String]) -> Vec<(String, Result<Run>)> {
         }
     });
     let mut done = done.into_inner().unwrap_or_default();
-    if is_wanted(HOST) {
+    if is_wanted(HOST, wanted) {
         done.push((HOST.to_owned(), guest.run_here()));
     }
     done
@@ -152,6 +166,7 @@ fn place(name: &str) -> PathBuf {
 
 const RESULTS: &str = "tests/kernels/results.json";
 const COSTS: &str = "tests/kernels/verifier.json";
+const ARM64: &str = "tests/kernels/arm64.json";
 const PAGE: &str = "docs/kernels.md";
 
 fn check(found: &[(String, Run)], verdict: &mut Verdict) -> Result<()> {
@@ -173,38 +188,51 @@ fn keep(found: &[(String, Run)], verdict: &mut Verdict) -> Result<()> {
     results.0.extend(found.iter().map(|(name, run)| (name.clone(), run.outcome.clone())));
     results.0.retain(|name, _| name == HOST || KERNELS.iter().any(|kernel| kernel.name == name));
     results.write(&place(RESULTS))?;
+    eprintln!("wrote {RESULTS}");
+    write_page(&results)
+}
+
+fn write_page(results: &Results) -> Result<()> {
+    let arm64 = Arm64::read(&place(ARM64))?.line(&kernels::sources()?);
     let path = place(PAGE);
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    std::fs::write(&path, kernels::page(&text, &results)?)?;
-    eprintln!("wrote {PAGE} and {RESULTS}");
+    std::fs::write(&path, kernels::page(&text, results, &arm64)?)?;
+    eprintln!("wrote {PAGE}");
     Ok(())
 }
 
-/// What the programs cost the verifier. The host's kernel has its series for a name: other machines may have another.
-fn costs(found: &[(String, Run)], verdict: &mut Verdict) -> Result<()> {
+/// What the programs cost the verifier, of both compilers. The host's kernel has its series for a name: other machines may
+/// have another.
+fn costs(found: &[(String, Run)], newest: u32, verdict: &mut Verdict) -> Result<()> {
     let mut costs = Costs::read(&place(COSTS))?;
-    let clang = kernels::clang()?;
+    let default = Compiler::default_one()?.version;
+    let clangs = if newest == default { vec![default] } else { vec![default, newest] };
     let bless = std::env::var_os("ALIZE_BLESS").is_some();
     let mut excesses = Vec::new();
-    for (name, run) in found {
-        let is_host = name == HOST;
-        let name = if is_host { kernels::series(&run.outcome.release) } else { name.clone() };
-        if bless && !run.outcome.verified.is_empty() {
-            costs.walked.insert(name.clone(), run.outcome.verified.clone());
+    for clang in &clangs {
+        let known = costs.knows(*clang);
+        if !known && !bless {
+            eprintln!("no cost is kept of programs that clang {clang} makes: only the limit is looked at");
         }
-        let compare = costs.clang == clang && (!is_host || costs.walked.contains_key(&name));
-        let compare = compare && !run.outcome.verified.is_empty();
-        excesses.extend(costs.excesses(&name, &run.outcome.verified, compare || bless));
+        for (name, run) in found {
+            let kernel = if name == HOST { kernels::series(&run.outcome.release) } else { name.clone() };
+            let (walked, other) = (&run.outcome.verified, &run.outcome.verified_newest);
+            let walked = if *clang == default { walked } else { other };
+            if bless {
+                costs.keep(*clang, &kernel, walked);
+            }
+            let compare = bless || known && (name != HOST || costs.of(*clang, &kernel).is_some());
+            excesses.extend(costs.excesses(*clang, &kernel, walked, compare));
+            for program in run.outcome.verified.keys().filter(|program| !walked.contains_key(*program)) {
+                verdict
+                    .fail(format!("kernel {name}: program {program} is refused as clang {clang} makes it"));
+            }
+        }
     }
     if bless {
-        costs.clang = clang;
+        costs.retain(&clangs);
         costs.write(&place(COSTS))?;
         eprintln!("wrote {COSTS}");
-    } else if costs.clang != clang {
-        eprintln!(
-            "the cost of programs is kept of clang {}, not {clang}: only the limit is looked at",
-            costs.clang
-        );
     }
     if !excesses.is_empty() {
         verdict.fail(format!("programs cost the verifier too much:\n{}", kernels::table(&excesses)));

@@ -66,7 +66,7 @@ impl Download {
 }
 
 /// Other bytes for each transfer, so that none can be taken for another's (SplitMix64).
-fn bytes(seed: u64, length: usize) -> Vec<u8> {
+pub(super) fn bytes(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed;
     let mut next = || {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);

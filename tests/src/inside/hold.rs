@@ -16,7 +16,8 @@ pub struct Hold {
     /// Connections to open
     #[arg(long, default_value_t = 1)]
     count: u32,
-    #[arg(long, default_value_t = 5.0)]
+    /// All are asked at once: on a busy machine thousands of server threads take their time
+    #[arg(long, default_value_t = 60.0)]
     timeout: f64,
 }
 

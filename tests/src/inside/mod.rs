@@ -6,8 +6,11 @@ mod dial;
 mod download;
 mod enter;
 mod hold;
+mod request;
 mod serve;
+mod shop;
 mod stream;
+mod websocket;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -25,6 +28,8 @@ pub enum Command {
     Enter(enter::Enter),
     /// Answer every connection and datagram with a name, then echo
     Serve(serve::Serve),
+    /// Serve HTTP, and WebSocket at another port; count what was asked for
+    Shop(shop::Shop),
     /// Connect many times, one answer each, and tell what was seen
     Connect(connect::Connect),
     /// Connect until standard input ends; tell what was seen since the last time at each line of it
@@ -33,8 +38,16 @@ pub enum Command {
     Download(download::Download),
     /// Open connections and keep them; ask over each at each line of standard input
     Hold(hold::Hold),
+    /// Ask by HTTP until standard input ends, over kept and over new connections, each request once
+    Request(request::Request),
+    /// Keep WebSockets, send frames and compare the echo, until standard input ends
+    Websocket(websocket::Websocket),
     /// Send datagrams and tell who answered from where
     Datagram(datagram::Datagram),
+    /// Send requests of every kind, compare each byte that comes back, and tell what was seen
+    Torment(crate::torture::client::Torment),
+    /// Answer the requests of `torment`
+    Origin(crate::torture::origin::Origin),
     /// Remove what killed tests have left
     Sweep,
 }
@@ -45,11 +58,16 @@ impl Command {
         match self {
             Command::Enter(enter) => enter.run(),
             Command::Serve(serve) => serve.run(),
+            Command::Shop(shop) => shop.run(),
+            Command::Request(request) => request.run(),
+            Command::Websocket(websocket) => websocket.run(),
             Command::Connect(connect) => connect.run(),
             Command::Stream(stream) => stream.run(),
             Command::Download(download) => download.run(),
             Command::Hold(hold) => hold.run(),
             Command::Datagram(datagram) => datagram.run(),
+            Command::Torment(torment) => torment.run(),
+            Command::Origin(origin) => origin.run(),
             Command::Sweep => crate::leftovers::sweep(),
         }
     }

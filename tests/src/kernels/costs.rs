@@ -18,18 +18,19 @@ const SMALL: u64 = 200;
 /// How to make what is kept equal to what was found.
 const BLESS: &str = "ALIZE_BLESS=1 make test-kernels";
 
-/// By kernel series, then by program.
+/// Instructions walked, by program.
+pub type Walked = BTreeMap<String, u64>;
+
+/// By major version of the clang that compiled the programs, since another one makes other instructions; then by kernel
+/// series.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Costs {
-    /// Major version of the clang that compiled the programs: another one makes other instructions.
-    pub clang: u32,
-    /// Instructions walked.
-    pub walked: BTreeMap<String, BTreeMap<String, u64>>,
-}
+#[serde(transparent)]
+pub struct Costs(BTreeMap<u32, BTreeMap<String, Walked>>);
 
 /// A program that costs too much.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Excess {
+    clang: u32,
     kernel: String,
     program: String,
     before: Option<u64>,
@@ -53,11 +54,32 @@ impl Costs {
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// What of `found` costs too much on `kernel`. Without what it cost before (`compare`: the kernel is one that is
-    /// kept, compiled by the clang that is kept), only the limit counts.
-    pub fn excesses(&self, kernel: &str, found: &BTreeMap<String, u64>, compare: bool) -> Vec<Excess> {
-        let kept = self.walked.get(kernel);
+    /// Whether anything is kept of this compiler.
+    pub fn knows(&self, clang: u32) -> bool {
+        self.0.contains_key(&clang)
+    }
+
+    /// What is kept of `kernel`.
+    pub fn of(&self, clang: u32, kernel: &str) -> Option<&Walked> {
+        self.0.get(&clang)?.get(kernel)
+    }
+
+    /// Keeps what was `found` in place of what was kept.
+    pub fn keep(&mut self, clang: u32, kernel: &str, found: &Walked) {
+        self.0.entry(clang).or_default().insert(kernel.to_owned(), found.clone());
+    }
+
+    /// Forgets other compilers than these.
+    pub fn retain(&mut self, clangs: &[u32]) {
+        self.0.retain(|clang, _| clangs.contains(clang));
+    }
+
+    /// What of `found` costs too much on `kernel`. Without `compare` (nothing of this compiler or kernel is kept) only the
+    /// limit counts.
+    pub fn excesses(&self, clang: u32, kernel: &str, found: &Walked, compare: bool) -> Vec<Excess> {
+        let kept = self.of(clang, kernel);
         let excess = |program: &str, before, now, why: String| Excess {
+            clang,
             kernel: kernel.into(),
             program: program.into(),
             before,
@@ -94,40 +116,34 @@ fn grown(before: u64, now: u64) -> bool {
 /// For people.
 pub fn table(excesses: &[Excess]) -> String {
     let number = |number: Option<u64>| number.map_or("-".to_owned(), |number| number.to_string());
-    let width = excesses.iter().map(|excess| excess.program.len()).max().unwrap_or(0);
-    let line = |kernel: &str, program: &str, before: &str, now: &str, why: &str| {
-        format!("{kernel:<7} {program:<width$} {before:>8} {now:>8}  {why}\n")
+    let longest = excesses.iter().map(|excess| excess.program.len()).max();
+    let width = longest.unwrap_or(0).max("PROGRAM".len());
+    let line = |clang: &str, kernel: &str, program: &str, before: &str, now: &str, why: &str| {
+        format!("{clang:<6} {kernel:<7} {program:<width$} {before:>8} {now:>8}  {why}\n")
     };
-    let mut text = line("KERNEL", "PROGRAM", "BEFORE", "NOW", "");
+    let mut text = line("CLANG", "KERNEL", "PROGRAM", "BEFORE", "NOW", "");
     for excess in excesses {
-        let Excess { kernel, program, before, now, why } = excess;
-        text.push_str(&line(kernel, program, &number(*before), &number(*now), why));
+        let Excess { clang, kernel, program, before, now, why } = excess;
+        text.push_str(&line(&clang.to_string(), kernel, program, &number(*before), &number(*now), why));
     }
     text
-}
-
-/// Major version of the clang that builds the programs.
-pub fn clang() -> Result<u32> {
-    let program = std::env::var("CLANG").unwrap_or_else(|_| "clang".into());
-    let text = super::guest::output(std::process::Command::new(program).arg("--version"))?;
-    let version = text.split("version ").nth(1).and_then(|rest| rest.split('.').next()?.parse().ok());
-    version.with_context(|| format!("clang tells no version: {text}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn programs(list: &[(&str, u64)]) -> BTreeMap<String, u64> {
+    fn programs(list: &[(&str, u64)]) -> Walked {
         list.iter().map(|(name, walked)| ((*name).to_owned(), *walked)).collect()
     }
 
     #[test]
     fn growth_and_the_limit_are_told() {
         let kept = programs(&[("small", 100), ("large", 10_000), ("gone", 5)]);
-        let costs = Costs { clang: 14, walked: [("6.1".to_owned(), kept)].into() };
+        let mut costs = Costs::default();
+        costs.keep(14, "6.1", &kept);
         let names = |found: &[(&str, u64)], compare| {
-            let excesses = costs.excesses("6.1", &programs(found), compare);
+            let excesses = costs.excesses(14, "6.1", &programs(found), compare);
             excesses.into_iter().map(|excess| (excess.program, excess.why)).collect::<Vec<_>>()
         };
         let within = [("small", 300), ("large", 11_000), ("gone", 5)];
@@ -140,7 +156,34 @@ mod tests {
         let other = names(&[("new", 250_001), ("large", 250_000)], false);
         assert_eq!(other.len(), 1);
         assert!(other[0].1.contains("250000"), "{other:?}");
-        let excesses = costs.excesses("6.1", &BTreeMap::from([("new".to_owned(), 1)]), true);
+        let excesses = costs.excesses(14, "6.1", &BTreeMap::from([("new".to_owned(), 1)]), true);
         assert!(table(&excesses).contains("gone"), "{}", table(&excesses));
+    }
+
+    #[test]
+    fn the_limit_holds_for_every_compiler() {
+        let mut costs = Costs::default();
+        costs.keep(14, "6.1", &programs(&[("p", 200_000)]));
+        let excesses = costs.excesses(22, "6.1", &programs(&[("p", 357_904)]), costs.knows(22));
+        let line = format!("{:<6} {:<7} {:<7} {:>8} {:>8}  more than 250000", 22, "6.1", "p", "-", 357_904);
+        assert!(table(&excesses).contains(&line), "{}", table(&excesses));
+        // What another compiler costs does not excuse this one.
+        costs.keep(22, "6.1", &programs(&[("p", 100_000)]));
+        assert_eq!(costs.excesses(14, "6.1", &programs(&[("p", 220_000)]), true), []);
+        assert_eq!(costs.excesses(22, "6.1", &programs(&[("p", 111_000)]), true).len(), 1);
+        costs.retain(&[22]);
+        assert!(!costs.knows(14) && costs.knows(22));
+    }
+
+    #[test]
+    fn what_is_kept_is_within_the_limit() {
+        let costs = Costs::read(&crate::kernels::repository().join("tests/kernels/verifier.json")).unwrap();
+        assert!(costs.0.len() >= 2, "the oldest and the newest clang are kept");
+        for (clang, kernels) in &costs.0 {
+            for (kernel, kept) in kernels {
+                let excesses = costs.excesses(*clang, kernel, kept, true);
+                assert_eq!(excesses, [], "{}", table(&excesses));
+            }
+        }
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::outcome::Outcome;
-use super::{Kernel, image};
+use super::{Compiler, Kernel, image};
 
 /// Boot and everything that is run on one kernel; boot alone takes about 4 s.
 const TIME_LIMIT: Duration = Duration::from_secs(1800);
@@ -22,7 +22,11 @@ const BOOTS: usize = 3;
 /// Programs that are built for this machine's architecture, and run on any of its kernels.
 pub struct Guest {
     features: PathBuf,
+    alize: PathBuf,
     tests: Vec<PathBuf>,
+    newest: Compiler,
+    /// What its objects are in.
+    objects: PathBuf,
     folder: PathBuf,
 }
 
@@ -39,23 +43,49 @@ pub struct Run {
 impl Guest {
     /// Builds them; `tests` with the kernel tests of the data path, which take minutes under emulation.
     pub fn build(tests: bool) -> Result<Self> {
-        let (features, folder) = built(&["build", "--example", "features"])?;
-        let features = features.into_iter().next().context("the example `features` was not built")?;
-        // The other tests need bpftool, nginx or a real clock.
-        let wanted =
-            ["test", "--no-run", "--test", "connections", "--test", "doctor", "--test", "conformance"];
+        let one = |arguments: &[&str]| {
+            let (programs, folder) = built(arguments)?;
+            let program = programs.into_iter().next();
+            Ok::<_, anyhow::Error>((
+                program.with_context(|| format!("{arguments:?} made no program"))?,
+                folder,
+            ))
+        };
+        let (features, folder) = one(&["build", "-p", "alize-datapath", "--example", "features"])?;
+        let (compile, _) = one(&["build", "-p", "alize-datapath", "--example", "compile"])?;
+        let (alize, _) = one(&["build", "-p", "alize", "--bin", "alize"])?;
+        // The other tests need nginx, clang or a real clock.
+        let mut wanted = vec!["test", "--no-run", "-p", "alize-datapath"];
+        wanted.extend(
+            ["connections", "doctor", "conformance", "router"].iter().flat_map(|name| ["--test", name]),
+        );
         let tests = if tests { built(&wanted)?.0 } else { Vec::new() };
         let folder = folder.join("kernels");
-        fs::create_dir_all(&folder)?;
-        Ok(Self { features, tests, folder })
+        let objects = folder.join("objects");
+        let _ = fs::remove_dir_all(&objects);
+        let newest = Compiler::newest()?;
+        output(Command::new(compile).arg(&newest.path).arg(&objects))
+            .with_context(|| format!("clang {} does not build the programs", newest.version))?;
+        Ok(Self { features, alize, tests, newest, objects, folder })
+    }
+
+    /// The newest clang, whose programs are verified beside those of the default one.
+    pub fn newest(&self) -> u32 {
+        self.newest.version
     }
 
     /// On this machine's own kernel, without a virtual machine; tests have a command of their own there.
     pub fn run_here(&self) -> Result<Run> {
         let release = fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
-        let output = Command::new(&self.features).stderr(Stdio::null()).output().context("features")?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        ensure!(output.status.success(), "the features were not all tried: {text}");
+        let run = |arguments: &[&Path]| {
+            let mut command = Command::new(&self.features);
+            let output = command.args(arguments).env("ALIZE", &self.alize).stderr(Stdio::null()).output();
+            let output = output.context("features")?;
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            ensure!(output.status.success(), "the features were not all tried: {text}");
+            Ok(text)
+        };
+        let text = format!("{}{NEWEST}\n{}", run(&[])?, run(&[&self.objects])?);
         Ok(Run { outcome: Outcome::read(release, &text)?, tests: Vec::new(), lost: 0 })
     }
 
@@ -92,7 +122,21 @@ impl Guest {
             fs::create_dir_all(root.join(folder))?;
         }
         fs::copy("/bin/busybox", root.join("bin/busybox")).context("package busybox-static")?;
-        let mut programs = vec![(self.features.as_path(), root.join("features"))];
+        let mut programs = vec![
+            (self.features.as_path(), root.join("features")),
+            (self.alize.as_path(), root.join("bin/alize")),
+        ];
+        // What `alize programs --dump` reads instructions with.
+        let (bpftool, objdump) = (tool("bpftool")?, tool("objdump")?);
+        programs.extend([
+            (bpftool.as_path(), root.join("bin/bpftool")),
+            (objdump.as_path(), root.join("bin/objdump")),
+        ]);
+        fs::create_dir_all(root.join("objects"))?;
+        for entry in fs::read_dir(&self.objects)? {
+            let path = entry?.path();
+            fs::copy(&path, root.join("objects").join(path.file_name().context("an object has a name")?))?;
+        }
         let tests = if kernel.tests { self.tests.as_slice() } else { &[] };
         for test in tests {
             let name = test.file_name().context("a test program has a name")?;
@@ -130,7 +174,11 @@ impl Guest {
     }
 }
 
-/// Results go to a serial line of their own, into which no message of the kernel can fall.
+/// Stands before what was found of the newest clang's programs.
+pub(super) const NEWEST: &str = "@newest";
+
+/// Results go to a serial line of their own, into which no message of the kernel can fall; nor one of libbpf, which speaks
+/// on standard error in the middle of a test's line.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
@@ -140,8 +188,10 @@ ip link set lo up
 stty -F /dev/ttyS1 raw -echo
 echo "@release $(uname -r)" >/dev/ttyS1
 /features >/dev/ttyS1 </dev/null
+echo "@newest" >/dev/ttyS1
+/features /objects >/dev/ttyS1 </dev/null
 for test in /tests/*; do
-    [ -x $test ] && $test --test-threads=1 2>&1 </dev/null | tee /dev/console | grep -E '^(test .* \.\.\. |running [0-9]+ test)' >/dev/ttyS1
+    [ -x $test ] && $test --test-threads=1 2>/dev/console </dev/null | tee /dev/console | grep -E '^(test .* \.\.\. |running [0-9]+ test)' >/dev/ttyS1
 done
 echo "@complete" >/dev/ttyS1
 poweroff -f
@@ -198,11 +248,20 @@ fn tests_of(text: &str) -> (Vec<(String, bool)>, usize) {
     (tests, lost)
 }
 
-/// Executables that cargo makes of the data path, and the folder it makes them in.
+/// Where a program is that `script/setup kernels test` installs.
+fn tool(name: &str) -> Result<PathBuf> {
+    let folders = std::env::var_os("PATH").context("PATH is not set")?;
+    // Debian keeps bpftool where only root looks.
+    let folders = std::env::split_paths(&folders).chain(["/usr/sbin".into()]);
+    let found = folders.map(|folder| folder.join(name)).find(|path| path.is_file());
+    found.with_context(|| format!("{name} is not installed: run script/setup test kernels"))
+}
+
+/// Executables that cargo makes, and the folder it makes them in.
 fn built(arguments: &[&str]) -> Result<(Vec<PathBuf>, PathBuf)> {
     let mut child = Command::new("cargo")
         .args(arguments)
-        .args(["--quiet", "--message-format=json", "-p", "alize-datapath"])
+        .args(["--quiet", "--message-format=json"])
         .current_dir(super::repository())
         .stdout(Stdio::piped())
         .spawn()

@@ -35,6 +35,11 @@ pub(super) fn image(kernel: Kernel) -> Result<PathBuf> {
     }
 }
 
+/// Has the images of all `kernels`, so that what is missing is told before anything is built or booted.
+pub fn fetch_all(kernels: &[Kernel]) -> Result<()> {
+    kernels.iter().try_for_each(|kernel| image(*kernel).map(drop))
+}
+
 fn find(folder: &Path) -> Option<PathBuf> {
     let entries = fs::read_dir(folder.join("unpacked/boot")).ok()?;
     entries.flatten().map(|entry| entry.path()).find(|path| path.to_string_lossy().contains("/vmlinuz-"))

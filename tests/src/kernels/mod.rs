@@ -2,14 +2,19 @@
 //! on them with real sockets (`crates/datapath/examples/features.rs`). What was found is kept in `tests/kernels`, from which
 //! the tables of `docs/kernels.md` are made.
 
+mod arm64;
+mod compiler;
 mod costs;
 mod guest;
 mod image;
 mod outcome;
 mod page;
 
-pub use costs::{Costs, clang, table};
+pub use arm64::{Arm64, sources};
+pub use compiler::Compiler;
+pub use costs::{Costs, Walked, table};
 pub use guest::{Guest, Run};
+pub use image::fetch_all;
 pub use outcome::{Outcome, Results, Row};
 pub use page::page;
 

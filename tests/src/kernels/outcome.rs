@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::guest::NEWEST;
 use super::{HOST, series};
 
 /// One feature on one kernel.
@@ -30,7 +31,7 @@ struct Cost {
 }
 
 /// What works on one kernel.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     /// Its release.
     pub release: String,
@@ -39,17 +40,26 @@ pub struct Outcome {
     /// Instructions that its verifier walked, by program; empty where it does not tell (before 5.16).
     #[serde(skip)]
     pub verified: BTreeMap<String, u64>,
+    /// The same of programs that the newest clang has made.
+    #[serde(skip)]
+    pub verified_newest: BTreeMap<String, u64>,
 }
 
 impl Outcome {
     pub(super) fn read(release: String, text: &str) -> Result<Self> {
-        let mut outcome = Self { release, features: Vec::new(), verified: BTreeMap::new() };
-        for line in text.lines().filter(|line| line.starts_with('{')) {
+        let mut outcome = Self { release, ..Self::default() };
+        let mut newest = false;
+        for line in text.lines() {
+            newest |= line == NEWEST;
+            if !line.starts_with('{') {
+                continue;
+            }
             if let Ok(row) = serde_json::from_str::<Row>(line) {
                 outcome.features.push(row);
             } else {
                 let cost: Cost = serde_json::from_str(line).with_context(|| format!("what is {line}?"))?;
-                outcome.verified.extend(cost.verified.map(|verified| (cost.program, verified)));
+                let costs = if newest { &mut outcome.verified_newest } else { &mut outcome.verified };
+                costs.extend(cost.verified.map(|verified| (cost.program, verified)));
             }
         }
         ensure!(!outcome.features.is_empty(), "no feature was tried");
@@ -141,11 +151,7 @@ mod tests {
             state: state.into(),
             why: why.map(str::to_owned),
         };
-        Outcome {
-            release: release.into(),
-            features: rows.iter().map(row).collect(),
-            verified: BTreeMap::new(),
-        }
+        Outcome { release: release.into(), features: rows.iter().map(row).collect(), ..Outcome::default() }
     }
 
     #[test]
@@ -183,10 +189,12 @@ mod tests {
     #[test]
     fn lines_are_read() {
         let text = "noise\n{\"feature\":\"a\",\"kind\":\"mesh\",\"state\":\"failed\",\"why\":\"w\"}\n\
-                    {\"program\":\"p\",\"verified\":7}\n{\"program\":\"old\",\"verified\":null}\n";
+                    {\"program\":\"p\",\"verified\":7}\n{\"program\":\"old\",\"verified\":null}\n\
+                    @newest\n{\"program\":\"p\",\"verified\":9}\n";
         let read = Outcome::read("6.1".into(), text).unwrap();
         assert_eq!(read.failed().count(), 1);
         assert_eq!(read.verified, [("p".to_owned(), 7)].into());
+        assert_eq!(read.verified_newest, [("p".to_owned(), 9)].into());
         assert!(Outcome::read("6.1".into(), "noise").is_err());
         assert!(Outcome::read("6.1".into(), "{\"x\":1}").is_err());
     }

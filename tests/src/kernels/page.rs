@@ -7,12 +7,12 @@ use super::{HOST, KERNELS, Outcome, Results, Row, series};
 const BEGIN: &str = "<!-- kernels:begin, written by make test-kernels -->\n";
 const END: &str = "<!-- kernels:end -->";
 
-/// `text` with the tables of `results` between its marks.
-pub fn page(text: &str, results: &Results) -> Result<String> {
+/// `text` with the tables of `results`, and what was found on ARM64, between its marks.
+pub fn page(text: &str, results: &Results, arm64: &str) -> Result<String> {
     let (before, rest) =
         text.split_once(BEGIN).context("docs/kernels.md has no mark where the tables begin")?;
     let (_, after) = rest.split_once(END).context("docs/kernels.md has no mark where the tables end")?;
-    Ok(format!("{before}{BEGIN}{}{END}{after}", tables(results)))
+    Ok(format!("{before}{BEGIN}{}{}{END}{after}", tables(results), arm64))
 }
 
 fn tables(results: &Results) -> String {
@@ -75,6 +75,7 @@ fn cell(row: &Row, notes: &mut Vec<String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::{Arm64, sources};
 
     fn row(feature: &str, kind: &str, state: &str, why: Option<&str>) -> Row {
         Row { feature: feature.into(), kind: kind.into(), state: state.into(), why: why.map(str::to_owned) }
@@ -84,9 +85,10 @@ mod tests {
     fn the_page_is_what_ran() {
         let read = |name: &str| crate::kernels::repository().join(name);
         let results = Results::read(&read("tests/kernels/results.json")).unwrap();
+        let arm64 = Arm64::read(&read("tests/kernels/arm64.json")).unwrap().line(&sources().unwrap());
         let text = std::fs::read_to_string(read("docs/kernels.md")).unwrap();
         assert_eq!(
-            page(&text, &results).unwrap(),
+            page(&text, &results, &arm64).unwrap(),
             text,
             "docs/kernels.md is out of date: run make test-kernels"
         );
@@ -104,17 +106,20 @@ mod tests {
     fn reasons_are_notes_and_each_is_told_once() {
         let old = vec![row("a", "mesh", "degraded", Some("x")), row("b", "mesh", "off", Some("x"))];
         let new = vec![row("a", "mesh", "on", None), row("c", "capability", "off", Some("y"))];
-        let outcome = |release: &str, features| Outcome {
-            release: release.into(),
-            features,
-            verified: Default::default(),
-        };
+        let outcome =
+            |release: &str, features| Outcome { release: release.into(), features, ..Outcome::default() };
         let results = Results(
             [("6.1".to_owned(), outcome("6.1.0-1", old)), (HOST.to_owned(), outcome("6.18.4", new))].into(),
         );
         let text = format!("before\n{BEGIN}stale\n{END}\nafter\n");
+        let arm64 = Arm64 {
+            release: "6.1.0-a".into(),
+            objects: vec!["a".into(), "b".into()],
+            behaviour: vec!["a connect is balanced".into()],
+        };
+        let arm64 = arm64.line(&["a".into(), "c".into()]);
         assert_eq!(
-            page(&text, &results).unwrap(),
+            page(&text, &results, &arm64).unwrap(),
             format!(
                 "before\n{BEGIN}\
 | Feature | 6.1 (Debian bookworm) | 6.18, a build machine |
@@ -130,9 +135,10 @@ mod tests {
 2. y
 
 Tried on 6.1.0-1, 6.18.4.
+On ARM64 (6.1.0-a) 2 objects are loaded (not c), and a connect is balanced; the agent itself was never run there.
 {END}\nafter\n"
             )
         );
-        assert!(page("no marks", &results).is_err());
+        assert!(page("no marks", &results, &arm64).is_err());
     }
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use alize_datapath::Opened;
 use alize_datapath::conformance::{Outcome, Report};
+use alize_datapath::{Opened, ProgramStatus, inspect};
 use alize_model::api::{Conformance, ConformanceCheck, Program, Status};
 use tracing::info;
 
@@ -46,6 +46,13 @@ impl Mesh {
             Ok(()) => info!("this kernel does what serving HTTP in it relies on"),
             Err(why) => info!("HTTP is not served in the kernel: {why}; `alize doctor` tells more"),
         }
+        if let (Ok(()), Err(why)) = (report.http_path(), report.remote_path()) {
+            info!("requests to other hosts are the proxy's: {why}; `alize doctor` tells more");
+        }
+        // The way to other hosts first: connections to them are made once requests are routed.
+        if let Err(error) = self.datapath.allow_remote(report.remote_path().is_ok()) {
+            tracing::warn!("the proxy serves every HTTP request to other hosts: {error}");
+        }
         if let Err(error) = self.datapath.allow_http(report.http_path().is_ok()) {
             tracing::warn!("the proxy serves every HTTP request: {error}");
         }
@@ -56,10 +63,16 @@ impl Mesh {
 
     fn programs(&self) -> Vec<Program> {
         let state = |off: Option<String>| off.map_or_else(|| "on".to_owned(), |why| format!("off: {why}"));
-        let programs = self.datapath.programs().into_iter();
-        programs
-            .map(|program| Program { name: program.name, id: program.id, state: state(program.off) })
-            .collect()
+        let programs = self.datapath.programs();
+        let skipped =
+            inspect::recursion_misses(&programs.iter().map(|program| program.id).collect::<Vec<_>>());
+        let program = |program: ProgramStatus| Program {
+            skipped: skipped.get(&program.id).copied().unwrap_or(0),
+            name: program.name,
+            id: program.id,
+            state: state(program.off),
+        };
+        programs.into_iter().map(program).collect()
     }
 
     /// What the services in force are called; `known` itself while that is right.
@@ -171,6 +184,7 @@ fn conformance(report: &Report) -> Conformance {
             name: check.name.clone(),
             what: check.what.clone(),
             essential: check.essential,
+            remote: check.remote,
             result: result.into(),
             why,
         }
@@ -180,6 +194,7 @@ fn conformance(report: &Report) -> Conformance {
         time: report.time,
         took: report.took,
         obstacle: report.http_path().err(),
+        remote_obstacle: report.remote_path().err(),
         checks: checks.collect(),
     }
 }

@@ -8,6 +8,7 @@ mod kernel;
 mod modes;
 mod programs;
 mod proxied;
+mod trial;
 
 use std::collections::HashMap;
 use std::io;
@@ -43,6 +44,8 @@ const CHANGES_TOLD: usize = 32;
 
 /// All that the agent knows and owns.
 pub(crate) struct Mesh {
+    /// A version of the kernel programs that some have.
+    trial: Option<trial::UnderTrial>,
     options: Arc<Options>,
     started: f64,
     opened: Opened,
@@ -132,6 +135,7 @@ impl Mesh {
             conformance: None,
             untrimmed: false,
             trimmed_at: Instant::now(),
+            trial: None,
             options,
         })
     }

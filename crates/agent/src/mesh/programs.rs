@@ -1,7 +1,7 @@
 //! Which bundle of kernel programs is in force, and the change from one to another.
 
 use alize_datapath::bundle::Bundle;
-use alize_datapath::{DataPath, Error, Upgraded};
+use alize_datapath::{DataPath, Error, Keeping, Upgraded};
 
 use super::Mesh;
 use crate::events::Kind;
@@ -10,15 +10,7 @@ use crate::{Bundles, Options};
 impl Mesh {
     /// Puts the bundle in `bytes` in force, without any that of this binary.
     pub(crate) fn upgrade(&mut self, bytes: &[u8]) -> Result<Upgraded, Error> {
-        let refused = |refused| Error::Bundle { name: "that was handed over".into(), refused };
-        let bundle = match bytes {
-            [] => Bundle::embedded()?,
-            bytes => {
-                let bundle = Bundle::read(bytes).map_err(refused)?;
-                bundle.check(&self.options.bundles.trust).map_err(refused)?;
-                bundle
-            }
-        };
+        let bundle = bundle_of(bytes, &self.options)?;
         self.switch_to(&bundle)
     }
 
@@ -32,16 +24,25 @@ impl Mesh {
     }
 
     fn switch_to(&mut self, bundle: &Bundle) -> Result<Upgraded, Error> {
-        let upgraded = self.datapath.upgrade(bundle).inspect_err(|error| {
-            self.events.tell(Kind::Agent, format!("the kernel programs are what they were: {error}"));
-        })?;
+        let upgraded =
+            self.datapath.upgrade(bundle, keeping(&self.options).as_ref()).inspect_err(|error| {
+                self.events.tell(Kind::Agent, format!("the kernel programs are what they were: {error}"));
+            })?;
         let (from, to) = (upgraded.from.join(" and "), bundle.title());
         self.events.tell(Kind::Agent, format!("kernel programs of {to} are in force, in place of {from}"));
-        if let Err(error) = keep(&self.options, bundle) {
-            self.events.tell(Kind::Agent, format!("{to} is in force and cannot be kept for later: {error}"));
-        }
         Ok(upgraded)
     }
+}
+
+/// What was handed over, if somebody vouches for it; nothing stands for the bundle of this binary.
+pub(super) fn bundle_of(bytes: &[u8], options: &Options) -> Result<Bundle, Error> {
+    if bytes.is_empty() {
+        return Bundle::embedded();
+    }
+    let refused = |refused| Error::Bundle { name: "that was handed over".into(), refused };
+    let bundle = Bundle::read(bytes).map_err(refused)?;
+    bundle.check(&options.bundles.trust).map_err(refused)?;
+    Ok(bundle)
 }
 
 /// Opens the data path with the bundle that is asked for: a file, or the one that was chosen by hand, or that of this binary.
@@ -68,14 +69,13 @@ fn chosen(options: &Options) -> Result<Bundle, Error> {
     Ok(by_hand.unwrap_or(embedded))
 }
 
-/// For the way back, and so that the next start finds it chosen.
+/// For the way back, and so that the next start finds it chosen, unless the command line says each time what it is.
+pub(super) fn keeping(options: &Options) -> Option<Keeping> {
+    let store = options.bundles.store().ok()?;
+    Some(Keeping { store, chosen: options.bundles.file.is_none() })
+}
+
 fn keep(options: &Options, bundle: &Bundle) -> Result<(), Error> {
-    let Ok(store) = options.bundles.store() else { return Ok(()) };
-    store.keep(bundle)?;
-    let choice = store.choice(&options.datapath.instance);
-    match options.bundles.file {
-        // The command line says so each time.
-        Some(_) => Ok(()),
-        None => choice.remember(bundle.digest(), Bundle::embedded()?.digest()),
-    }
+    let Some(Keeping { store, chosen }) = keeping(options) else { return Ok(()) };
+    store.prepare(bundle, chosen.then_some(options.datapath.instance.as_str()))?.keep()
 }

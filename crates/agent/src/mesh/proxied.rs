@@ -77,7 +77,17 @@ impl Mesh {
             let Some(counters) = self.counters_of(&mut services, row.service) else { continue };
             let http = self.snapshot.get(counters.service.as_str()).and_then(|service| service.http.clone());
             let route = http.and_then(|http| Some(Arc::clone(&http.routes.get(row.route as usize)?.name)));
-            counters.requests.push(self.routed_row(row, route));
+            if row.remote {
+                counters.remote += row.statuses.iter().sum::<u64>();
+            }
+            let row = self.routed_row(row, route);
+            let alike =
+                |known: &&mut RequestCounters| (&known.route, known.endpoint) == (&row.route, row.endpoint);
+            match counters.requests.iter_mut().find(alike) {
+                // The same endpoint by both ways, or under another number than before.
+                Some(known) => known.add(&row),
+                None => counters.requests.push(row),
+            }
         }
         for row in counters.reasons {
             if let Some(counters) = self.counters_of(&mut services, row.service) {

@@ -5,12 +5,14 @@ use alize_model::control::RequestCounters;
 use alize_model::{Mode, Protocol};
 
 use super::{EndpointView, Family, Kind, Label, Of, RequestsView, Samples, ServiceView};
-use crate::observer::HttpTraffic;
+use crate::observer::{DurationLabels, HttpTraffic};
 use crate::process::Process;
 use crate::routes::{CLASSES, cumulative, latencies};
 use crate::scrape::{FAILURES, REFUSALS, Scrape, state_name};
 use crate::status::balance;
 
+/// The reason of connections, and not of requests.
+const NO_PROXY: &str = "no-proxy";
 const MICROSECONDS: f64 = 1e6;
 
 pub(super) const FAMILIES: &[Family] = &[
@@ -324,17 +326,37 @@ pub(super) const FAMILIES: &[Family] = &[
     }),
     requests_only(
         "alize_http_left_kernel",
-        "Requests that the proxy served, by the reason why the kernel did not.",
-        |view, out| view.reasons(&view.counters.reasons, out),
+        "Requests that the proxy served, or whose responses it carried, by the reason why the kernel did not.",
+        |view, out| view.reasons(view.counters.reasons.iter().filter(|(reason, _)| *reason != NO_PROXY), out),
+    ),
+    requests_only(
+        "alize_http_unproxied_connections",
+        "Connections to services with `protocol: http` that were balanced as a whole, because the proxy did not listen in their \
+         network namespace yet.",
+        |view, out| {
+            if let Some(count) = view.counters.reasons.get(NO_PROXY) {
+                out.add(&[("service", &view.counters.service)], count);
+            }
+        },
     ),
     requests_only(
         "alize_http_refused",
         "Requests that were answered without an endpoint, by reason.",
-        |view, out| view.reasons(&view.counters.refused, out),
+        |view, out| view.reasons(view.counters.refused.iter(), out),
     ),
     requests_only("alize_http_retries", "Tries after the first.", |view, out| {
         out.add(&[("service", &view.counters.service), ("path", &view.path)], view.counters.retries);
     }),
+    requests_only(
+        "alize_http_remote_requests",
+        "Requests among those with the path `kernel-l7` that went out by TCP: the endpoint is on another host, or not in a \
+         meshed cgroup.",
+        |view, out| {
+            if view.path == "kernel-l7" {
+                out.add(&[("service", &view.counters.service)], view.counters.remote);
+            }
+        },
+    ),
     http(
         "alize_observe_unfollowed_connections",
         Kind::Counter,
@@ -400,6 +422,37 @@ fn durations(view: &RequestsView<'_>, out: &mut Samples<'_>) {
     }
 }
 
+/// What OTLP pushes (`otlp`), in the names that Prometheus makes of OpenTelemetry's.
+pub(super) const OPENTELEMETRY: &[Family] = &[
+    http(
+        "http_client_request_duration_seconds",
+        Kind::Histogram,
+        "From the first byte of a request to the last of its response, seen in the kernel.",
+        |http, out| {
+            for (ends, durations) in &http.durations {
+                out.histogram(&opentelemetry(ends), durations.cumulative().into_iter(), durations.sum);
+            }
+        },
+    ),
+    http("alize_http_requests", Kind::Counter, "HTTP requests by class of their status.", |http, out| {
+        for (labels, count) in &http.requests {
+            let [source, service, destination, route] = opentelemetry(&labels.ends);
+            let method: Label<'_> = ("http_request_method", &labels.method);
+            let class: Label<'_> = ("alize_status_class", &labels.status_class);
+            out.add(&[source, service, destination, route, method, class], count);
+        }
+    }),
+];
+
+fn opentelemetry(ends: &DurationLabels) -> [Label<'_>; 4] {
+    [
+        ("alize_source", &ends.source),
+        ("alize_service", &ends.service),
+        ("alize_destination", &ends.destination),
+        ("http_route", &ends.route),
+    ]
+}
+
 fn observed_requests(http: &HttpTraffic, out: &mut Samples<'_>) {
     for (labels, count) in &http.requests {
         let [source, service, destination, route, path] = labels.ends.labels();
@@ -431,7 +484,7 @@ impl RequestsView<'_> {
         }
     }
 
-    fn reasons(&self, reasons: &std::collections::BTreeMap<String, u64>, out: &mut Samples<'_>) {
+    fn reasons<'a>(&self, reasons: impl Iterator<Item = (&'a String, &'a u64)>, out: &mut Samples<'_>) {
         for (reason, count) in reasons {
             out.add(&[("service", &self.counters.service), ("reason", reason), ("path", &self.path)], count);
         }

@@ -18,7 +18,7 @@ use crate::scrape::{Scrape, ScrapedService};
 use alize_datapath::{Decisions, LiveEndpoint, Outcomes, Traffic};
 use alize_model::control::ServiceCounters;
 
-use families::FAMILIES;
+use families::{FAMILIES, OPENTELEMETRY};
 
 /// Text is handed on when it is longer than this.
 const CHUNK: usize = 16 * 1024;
@@ -46,6 +46,17 @@ impl Dialect {
     }
 }
 
+/// Which names there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Names {
+    /// Prometheus' conventions.
+    #[default]
+    Prometheus,
+    /// Those of OpenTelemetry, as Prometheus writes them: of observed HTTP alone.
+    OpenTelemetry,
+}
+
 /// A scrape on its way to text.
 pub(crate) struct Rendering {
     scrape: Arc<Scrape>,
@@ -55,6 +66,7 @@ pub(crate) struct Rendering {
     counted: Vec<Counted>,
     process: Process,
     dialect: Dialect,
+    families: &'static [Family],
     family: usize,
     /// The next service of that family; for families of requests, of all paths one after the other.
     service: usize,
@@ -68,14 +80,25 @@ impl Rendering {
         counted: Vec<Counted>,
         dialect: Dialect,
     ) -> Self {
-        Self { scrape, http, counted, process: Process::read(), dialect, family: 0, service: 0, ended: false }
+        let process = Process::read();
+        let families = FAMILIES;
+        Self { scrape, http, counted, process, dialect, families, family: 0, service: 0, ended: false }
+    }
+
+    /// The same in other names.
+    pub(crate) fn named(self, names: Names) -> Self {
+        let families = match names {
+            Names::Prometheus => FAMILIES,
+            Names::OpenTelemetry => OPENTELEMETRY,
+        };
+        Self { families, ..self }
     }
 
     /// The next piece of text; none when all is written.
     pub(crate) fn next_chunk(&mut self) -> Option<String> {
         let mut text = String::with_capacity(CHUNK + CHUNK / 4);
         while text.len() < CHUNK {
-            let Some(family) = FAMILIES.get(self.family) else {
+            let Some(family) = self.families.get(self.family) else {
                 if !std::mem::replace(&mut self.ended, true) && self.dialect == Dialect::OpenMetrics {
                     text.push_str("# EOF\n");
                 }

@@ -80,7 +80,7 @@ fn status() -> Status {
         config: ConfigStatus { applied: Some(1234.5), generation: 3, ..ConfigStatus::default() },
         budgets: Budgets::default(),
         usage: Default::default(),
-        programs: vec![Program { name: "connect4".into(), id: 1, state: "off: no".into() }],
+        programs: vec![Program { name: "connect4".into(), id: 1, state: "off: no".into(), skipped: 0 }],
         kernel_memory: 4096,
         anomalies: BTreeMap::from([("event-lost".to_owned(), 0)]),
         proxy: None,
@@ -89,6 +89,7 @@ fn status() -> Status {
             time: 1.5,
             took: 0.1,
             obstacle: Some("dead-target: why".into()),
+            remote_obstacle: Some("dead-target: why".into()),
             checks: vec![
                 check("insertion", "passed"),
                 check("dead-target", "failed"),
@@ -103,6 +104,7 @@ fn check(name: &str, result: &str) -> ConformanceCheck {
         name: name.into(),
         what: String::new(),
         essential: true,
+        remote: false,
         result: result.into(),
         why: (result != "passed").then(|| "why".into()),
     }
@@ -147,6 +149,7 @@ fn counted() -> Vec<Counted> {
         reasons: BTreeMap::from([("header-match".into(), 4)]),
         refused: BTreeMap::from([("no-route".into(), 3)]),
         retries: 6,
+        remote: 0,
     };
     vec![Counted { path: "proxy", services: vec![counters] }]
 }
@@ -176,6 +179,23 @@ fn routed_requests_are_told_by_route_and_endpoint() {
 }
 
 #[test]
+fn http_has_opentelemetrys_names_if_asked() {
+    let own = render(&scrape(1), Dialect::Text);
+    let text = render_as(&scrape(1), Dialect::Text, Names::OpenTelemetry);
+    let ends = "alize_source=\"web.service\",alize_service=\"team/svc-0\",\
+                alize_destination=\"docker:0123456789ab\",http_route=\"/users/{name}\"";
+    for line in [
+        format!("http_client_request_duration_seconds_count{{{ends}}} 2"),
+        format!(
+            "alize_http_requests_total{{{ends},http_request_method=\"GET\",alize_status_class=\"2xx\"}} 2"
+        ),
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+        assert!(!own.contains(&line));
+    }
+}
+
+#[test]
 fn http_is_there_only_if_it_is_observed() {
     let scrape = scrape(1);
     let text = render(&scrape, Dialect::Text);
@@ -199,7 +219,11 @@ fn http_is_there_only_if_it_is_observed() {
 }
 
 fn render(scrape: &Arc<Scrape>, dialect: Dialect) -> String {
-    let mut rendering = Rendering::new(Arc::clone(scrape), Some(http()), counted(), dialect);
+    render_as(scrape, dialect, Names::Prometheus)
+}
+
+fn render_as(scrape: &Arc<Scrape>, dialect: Dialect, names: Names) -> String {
+    let mut rendering = Rendering::new(Arc::clone(scrape), Some(http()), counted(), dialect).named(names);
     std::iter::from_fn(|| rendering.next_chunk()).collect()
 }
 

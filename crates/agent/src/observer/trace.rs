@@ -1,11 +1,12 @@
 //! Traces: from the kernel's records to lines of JSON, each reader with a queue of its own that may overflow.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use alize_datapath::observe::{DnsQuery, Event, Filter, Identity, Request, Side, TcpEvent, TraceId};
+use alize_datapath::observe::{DnsQuery, Event, Filter, Grpc, Identity, Request, Side, TcpEvent, TraceId};
 use alize_model::api::{
-    Lost, ObservedConnection, ObservedLookup, ObservedRequest, Peer, TraceLine, Workload,
+    Lost, ObservedCall, ObservedConnection, ObservedLookup, ObservedRequest, Peer, TraceLine, Workload,
 };
 use axum::body::Bytes;
 use rustix::time::{ClockId, clock_gettime};
@@ -22,6 +23,9 @@ use crate::events::unix_time;
 const PIECE: usize = 32 * 1024;
 /// Pieces that wait for a reader.
 const PIECES: usize = 64;
+
+/// Requests that can be asked for again by their id: 2 MiB at most.
+const KEPT: usize = 4096;
 
 /// What a trace asks for, in the words of the API.
 #[derive(Clone, Debug, Default)]
@@ -174,16 +178,18 @@ impl Watcher {
     pub(super) fn deliver(&mut self) {
         self.end_traces_of(|trace| trace.lines.is_closed());
         if self.traces.is_empty() {
+            self.count_http2();
             return;
         }
         self.last_asked = Instant::now();
         self.renew_names();
         let Some(observer) = self.observer.as_mut() else { return };
         let offset = clock_offset();
-        let (traces, cgroups, names) = (&mut self.traces, &mut self.cgroups, &self.names);
+        let (traces, kept) = (&mut self.traces, &mut self.kept);
+        let (cgroups, names) = (&mut self.cgroups, &self.names);
         let mut malformed = None;
         let polled = observer.poll(&mut |event| match event {
-            Ok(event) => hand_out(&event, traces, &mut Words { cgroups, names, offset }),
+            Ok(event) => hand_out(&event, traces, kept, &mut Words { cgroups, names, offset }),
             Err(error) => malformed = Some(error),
         });
         if let Err(error) = polled {
@@ -199,6 +205,15 @@ impl Watcher {
             self.renew_filters();
         }
         self.traces.iter_mut().for_each(Trace::tell_lost);
+    }
+
+    /// Nobody traces; what the kernel tells of HTTP/2 is counted all the same.
+    fn count_http2(&mut self) {
+        if let Some(observer) = self.observer.as_mut()
+            && let Err(error) = observer.poll(&mut |_| {})
+        {
+            warn!("{error}");
+        }
     }
 
     fn count_lost(&mut self) {
@@ -233,6 +248,23 @@ impl Watcher {
         }
     }
 
+    /// The request with this id: one that a trace has shown, or one of the flight recorder.
+    pub(super) fn request_by_id(&mut self, id: &str) -> Result<ObservedRequest, Refused> {
+        if let Some(request) = self.kept.iter().rev().find(|request| request.id == id) {
+            return Ok(ObservedRequest::clone(request));
+        }
+        for failed in [true, false] {
+            if let Some(request) = self.recorded(failed)?.into_iter().find(|request| request.id == id) {
+                return Ok(request);
+            }
+        }
+        let error = format!(
+            "no request {id:?} is known: the last {KEPT} that a trace has shown are, and those of the flight recorder; \
+             `alize trace --ids` and `alize trace --last 10 --ids` show them"
+        );
+        Err(Refused::Unknown(error))
+    }
+
     /// From the flight recorder.
     pub(super) fn recorded(&mut self, failed: bool) -> Result<Vec<ObservedRequest>, Refused> {
         self.renew_names();
@@ -254,7 +286,12 @@ fn is_unit(workload: &Workload, wanted: &str) -> bool {
         || workload.container.as_ref().is_some_and(container)
 }
 
-fn hand_out(event: &Event, traces: &mut [Trace], words: &mut Words<'_>) {
+fn hand_out(
+    event: &Event,
+    traces: &mut [Trace],
+    kept: &mut VecDeque<Box<ObservedRequest>>,
+    words: &mut Words<'_>,
+) {
     let mut line = None;
     for trace in traces.iter_mut().filter(|trace| trace.id.wants(event)) {
         // A reader that takes nothing costs no more than this.
@@ -263,6 +300,12 @@ fn hand_out(event: &Event, traces: &mut [Trace], words: &mut Words<'_>) {
             continue;
         }
         trace.add(line.get_or_insert_with(|| words.line(event)));
+    }
+    if let Some(TraceLine::Request(request)) = line {
+        if kept.len() >= KEPT {
+            kept.pop_front();
+        }
+        kept.push_back(request);
     }
 }
 
@@ -292,6 +335,7 @@ impl Words<'_> {
     fn request(&mut self, request: &Request) -> ObservedRequest {
         let endpoint = request.server_address;
         ObservedRequest {
+            id: request_id(request),
             time: request.started.as_secs_f64() + self.offset,
             client: self.peer(request.client.as_ref()),
             client_address: request.client_address,
@@ -313,6 +357,10 @@ impl Words<'_> {
             reused: request.reused,
             pipelined: request.pipelined,
             broken: request.broken,
+            protocol: request.protocol.as_str().into(),
+            grpc: request.grpc.as_ref().map(call),
+            partial: request.partial,
+            trace_parent: request.trace_parent.clone(),
         }
     }
 
@@ -361,6 +409,20 @@ impl Words<'_> {
             comm: identity.pid.map(|_| identity.comm.clone()),
         })
     }
+}
+
+fn call(call: &Grpc) -> ObservedCall {
+    ObservedCall {
+        service: call.service.clone(),
+        method: call.method.clone(),
+        status: call.status,
+        status_name: call.status_name().map(str::to_owned),
+    }
+}
+
+/// The same for every reader, and in the flight recorder.
+fn request_id(request: &Request) -> String {
+    format!("{:x}-{:x}", request.started.as_nanos(), request.client_address.port())
 }
 
 fn side(side: Side) -> String {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use alize_datapath::observe::{Latencies, Method, Series, Tallies};
+use alize_datapath::observe::{Latencies, Method, PathLabel, Series, Tallies};
 use alize_model::api::{TrafficReport, TrafficSeries, Workload};
 
 use super::{Refused, Watcher};
@@ -21,6 +21,7 @@ const OTHER: &str = "other";
 #[derive(Clone, Debug, Default)]
 struct Sum {
     count: u64,
+    errors: u64,
     request_bytes: u64,
     response_bytes: u64,
     latency: f64,
@@ -30,6 +31,9 @@ struct Sum {
 impl Sum {
     fn add(&mut self, series: &Series) {
         self.count += series.count;
+        if series.key.failed() {
+            self.errors += series.count;
+        }
         self.request_bytes += series.request_bytes;
         self.response_bytes += series.response_bytes;
         self.latency += series.latency.as_secs_f64();
@@ -165,6 +169,7 @@ impl Watcher {
     /// `GET /v1/traffic`, already written down: it may be some megabytes.
     pub(super) fn traffic(&mut self, paths: bool) -> Result<Vec<u8>, Refused> {
         self.renew_names();
+        self.deliver();
         let (observer, fresh) = self.attach()?;
         let mut read = Vec::new();
         observer.series(&mut |series| read.push(series))?;
@@ -199,9 +204,15 @@ impl Watcher {
 
     pub(super) fn http_traffic(&mut self) -> Result<HttpTraffic, Refused> {
         self.renew_names();
+        self.deliver();
         let (observer, _) = self.attach()?;
         let mut read = Vec::new();
-        observer.series(&mut |series| read.push(series))?;
+        // What the mesh routes is in the metrics already, counted where it is routed.
+        observer.series(&mut |series| {
+            if series.key.path_label == PathLabel::Observed {
+                read.push(series);
+            }
+        })?;
         // If there is not a place for all, who talks most gets one.
         read.sort_by_key(|series| std::cmp::Reverse(series.count));
         let overflow = observer.series_overflow()?;
@@ -242,7 +253,7 @@ fn told(key: Key, sum: &Sum) -> TrafficSeries {
         path: key.path,
         status_class: key.status_class.into(),
         count: sum.count,
-        errors: if matches!(key.status_class, "5xx" | "none") { sum.count } else { 0 },
+        errors: sum.errors,
         request_bytes: sum.request_bytes,
         response_bytes: sum.response_bytes,
         latency_sum: sum.latency,
@@ -297,6 +308,8 @@ mod tests {
                 path: None,
                 status: Some(503),
                 side: Side::Client,
+                path_label: PathLabel::Observed,
+                grpc_status: None,
             },
             count,
             request_bytes: 10,

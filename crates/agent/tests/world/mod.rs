@@ -25,6 +25,7 @@ const CGROUPS: &str = "/sys/fs/cgroup/unified";
 const BPFFS: &str = "/sys/fs/bpf";
 const WORLD: &str = "ALIZE_AGENT_TEST_WORLD";
 pub(crate) const OBSERVE: &str = "ALIZE_TEST_OBSERVE";
+pub(crate) const OTLP_SPANS: &str = "ALIZE_TEST_OTLP_SPANS";
 pub(crate) const OTLP: &str = "ALIZE_TEST_OTLP";
 const CONFIG: &str = "ALIZE_AGENT_TEST_CONFIG";
 
@@ -65,6 +66,7 @@ impl World {
             config,
             observe,
             otlp,
+            otlp_spans: std::env::var(OTLP_SPANS).ok().map(|one_in| one_in.parse().unwrap()),
             metrics: Some("127.0.0.1:0".parse().unwrap()),
             ..Options::new(datapath)
         }

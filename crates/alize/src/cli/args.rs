@@ -196,6 +196,7 @@ pub(crate) enum Command {
         "sudo alize programs connect4 --stats 10"
         "sudo alize programs --versions           which version runs, who loaded it when, what is kept"
         "sudo alize programs connect4 --dump xlated    instructions with their lines of C, by bpftool"
+        "sudo alize programs connect4 --dump jited     the same of machine code, by objdump"
         "sudo alize programs -o json | jq '.maps[] | {{name, used, limit}}'"
     ))]
     Programs(ProgramsArgs),
@@ -310,6 +311,10 @@ pub(crate) enum Command {
         "sudo alize upgrade                     the programs in this binary"
         "sudo alize upgrade alize-0.2.bundle    signed by a key in /etc/alize/keys"
         "sudo alize programs --versions         what runs, and what is kept for the way back"
+        "sudo alize upgrade next.bundle --canary system.slice/shop.service    first for one cgroup"
+        "sudo alize upgrade next.bundle --share 10 --promote-after 10m --max-errors 0"
+        "sudo alize upgrade --trial             how it does, beside what the others have"
+        "sudo alize upgrade --promote           for all; --abort: for none"
         "sudo alize rollback                    what ran before"
     ))]
     Upgrade(UpgradeArgs),
@@ -332,12 +337,14 @@ pub(crate) enum Command {
     Bundle(BundleCommand),
     /// Remove every program, link, map and pin from the kernel
     ///
-    /// Running connections go on. Refused while the agent runs: stop it first.
+    /// Running connections go on; those of the proxy are given time to end first. Refused while the agent runs: stop it first.
     #[command(after_help = examples!(
         "sudo alize unload"
+        "sudo alize unload --timeout 10m    patience with long connections of the proxy, such as WebSockets"
+        "sudo alize unload --force          no patience: they are cut"
         "sudo alize unload --instance blue"
     ))]
-    Unload(PlaceArgs),
+    Unload(UnloadArgs),
     /// Print the JSON Schema of the file, for completion in editors
     #[command(after_help = examples!(
         "alize schema > alize.schema.json"
@@ -402,6 +409,10 @@ pub(crate) struct AgentArgs {
     /// Push HTTP metrics to an OpenTelemetry collector every 10 seconds (OTLP over HTTP, JSON); needs --observe always
     #[arg(long, value_name = "http://HOST:PORT", value_parser = Collector::from_str)]
     pub(crate) otlp: Option<Collector>,
+    /// Push spans of one request in N to that collector, too: the client's and the server's, below the application's
+    /// where it sends a traceparent; 1/1 for all, up to 1,000 requests a second
+    #[arg(long, value_name = "1/N", value_parser = sample, requires = "otlp")]
+    pub(crate) otlp_spans: Option<u32>,
     /// Count requests whose path matches, such as /users/{name} or /static/**, as one route; may be given 32 times
     ///
     /// The first that matches counts. Paths that match none are counted as they are, with numbers, UUIDs and long
@@ -461,12 +472,56 @@ pub(crate) struct BundleArgs {
 #[derive(Debug, Args)]
 pub(crate) struct UpgradeArgs {
     /// The bundle; the programs in this binary without
-    #[arg(value_name = "BUNDLE", value_hint = ValueHint::FilePath)]
+    #[arg(value_name = "BUNDLE", value_hint = ValueHint::FilePath, conflicts_with_all = ["show", "promote", "abort"])]
     pub(crate) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) trial: TrialArgs,
     #[command(flatten)]
     pub(crate) bundles: BundleArgs,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UnloadArgs {
+    /// How long the proxy's connections may take to end; then they are cut
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    /// Cut them at once
+    #[arg(long, conflicts_with = "timeout")]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+}
+
+/// A version for some first.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Trial, kept by the agent")]
+pub(crate) struct TrialArgs {
+    /// Only for processes in this cgroup and below it, a folder or a path below the mount of cgroup2
+    #[arg(long, value_name = "CGROUP", value_hint = ValueHint::DirPath, conflicts_with_all = ["show", "promote", "abort"])]
+    pub(crate) canary: Option<PathBuf>,
+    /// Only for so many per cent of the addresses that are dialled: a service has it or has it not
+    #[arg(long, value_name = "PERCENT", value_parser = value_parser!(u32).range(1..=100), conflicts_with_all = ["show", "promote", "abort"])]
+    pub(crate) share: Option<u32>,
+    /// Give it to all after this time, if nothing stands against it by then
+    #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with_all = ["show", "promote", "abort"])]
+    pub(crate) promote_after: Option<Duration>,
+    /// Give it up after more errors: connects that it refused, and anomalies of either version
+    #[arg(long, value_name = "N", conflicts_with_all = ["show", "promote", "abort"])]
+    pub(crate) max_errors: Option<u64>,
+    /// Give it up if a hook takes longer by more per cent, after 1,000 calls of each version
+    #[arg(long, value_name = "PERCENT", conflicts_with_all = ["show", "promote", "abort"])]
+    pub(crate) max_slower: Option<u32>,
+    /// Show the trial under way
+    #[arg(long = "trial", conflicts_with_all = ["promote", "abort"])]
+    pub(crate) show: bool,
+    /// Give the version on trial to all
+    #[arg(long, conflicts_with = "abort")]
+    pub(crate) promote: bool,
+    /// Give the version on trial to none
+    #[arg(long)]
+    pub(crate) abort: bool,
 }
 
 /// Whether the agent starts a proxy.
@@ -715,11 +770,14 @@ pub(crate) struct ShadowArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
     /// Who dials: a process id, the name of a systemd unit, or the path of a cgroup
-    #[arg(long, value_name = "PID|UNIT|CGROUP")]
-    pub(crate) from: String,
+    #[arg(long, value_name = "PID|UNIT|CGROUP", required_unless_present = "trace")]
+    pub(crate) from: Option<String>,
     /// What is dialled: ADDRESS:PORT, or the name of a service for its first address
-    #[arg(long, value_name = "ADDRESS|SERVICE")]
-    pub(crate) to: String,
+    #[arg(long, value_name = "ADDRESS|SERVICE", required_unless_present = "trace")]
+    pub(crate) to: Option<String>,
+    /// A request that was seen, by the id that `alize trace --ids` shows: what became of it, and the steps that lead there
+    #[arg(long, value_name = "ID", conflicts_with_all = ["from", "to", "udp", "http"])]
+    pub(crate) trace: Option<String>,
     /// Over UDP, not TCP
     #[arg(long)]
     pub(crate) udp: bool,
@@ -772,6 +830,9 @@ pub(crate) struct TraceArgs {
     /// With --last: those that failed last (5xx, or no response)
     #[arg(long, requires = "last")]
     pub(crate) failed: bool,
+    /// Show the id of each request, for `alize explain --trace ID`
+    #[arg(long)]
+    pub(crate) ids: bool,
 }
 
 /// What a request must be like to be shown; all must hold.

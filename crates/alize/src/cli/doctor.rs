@@ -120,6 +120,7 @@ fn shortcomings(finding: &Finding, paint: Paint) -> String {
         let (tone, how, why) = match &check.outcome {
             Outcome::Passed => continue,
             Outcome::Failed(why) if check.essential => (Tone::Bad, "failed", why),
+            Outcome::Failed(why) if check.remote => (Tone::Caution, "not to other hosts", why),
             Outcome::Failed(why) => (Tone::Caution, "known limit", why),
             Outcome::NotRun(why) => (Tone::Faint, "not tried", why),
         };
@@ -205,6 +206,7 @@ fn fill(folder: &Path, global: &Global, options: &Options, answer: &Answer) -> a
     put("doctor.json", serde_json::to_string_pretty(answer)?)?;
     put("verifier.log", log(answer))?;
     put("kernel.txt", fs::read_to_string("/proc/version").unwrap_or_default())?;
+    refused(folder, global)?;
     match inspect::inspect(options) {
         Ok(inspection) => put("programs.json", serde_json::to_string_pretty(&inspection)?)?,
         Err(error) => put("programs.txt", error.to_string())?,
@@ -220,6 +222,23 @@ fn fill(folder: &Path, global: &Global, options: &Options, answer: &Answer) -> a
         }
         Err(failure) => put("status.txt", failure.message().map_or(String::new(), |(what, _)| what)),
     }
+}
+
+/// What the agent kept of programs that the kernel refused it; beside its socket, unless that is elsewhere.
+fn refused(folder: &Path, global: &Global) -> anyhow::Result<()> {
+    let run_dir = global.socket.as_deref().and_then(Path::parent).unwrap_or(Path::new("/run/alize"));
+    let Ok(entries) = fs::read_dir(run_dir.join("refused")) else { return Ok(()) };
+    let to = folder.join("refused");
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if !name.to_string_lossy().starts_with(&format!("{}.", global.instance)) {
+            continue;
+        }
+        fs::create_dir_all(&to).with_context(|| format!("cannot make {}", to.display()))?;
+        fs::copy(entry.path(), to.join(name))
+            .with_context(|| format!("cannot copy {}", entry.path().display()))?;
+    }
+    Ok(())
 }
 
 fn pack(path: &Path, folder: &Path) -> anyhow::Result<()> {

@@ -8,6 +8,7 @@ mod bundle;
 mod caller;
 mod check;
 mod doctor;
+mod dump;
 mod endpoints;
 mod explain;
 mod live;
@@ -28,6 +29,7 @@ mod surroundings;
 mod top;
 mod trace;
 mod traffic;
+mod trial;
 mod unload;
 mod upgrade;
 mod versions;
@@ -68,7 +70,7 @@ pub(crate) fn dispatch(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Map(args) => block_on(map::map(&client(&global), args, output)),
         Command::Top(args) => block_on(top::top(&client(&global), &args, output)),
         Command::Bench(args) => bench::bench(&args, output),
-        Command::Unload(place) => unload::unload(&global, place, output),
+        Command::Unload(args) => unload::unload(&global, args, output),
         Command::Schema => shell::schema(),
         Command::Completions(args) => shell::completions(args.shell),
         Command::Man(args) => shell::man(args.dir),

@@ -1,7 +1,6 @@
 //! `alize programs`: the instance's kernel programs and maps, and what they cost. Asks the kernel, not the agent.
 
 use std::collections::HashMap;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,7 +8,7 @@ use alize_datapath::inspect::{self, Attachment, Inspection, MapFacts, ProgramFac
 use alize_model::Budgets;
 use serde::Serialize;
 
-use super::args::{Dump, Global, ProgramsArgs};
+use super::args::{Global, ProgramsArgs};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::style::{Paint, Tone, visible};
@@ -72,7 +71,7 @@ pub(crate) fn programs(global: &Global, args: ProgramsArgs, output: Output) -> R
         keep_only(&mut inspection, name)?;
     }
     if let (Some(form), Some(program)) = (args.dump, inspection.programs.first()) {
-        return dump(form, program);
+        return super::dump::dump(form, program);
     }
     if args.stats.is_none() {
         inspection.add_efforts();
@@ -368,30 +367,6 @@ fn nanoseconds(value: f64) -> String {
         v if v < 999.5 => format!("{v:.0} ns"),
         v if v < 99_950.0 => format!("{:.1} us", v / 1e3),
         v => crate::units::seconds(v / 1e9),
-    }
-}
-
-/// Prints the instructions with the lines of C that they come from. Reading them needs a disassembler, which bpftool has.
-fn dump(form: Dump, program: &ProgramFacts) -> Result<(), Failure> {
-    let form = match form {
-        Dump::Xlated => "xlated",
-        Dump::Jited => "jited",
-    };
-    let status =
-        Command::new("bpftool").args(["prog", "dump", form, "id", &program.id.to_string(), "linum"]).status();
-    match status {
-        Ok(status) if status.success() => Ok(()),
-        // Killed by a closed pipe, or it has said what went wrong.
-        Ok(status) if status.code().is_none() => Err(Failure::OutputClosed),
-        Ok(_) => Err(Failure::Other(anyhow::anyhow!(
-            "bpftool could not print {} as {form}, and said why above",
-            program.name
-        ))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Failure::Missing {
-            what: "bpftool is not installed, which prints the instructions".into(),
-            mend: "install the package bpftool (Ubuntu: linux-tools-$(uname -r))".into(),
-        }),
-        Err(error) => Err(Failure::Other(anyhow::Error::new(error).context("cannot run bpftool"))),
     }
 }
 

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alize_agent::ProxyOptions;
 use alize_model::control::{FromProxy, Hello, ToProxy};
@@ -132,32 +132,81 @@ fn socket(run_dir: &Path, instance: &str) -> PathBuf {
     run_dir.join(format!("{instance}.proxy.sock"))
 }
 
-/// Asks the proxy of `instance`, if one runs, to end when its connections have, after `deadline` at the latest; its pid.
-pub(super) fn drain(run_dir: &Path, instance: &str, deadline: Duration) -> Option<u32> {
-    let mut stream = UnixStream::connect(socket(run_dir, instance)).ok()?;
-    stream.set_read_timeout(Some(GREETING)).ok()?;
-    let hello = first_line(&mut stream)?;
-    let FromProxy::Hello(Hello { pid, .. }) = serde_json::from_slice(&hello).ok()? else { return None };
-    let mut line = serde_json::to_vec(&ToProxy::Drain { deadline }).ok()?;
-    line.push(b'\n');
-    stream.write_all(&line).ok()?;
-    // It closes its control socket when it has understood.
-    let _ = stream.read(&mut [0]);
-    Some(pid)
+/// What became of the proxy's connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub(super) struct Drained {
+    /// Its process.
+    pub(super) pid: u32,
+    /// Connections that it had when it was asked to end.
+    pub(super) connections: u64,
+    /// Those that were cut, since their time was over.
+    pub(super) cut: u64,
 }
 
-fn first_line(stream: &mut UnixStream) -> Option<Vec<u8>> {
-    const LONGEST: usize = 4096;
-    let mut line = Vec::new();
-    let mut byte = [0];
-    while line.len() < LONGEST {
-        stream.read_exact(&mut byte).ok()?;
-        if byte == *b"\n" {
-            return Some(line);
+/// How often a proxy that drains is asked how far it is.
+const LOOK: Duration = Duration::from_millis(200);
+/// A proxy whose time is over cuts what is left within this time.
+const CUTTING: Duration = Duration::from_secs(5);
+
+/// Asks the proxy of `instance`, if one runs, to end when its connections have, after `within` at the latest, and waits for that;
+/// `each` hears how many connections are left.
+pub(super) fn drain(
+    run_dir: &Path,
+    instance: &str,
+    within: Duration,
+    each: &mut dyn FnMut(u64, u64),
+) -> Option<Drained> {
+    let mut stream = UnixStream::connect(socket(run_dir, instance)).ok()?;
+    stream.set_read_timeout(Some(GREETING)).ok()?;
+    let FromProxy::Hello(Hello { pid, .. }) = hear(&mut stream)? else { return None };
+    let connections = open(&mut stream)?;
+    say(&mut stream, &ToProxy::Drain { deadline: within })?;
+    let end = Instant::now() + within + CUTTING;
+    let mut left = connections;
+    // It answers until its process ends.
+    while Instant::now() < end {
+        each(left, connections);
+        std::thread::sleep(LOOK);
+        match open(&mut stream) {
+            Some(now) => left = now,
+            None => break,
         }
-        line.extend(byte);
     }
-    None
+    let begun = end - within - CUTTING;
+    let in_time = begun.elapsed() < within;
+    Some(Drained { pid, connections, cut: if in_time { 0 } else { left } })
+}
+
+/// Connections of clients that the proxy has.
+fn open(stream: &mut UnixStream) -> Option<u64> {
+    say(stream, &ToProxy::Counters)?;
+    match hear(stream)? {
+        FromProxy::Counters(counters) => Some(counters.open),
+        _ => None,
+    }
+}
+
+fn say(stream: &mut UnixStream, word: &ToProxy) -> Option<()> {
+    let mut line = serde_json::to_vec(word).ok()?;
+    line.push(b'\n');
+    stream.write_all(&line).ok()
+}
+
+fn hear(stream: &mut UnixStream) -> Option<FromProxy> {
+    serde_json::from_slice(&first_line(stream)?).ok()
+}
+
+/// Counters of 10,000 services are long; nothing is said unasked, so nothing is read ahead that is not for us.
+fn first_line(stream: &mut UnixStream) -> Option<Vec<u8>> {
+    let mut line = Vec::new();
+    let mut piece = vec![0; 64 * 1024];
+    while !line.ends_with(b"\n") {
+        match stream.read(&mut piece) {
+            Ok(0) | Err(_) => return None,
+            Ok(length) => line.extend_from_slice(&piece[..length]),
+        }
+    }
+    Some(line)
 }
 
 #[cfg(test)]

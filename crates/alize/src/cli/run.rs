@@ -66,6 +66,7 @@ fn options(global: &Global, args: AgentArgs, file: PathBuf) -> Result<Options, F
         proxy,
         path_templates: args.path_templates,
         otlp: args.otlp,
+        otlp_spans: args.otlp_spans,
         bundles,
         ..options
     })

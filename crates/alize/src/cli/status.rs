@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use alize_model::api::{ConfigStatus, Conformance, Program, ProxyStatus, Status};
+use alize_model::api::{ConfigStatus, Conformance, ConformanceCheck, Program, ProxyStatus, Status};
 
 use crate::client::Client;
 use crate::failure::Failure;
@@ -91,6 +91,11 @@ fn programs(programs: &[Program], paint: Paint) -> String {
         let line = format!("{}: {}", program.name, program.state);
         text.push_str(&format!("\n{:17}{}", "", paint.tone(Tone::Bad, &visible(&line))));
     }
+    for program in programs.iter().filter(|program| program.skipped > 0) {
+        let times = units::count(program.skipped);
+        let line = format!("{}: skipped {times} times, because it ran on that CPU already", program.name);
+        text.push_str(&format!("\n{:17}{}", "", paint.tone(Tone::Caution, &visible(&line))));
+    }
     text
 }
 
@@ -111,10 +116,20 @@ fn conformance(found: Option<&Conformance>, paint: Paint) -> String {
     match &found.obstacle {
         Some(why) => paint.tone(Tone::Caution, &visible(&format!("not possible: {why}"))),
         None => {
-            let passed = found.checks.iter().filter(|check| check.essential).count();
+            let passed = found.checks.iter().filter(|check| check.result == "passed").count();
+            let is_limit = |check: &&ConformanceCheck| !check.essential && !check.remote;
             let limits =
-                found.checks.iter().filter(|check| !check.essential && check.result != "passed").count();
-            format!("possible: {passed} checks passed, {limits} known limits (`alize doctor` names them)")
+                found.checks.iter().filter(is_limit).filter(|check| check.result != "passed").count();
+            let possible = format!(
+                "possible: {passed} checks passed, {limits} known limits (`alize doctor` names them)"
+            );
+            match &found.remote_obstacle {
+                None => possible,
+                Some(why) => {
+                    let but = visible(&format!("; to other hosts not: {why}"));
+                    format!("{possible}{}", paint.tone(Tone::Caution, &but))
+                }
+            }
         }
     }
 }
@@ -132,4 +147,30 @@ fn anomalies(status: &Status, paint: Paint) -> String {
 fn since(then: f64, now: f64) -> String {
     // The clock may have been set back.
     units::age(Duration::try_from_secs_f64(now - then).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_off_or_was_skipped_is_named() {
+        let program = |name: &str, state: &str, skipped| Program {
+            name: name.into(),
+            id: 1,
+            state: state.into(),
+            skipped,
+        };
+        let all = [
+            program("alize_connect4", "on", 0),
+            program("alize_sendmsg4", "on", 3),
+            program("getpeername", "off: not there (why)", 0),
+        ];
+        assert_eq!(
+            programs(&all, Paint::PLAIN),
+            "2 on\n                 getpeername: off: not there (why)\n                 alize_sendmsg4: skipped 3 times, \
+             because it ran on that CPU already"
+        );
+        assert_eq!(programs(&all[..1], Paint::PLAIN), "1 on");
+    }
 }

@@ -12,6 +12,7 @@ pub(crate) fn examine() -> Vec<Finding> {
             &RUNTIMES.iter().copied().filter(|(_, socket)| Path::new(socket).exists()).collect::<Vec<_>>(),
         ),
         bpftool(installed("bpftool")),
+        objdump(installed("objdump")),
         configuration(&kernel_configuration()),
         compiler(version("clang")),
         tool_chain(&lacking_tools()),
@@ -58,10 +59,16 @@ fn runtimes(found: &[(&str, &str)]) -> Finding {
 fn bpftool(path: Option<PathBuf>) -> Finding {
     match path {
         Some(path) => finding("bpftool", State::On, path.display().to_string()),
-        None => {
-            finding("bpftool", State::Off, "not installed: `alize programs --dump` cannot show instructions")
-                .mend("install the package bpftool (Ubuntu: linux-tools-$(uname -r))")
-        }
+        None => finding("bpftool", State::Off, "not installed: `alize programs --dump xlated` shows nothing")
+            .mend("install the package bpftool (Ubuntu: linux-tools-$(uname -r))"),
+    }
+}
+
+fn objdump(path: Option<PathBuf>) -> Finding {
+    match path {
+        Some(path) => finding("objdump", State::On, path.display().to_string()),
+        None => finding("objdump", State::Off, "not installed: `alize programs --dump jited` shows nothing")
+            .mend("install the package binutils"),
     }
 }
 
@@ -158,7 +165,7 @@ mod tests {
 
     #[test]
     fn nothing_around_is_essential() {
-        let findings = [systemd(false), runtimes(&[]), bpftool(None), compiler(None)];
+        let findings = [systemd(false), runtimes(&[]), bpftool(None), objdump(None), compiler(None)];
         assert!(findings.iter().all(|finding| finding.state == State::Off && !finding.prevents()));
         assert_eq!(runtimes(&RUNTIMES[..1]).detail, "containerd (/run/containerd/containerd.sock)");
     }

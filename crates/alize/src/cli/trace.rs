@@ -18,7 +18,7 @@ const WIDEST: usize = 48;
 
 pub(crate) async fn trace(client: &Client, args: TraceArgs, output: Output) -> Result<(), Failure> {
     match args.last {
-        Some(last) => recorded(client, last, args.failed, output).await,
+        Some(last) => recorded(client, last, &args, output).await,
         None => tokio::select! {
             ended = follow(client, &args, output) => ended,
             () = output_closed() => Err(Failure::OutputClosed),
@@ -26,14 +26,14 @@ pub(crate) async fn trace(client: &Client, args: TraceArgs, output: Output) -> R
     }
 }
 
-async fn recorded(client: &Client, last: u64, failed: bool, output: Output) -> Result<(), Failure> {
-    let mut requests = client.recorded(failed).await?;
+async fn recorded(client: &Client, last: u64, args: &TraceArgs, output: Output) -> Result<(), Failure> {
+    let mut requests = client.recorded(args.failed).await?;
     requests.truncate(usize::try_from(last).unwrap_or(usize::MAX));
     let table = || {
         if requests.is_empty() {
             return "no requests were kept; the kernel keeps them while HTTP is observed\n".to_owned();
         }
-        let mut columns = Columns::new();
+        let mut columns = Columns::with_ids(args.ids);
         requests.iter().for_each(|request| columns.fit(request));
         let lines = requests.iter().map(|request| columns.line(request, output.paint));
         columns_head(&columns, output.paint) + &lines.collect::<String>()
@@ -43,7 +43,7 @@ async fn recorded(client: &Client, last: u64, failed: bool, output: Output) -> R
 
 async fn follow(client: &Client, args: &TraceArgs, output: Output) -> Result<(), Failure> {
     let mut lines = client.trace(&conditions(&args.conditions)).await?;
-    let mut columns = Columns::new();
+    let mut columns = Columns::with_ids(args.ids);
     if output.form() == Form::Table && shows_requests(&args.conditions) {
         print(&columns_head(&columns, output.paint))?;
     }
@@ -114,6 +114,8 @@ pub(crate) fn in_words(lost: &Lost) -> String {
 
 /// Widths of the columns, which grow with what was shown so far: a stream has no end to wait for.
 pub(crate) struct Columns {
+    /// Whether each request has its id at the end.
+    ids: bool,
     comm: usize,
     destination: usize,
     target: usize,
@@ -121,7 +123,11 @@ pub(crate) struct Columns {
 
 impl Columns {
     pub(crate) fn new() -> Self {
-        Self { comm: 10, destination: 20, target: 20 }
+        Self { ids: false, comm: 10, destination: 20, target: 20 }
+    }
+
+    fn with_ids(ids: bool) -> Self {
+        Self { ids, ..Self::new() }
     }
 
     pub(crate) fn fit(&mut self, request: &ObservedRequest) {
@@ -132,13 +138,14 @@ impl Columns {
     }
 
     pub(crate) fn line(&self, request: &ObservedRequest, paint: Paint) -> String {
-        let Self { comm: comm_width, destination, target: target_width } = self;
+        let Self { ids, comm: comm_width, destination, target: target_width } = self;
+        let id = if *ids { format!("  {}", visible(&request.id)) } else { String::new() };
         let (pid, comm) = who(request);
         // 2026-11-23T00:40:05.123Z
         let time = utc(request.time).get(11..).unwrap_or_default().to_owned();
         let status = request.status.map_or_else(|| "-".to_owned(), |status| status.to_string());
         format!(
-            "{}  {pid:>7}  {comm:<comm_width$}  ->  {:<destination$}  {:<7}  {:<target_width$}  {}  {:>11.3}  {:>9}  {}\n",
+            "{}  {pid:>7}  {comm:<comm_width$}  ->  {:<destination$}  {:<7}  {:<target_width$}  {}  {:>11.3}  {:>9}  {}{id}\n",
             paint.tone(Tone::Faint, &time),
             whom(request),
             visible(&request.method),
@@ -146,14 +153,15 @@ impl Columns {
             paint.tone(status_tone(request.status), &format!("{status:>6}")),
             request.latency * 1e3,
             request.response_bytes,
-            visible(&request.path_label),
+            label(request),
         )
     }
 
     pub(crate) fn head(&self) -> String {
-        let Self { comm, destination, target } = self;
+        let Self { ids, comm, destination, target } = self;
+        let id = if *ids { "  ID" } else { "" };
         format!(
-            "{:<13}  {:>7}  {:<comm$}  ->  {:<destination$}  {:<7}  {:<target$}  {:>6}  {:>11}  {:>9}  {}",
+            "{:<13}  {:>7}  {:<comm$}  ->  {:<destination$}  {:<7}  {:<target$}  {:>6}  {:>11}  {:>9}  {}{id}",
             "TIME",
             "PID",
             "COMM",
@@ -189,6 +197,19 @@ fn target(request: &ObservedRequest) -> String {
     format!("{}{}", visible(&request.target), if request.target_cut { "..." } else { "" })
 }
 
+/// The way it took; how a call of gRPC ended, and whether something of it was missed.
+fn label(request: &ObservedRequest) -> String {
+    let mut label = visible(&request.path_label);
+    if let Some(call) = &request.grpc {
+        let number = || call.status.map_or_else(|| "-".to_owned(), |status| status.to_string());
+        label += &format!("  grpc {}", call.status_name.clone().unwrap_or_else(number));
+    }
+    if request.partial {
+        label += "  partial";
+    }
+    label
+}
+
 /// What a status means.
 pub(crate) fn status_tone(status: Option<u16>) -> Tone {
     match status {
@@ -201,7 +222,7 @@ pub(crate) fn status_tone(status: Option<u16>) -> Tone {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use alize_model::api::{Peer, Workload};
+    use alize_model::api::{ObservedCall, Peer, Workload};
 
     use super::*;
 
@@ -220,6 +241,7 @@ pub(crate) mod tests {
 
     fn request() -> ObservedRequest {
         ObservedRequest {
+            id: "1f-9c40".into(),
             time: 1_700_000_000.25,
             client: Some(Peer {
                 workload: workload("shop.service"),
@@ -246,6 +268,10 @@ pub(crate) mod tests {
             reused: false,
             pipelined: false,
             broken: false,
+            protocol: "http/1".into(),
+            grpc: None,
+            partial: false,
+            trace_parent: None,
         }
     }
 
@@ -260,6 +286,27 @@ pub(crate) mod tests {
             "TIME               PID  COMM        ->  SERVICE/ENDPOINT      METHOD   PATH                  STATUS  LATENCY(ms)      BYTES  PATH-LABEL\n\
              22:13:20.250Z     4711  cu\u{fffd}rl       ->  web/127.0.0.1:8080    GET      /users/7?x=\u{fffd}[2J...       503       12.346        153  observed\n"
         );
+    }
+
+    #[test]
+    fn a_call_of_grpc_says_how_it_ended() {
+        let call = ObservedCall {
+            service: "shop.Orders".into(),
+            method: "Get".into(),
+            status: Some(5),
+            status_name: Some("NOT_FOUND".into()),
+        };
+        let request = ObservedRequest { grpc: Some(call), partial: true, ..request() };
+        let line = Columns::new().line(&request, Paint::PLAIN);
+        assert!(line.ends_with("  observed  grpc NOT_FOUND  partial\n"), "{line}");
+    }
+
+    #[test]
+    fn ids_come_last() {
+        let mut columns = Columns::with_ids(true);
+        columns.fit(&request());
+        assert!(columns.head().ends_with("  PATH-LABEL  ID"));
+        assert!(columns.line(&request(), Paint::PLAIN).ends_with("  observed  1f-9c40\n"));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use alize_datapath::observe::Latencies;
-use alize_model::api::{ObservedRequest, TrafficReport, TrafficSeries, Workload};
+use alize_model::api::{ObservedCall, ObservedRequest, TrafficReport, TrafficSeries, Workload};
 use serde::Serialize;
 
 /// Who asked whom.
@@ -55,7 +55,10 @@ impl Flow {
     /// Counts a single request.
     pub(crate) fn add_request(&mut self, request: &ObservedRequest) {
         self.count += 1;
-        self.errors += u64::from(request.status.is_none_or(|status| status >= 500));
+        // As the agent counts them: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED to DATA_LOSS, and none at all.
+        let call_failed = |call: &ObservedCall| matches!(call.status, None | Some(2 | 4 | 12..=15));
+        let failed = request.status.is_none_or(|status| status >= 500);
+        self.errors += u64::from(failed || request.grpc.as_ref().is_some_and(call_failed));
         self.request_bytes += request.request_bytes;
         self.response_bytes += request.response_bytes;
         let last = Latencies::BUCKETS - 1;

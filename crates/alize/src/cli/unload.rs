@@ -5,14 +5,12 @@ use std::time::Duration;
 use alize_model::Budgets;
 use serde::Serialize;
 
-use super::args::{Global, PlaceArgs};
+use super::args::{Global, UnloadArgs};
 use super::check::plural;
-use super::{block_on, proxy};
+use super::proxy::{self, Drained};
 use crate::failure::Failure;
 use crate::output::Output;
-
-/// Removing takes milliseconds, unless the kernel has many maps to free.
-const PATIENCE: Duration = Duration::from_secs(1);
+use crate::units;
 
 /// What was removed.
 #[derive(Serialize)]
@@ -20,39 +18,43 @@ struct Answer {
     instance: String,
     links: u32,
     maps: u32,
-    /// Process of the proxy that was asked to end.
-    proxy: Option<u32>,
+    /// The proxy that has ended, and its connections.
+    proxy: Option<Drained>,
 }
 
-/// How long the connections of the proxy may take to end.
-const DRAIN: Duration = Duration::from_secs(30);
-
-pub(crate) fn unload(global: &Global, place: PlaceArgs, output: Output) -> Result<(), Failure> {
+pub(crate) fn unload(global: &Global, args: UnloadArgs, output: Output) -> Result<(), Failure> {
     let options = alize_datapath::Options {
         instance: global.instance.clone(),
-        bpffs: place.bpffs,
-        run_dir: place.run_dir.clone(),
+        bpffs: args.place.bpffs,
+        run_dir: args.place.run_dir,
         // What is pinned says itself where it is attached and how large it is.
         cgroups: Vec::new(),
         budgets: Budgets::default(),
     };
-    let unloaded = block_on(async {
-        let mut work = tokio::task::spawn_blocking(move || alize_datapath::unload(&options));
-        let ended = match tokio::time::timeout(PATIENCE, &mut work).await {
-            Ok(ended) => ended,
-            Err(_) => {
-                output.remark("removing programs and maps from the kernel ...");
-                work.await
-            }
+    let within = if args.force { Duration::ZERO } else { args.timeout };
+    let mut proxy = None;
+    // First: requests that the kernel has routed are still carried to their end, and new connections are balanced.
+    let unloaded = alize_datapath::unload_after(&options, || {
+        let begun = std::time::Instant::now();
+        let mut each = |left, all| {
+            output.progress(&bar(left, all, within.saturating_sub(begun.elapsed())));
         };
-        let unloaded = ended.map_err(|error| Failure::Other(error.into()))?;
-        unloaded.map_err(in_use)
-    })?;
-    let instance = global.instance.clone();
-    // Not before: until now the kernel sent it new connections.
-    let proxy = proxy::drain(&place.run_dir, &instance, DRAIN);
-    let answer = Answer { instance, links: unloaded.links, maps: unloaded.maps, proxy };
+        proxy = proxy::drain(&options.run_dir, &options.instance, within, &mut each);
+        output.progress("");
+    });
+    let unloaded = unloaded.map_err(in_use)?;
+    let answer =
+        Answer { instance: global.instance.clone(), links: unloaded.links, maps: unloaded.maps, proxy };
     output.answer(&answer, || summary(&answer))
+}
+
+/// How far the proxy is.
+fn bar(left: u64, all: u64, time: Duration) -> String {
+    const WIDTH: u64 = 30;
+    let done = (all.saturating_sub(left) * WIDTH).checked_div(all).unwrap_or(WIDTH);
+    let bar: String = (0..WIDTH).map(|at| if at < done { '#' } else { '.' }).collect();
+    let seconds = units::seconds(time.as_secs_f64().ceil());
+    format!("[{bar}] {left} of {} left with the proxy, cut in {seconds}", plural(all as usize, "connection"))
 }
 
 /// What starting an agent would take for a neighbour in the way is here the one to be stopped.
@@ -66,10 +68,17 @@ fn in_use(error: alize_datapath::Error) -> Failure {
 fn summary(answer: &Answer) -> String {
     let Answer { instance, links, maps, proxy } = answer;
     let proxy = match proxy {
-        Some(pid) => {
-            format!("the proxy (pid {pid}) ends when its connections have, within {} s\n", DRAIN.as_secs())
-        }
         None => String::new(),
+        Some(Drained { pid, connections, cut: 0 }) => {
+            let connections = plural(*connections as usize, "connection");
+            format!("the proxy (pid {pid}) has ended; {connections} of it came to their end\n")
+        }
+        Some(Drained { pid, cut, .. }) => {
+            let connections = plural(*cut as usize, "connection");
+            format!(
+                "the proxy (pid {pid}) has ended; {connections} of it had not come to an end and were cut\n"
+            )
+        }
     };
     if *links == 0 && *maps == 0 {
         return format!("nothing to remove: no kernel program of instance {instance} is loaded\n{proxy}");
@@ -86,17 +95,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_bar_shows_what_is_left() {
+        let text = bar(10, 40, Duration::from_millis(17_200));
+        assert_eq!(
+            text,
+            "[######################........] 10 of 40 connections left with the proxy, cut in 18 s"
+        );
+        assert!(bar(0, 0, Duration::ZERO).starts_with("[##############################] 0 of 0"));
+    }
+
+    #[test]
     fn it_says_what_was_removed() {
         let answer = |links, maps| Answer { instance: "blue".into(), links, maps, proxy: None };
         assert_eq!(
             summary(&answer(9, 1)),
             "removed instance blue: 9 links with their programs, 1 map; running connections go on\n"
         );
-        let with_proxy = Answer { proxy: Some(7), ..answer(9, 1) };
+        let with_proxy = |cut| {
+            let proxy = Some(Drained { pid: 7, connections: 12, cut });
+            summary(&Answer { proxy, ..answer(9, 1) })
+        };
         assert!(
-            summary(&with_proxy)
-                .ends_with("\nthe proxy (pid 7) ends when its connections have, within 30 s\n")
+            with_proxy(0)
+                .ends_with("\nthe proxy (pid 7) has ended; 12 connections of it came to their end\n")
         );
+        assert!(with_proxy(1).ends_with("1 connection of it had not come to an end and were cut\n"));
         assert!(summary(&answer(0, 0)).starts_with("nothing to remove"));
     }
 }

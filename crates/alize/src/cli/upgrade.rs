@@ -1,26 +1,26 @@
 //! `alize upgrade` and `alize rollback`: by the agent if one runs, else by this process.
 
+use alize_datapath::Keeping;
 use alize_datapath::bundle::{Bundle, Store, Trust};
 use alize_model::Budgets;
 use alize_model::api::Upgraded;
 
 use super::args::{BundleArgs, Global, PlaceArgs, RollbackArgs, UpgradeArgs};
-use super::{block_on, client};
+use super::{block_on, client, trial};
 use crate::client::Error;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::units::seconds;
 
 pub(crate) fn upgrade(global: &Global, args: UpgradeArgs, output: Output) -> Result<(), Failure> {
-    let bundle = match &args.file {
-        Some(path) => Bundle::open(path)?,
-        None => Bundle::embedded()?,
-    };
-    // An agent has this very bundle, if it is of this binary.
-    let bytes = if args.file.is_some() { bundle.bytes() } else { Vec::new() };
+    if trial::is_asked(&args.trial) {
+        return trial::trial(global, &args, output);
+    }
+    let bytes = bundle_bytes(&args)?;
     let done = match block_on(async { Ok(client(global).upgrade(bytes).await) })? {
         Ok(done) => done,
         Err(Error::Absent { .. }) => {
+            let bundle = bundle(&args)?;
             if let Some(path) = &args.file {
                 let name = path.display().to_string();
                 let trust = Trust::of_folder(&args.bundles.keys, args.bundles.allow_unsigned)?;
@@ -68,14 +68,24 @@ fn alone(
     bundles: &BundleArgs,
     bundle: &Bundle,
 ) -> Result<Upgraded, Failure> {
-    let done = alize_datapath::upgrade_pinned(&options(global, place), bundle)?;
     let store = Store::new(&bundles.bundles, bundles.keep_bundles);
-    store.keep(bundle)?;
-    store.choice(&global.instance).remember(bundle.digest(), Bundle::embedded()?.digest())?;
-    Ok(done.into())
+    let keeping = Keeping { store, chosen: true };
+    Ok(alize_datapath::upgrade_pinned(&options(global, place), bundle, &keeping)?.into())
 }
 
-fn report(done: &Upgraded) -> String {
+fn bundle(args: &UpgradeArgs) -> Result<Bundle, Failure> {
+    Ok(match &args.file {
+        Some(path) => Bundle::open(path)?,
+        None => Bundle::embedded()?,
+    })
+}
+
+/// What the agent is sent: it has this very bundle, if it is of this binary.
+pub(super) fn bundle_bytes(args: &UpgradeArgs) -> Result<Vec<u8>, Failure> {
+    Ok(if args.file.is_some() { bundle(args)?.bytes() } else { Vec::new() })
+}
+
+pub(super) fn report(done: &Upgraded) -> String {
     let longest = done.steps.iter().map(|step| step.name.len()).max().unwrap_or(0);
     let mut text = String::new();
     for step in &done.steps {

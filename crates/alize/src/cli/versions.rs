@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use alize_datapath::bundle::Store;
-use alize_datapath::{Options, Running};
+use alize_datapath::{Options, Running, Trial};
 use serde::Serialize;
 
 use super::check::plural;
@@ -20,6 +20,8 @@ struct Answer {
     instance: String,
     /// More than one while a switch was broken off.
     running: Vec<Running>,
+    /// A version that some have beside that.
+    trial: Option<Trial>,
     kept: Vec<Kept>,
 }
 
@@ -44,7 +46,8 @@ pub(crate) fn versions(options: &Options, folder: &Path, output: Output) -> Resu
         file: stored.path.display().to_string(),
         used: stored.used.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
     });
-    let answer = Answer { instance: options.instance.clone(), kept: kept.collect(), running };
+    let trial = alize_datapath::trial(options)?;
+    let answer = Answer { instance: options.instance.clone(), kept: kept.collect(), running, trial };
     output.answer(&answer, || report(&answer, output.paint, output.width()))
 }
 
@@ -74,6 +77,10 @@ fn report(answer: &Answer, paint: Paint, width: Option<usize>) -> String {
             ]);
         }
         text += &table.render(paint, width);
+    }
+    if let Some(trial) = &answer.trial {
+        let version = trial.version.as_deref().unwrap_or("an unknown version");
+        text += &format!("\n{version} is on trial beside it; `alize upgrade --trial` shows how it does\n");
     }
     if !answer.kept.is_empty() {
         text.push('\n');

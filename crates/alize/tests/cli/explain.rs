@@ -67,7 +67,7 @@ fn the_route_of_a_request_is_explained_rule_by_rule() {
     let told = json(&ask(&["--http", "GET /api/x", "-H", "X-Beta: 1", "-o", "json"]));
     assert_eq!(told["http"]["route"], "beta", "{told}");
     let told = json(&ask(&["--http", "GET /api/x", "-o", "json"]));
-    assert_eq!((&told["http"]["route"], &told["http"]["way"]), (&"all".into(), &"proxy".into()), "{told}");
+    assert_eq!((&told["http"]["route"], &told["http"]["way"]), (&"all".into(), &"kernel".into()), "{told}");
     assert_eq!(told["http"]["rules"][0]["misses"][0], "header x-beta is missing");
     let text = ask(&["--http", "GET /"]).out;
     assert!(text.contains("no: the path is another") && text.contains("path kernel-l7"), "{text}");

@@ -163,6 +163,28 @@ fn requests_are_traced_with_both_ends() {
     assert_eq!(log.lines().count(), 4, "{log}");
     let kept = json(&world.host.alize(&["trace", "--last", "9", "--failed", "-o", "json"]));
     assert_eq!((kept.as_array().map(Vec::len), &kept[0]["target"]), (Some(1), &"/fail".into()));
+    // The same request has the same name everywhere, and its decision can be asked for.
+    let id = requests[2]["id"].as_str().expect("an id");
+    assert_eq!(kept[0]["id"], id);
+    let line = world.host.alize(&["trace", "--last", "9", "--failed", "--ids"]).out;
+    assert!(line.lines().nth(1).is_some_and(|line| line.ends_with(id)), "{line}");
+    let (bpffs, run_dir) = (world.host.bpffs(), world.host.run_dir());
+    let explained = world.host.alize(&["explain", "--trace", id, "--bpffs", &bpffs, "--run-dir", &run_dir]);
+    assert_eq!(explained.code, 0, "{}", explained.err);
+    let endpoint = format!("to web at 127.0.0.1:{}", world.nginx.as_ref().expect("nginx runs").port);
+    for part in [
+        "GET /fail",
+        "status 503",
+        "from curl",
+        "shop.service",
+        &endpoint,
+        "tables as they are now",
+        "outcome",
+    ] {
+        assert!(explained.out.contains(part), "{part}: {}", explained.out);
+    }
+    let nobody = world.host.alize(&["explain", "--trace", "1-2", "--bpffs", &bpffs, "--run-dir", &run_dir]);
+    assert!(nobody.code == 1 && nobody.err.contains("alize trace --ids"), "{}", nobody.err);
     let unknown = world.host.alize(&["trace", "--service", "wbe"]);
     assert!(unknown.code == 1 && unknown.err.contains("\"wbe\""), "{}", unknown.err);
     let unknown = world.host.alize(&["trace", "--unit", "nobody"]);

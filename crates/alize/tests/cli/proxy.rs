@@ -126,17 +126,14 @@ fn the_life_of_a_proxy() {
     assert!(ask(door, "/elsewhere", "").starts_with("HTTP/1.1 404 "));
 
     let shown = host.alize(&["services", "web"]).out;
-    for part in
-        ["beta", "/api/* x-beta=1", "version=v2", "kernel", "a route that may be for them looks at a header"]
-    {
+    for part in ["beta", "/api/* x-beta=1", "version=v2", "kernel"] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
     let web = json(&host.alize(&["services", "web", "-o", "json"]));
     let routes = web["routes"].as_array().expect("a list");
     let path = |route: usize| routes[route]["path"].as_str().expect("a word");
-    assert_eq!([path(0), path(1), path(2)], ["proxy", "proxy", "kernel"], "{web}");
+    assert_eq!([path(0), path(1), path(2)], ["kernel", "kernel", "kernel"], "{web}");
     assert_eq!(routes[1]["requests"]["2xx"], 1, "{web}");
-    assert_eq!(routes[1]["proxied"][0]["reason"], "header-match");
     let told = metrics(&host);
     let line = "alize_http_requests_total{service=\"web\",route=\"beta\",endpoint=\"127.0.0.1:";
     assert!(told.contains(line) && told.contains("status_class=\"2xx\",path=\"proxy\"} 1"), "{told}");
@@ -168,14 +165,52 @@ fn the_life_of_a_proxy() {
 
     let unloaded = unload(&host);
     assert!(
-        unloaded.out.contains(&format!("the proxy (pid {third}) ends")),
+        unloaded.out.contains(&format!("the proxy (pid {third}) has ended; ")),
         "{} {}",
         unloaded.out,
         unloaded.err
     );
-    within(10, "its end", || (!runs(third)).then_some(()));
+    assert!(!runs(third), "who unloads waits for it");
     let socket = host.folder.path(&format!("run/{}.proxy.sock", host.instance));
     assert!(!std::path::Path::new(&socket).exists());
+}
+
+#[test]
+fn unload_waits_for_connections_as_long_as_it_is_told() {
+    for (more, cut) in [(&["--timeout", "1s"][..], 1), (&["--force"], 1), (&["--timeout", "30s"], 0)] {
+        let mut host = Host::new("unload-drain");
+        let slow = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let file = host.folder.file("mesh.yaml", mesh(slow.local_addr().expect("its port").port(), 1));
+        let door = free_port();
+        host.environment.push(("ALIZE_PROXY_LISTEN", format!("127.0.0.1:{door}=0")));
+        host.start_with(&file, &[]);
+        proxy(&host);
+        // A request whose response comes when the endpoint likes.
+        let asking = thread::spawn(move || {
+            let mut stream = TcpStream::connect(("127.0.0.1", door)).expect("the proxy listens");
+            let _ = stream.write_all(b"GET /api HTTP/1.1\r\nhost: web\r\n\r\n");
+            let mut response = String::new();
+            let _ = stream.read_to_string(&mut response);
+            response
+        });
+        let (mut endpoint, _) = slow.accept().expect("the request arrives");
+        assert_eq!(host.end("-TERM"), Some(0));
+        let answering = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(1500));
+            if cut == 0 {
+                endpoint.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nlate").expect("it is read");
+            }
+            thread::sleep(Duration::from_secs(1));
+        });
+        let (bpffs, run_dir) = (host.bpffs(), host.folder.path("run"));
+        let line = [&["unload", "--bpffs", &bpffs, "--run-dir", &run_dir, "-o", "json"], more].concat();
+        let unloaded = json(&host.alize(&line));
+        assert_eq!((&unloaded["proxy"]["connections"], &unloaded["proxy"]["cut"]), (&1.into(), &cut.into()));
+        assert!(unloaded["links"].as_u64() > Some(0), "{unloaded}");
+        let response = asking.join().expect("the client");
+        assert_eq!(response.ends_with("late"), cut == 0, "{more:?}: {response}");
+        answering.join().expect("the endpoint");
+    }
 }
 
 #[test]

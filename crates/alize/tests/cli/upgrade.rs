@@ -116,3 +116,55 @@ fn programs_are_replaced_and_come_back() {
     host.start_with(&file, &["--keys", &keys, "--bundle", &other]);
     assert_eq!((in_force(&host).as_str(), host.dial().as_deref()), ("9.9.9", Ok("one")));
 }
+
+#[test]
+fn a_version_is_tried_by_some_first() {
+    let mut host = Host::new("trial");
+    let file = host.folder.file("mesh.yaml", mesh(&[server("one")]));
+    let other = other_version(&host, "9.9.9");
+    host.start_with(&file, &["--allow-unsigned"]);
+    let none = host.alize(&["upgrade", "--trial"]);
+    assert!(none.code == 1 && none.err.contains("no version is on trial"), "{}", none.err);
+    assert_eq!(host.alize(&["upgrade", &other, "--promote"]).code, 2, "one or the other");
+    let begun = host.alize(&["upgrade", &other, "--share", "100", "--max-errors", "0"]);
+    assert_eq!(begun.code, 0, "{}", begun.err);
+    assert!(begun.out.contains("9.9.9") && begun.out.contains("100 % of the addresses"), "{}", begun.out);
+    for _ in 0..20 {
+        assert_eq!(host.dial().as_deref(), Ok("one"));
+    }
+    let trial = json(&host.alize(&["upgrade", "--trial", "-o", "json"]));
+    let hooks = trial["hooks"].as_array().expect("hooks");
+    let connect = hooks.iter().find(|hook| hook["program"] == "alize_connect4").expect("it ran");
+    assert!(connect["new"]["calls"].as_u64() >= Some(20) && connect["new"]["refused"] == 0, "{connect}");
+    assert!(connect["new"]["time_ns"].as_u64() > Some(0), "{connect}");
+    let text = host.alize(&["upgrade", "--trial"]).out;
+    assert!(text.contains("TIME/CALL") && text.contains("given up after more than 0 errors"), "{text}");
+    let (bpffs, kept) = (host.bpffs(), host.bundles());
+    let place = ["programs", "--versions", "--bpffs", &bpffs, "--bundles", &kept];
+    let both = json(&host.alize(&[&place[..], &["-o", "json"]].concat()));
+    assert_eq!(
+        (&both["trial"]["version"], both["running"].as_array().map(Vec::len)),
+        (&"9.9.9".into(), Some(1))
+    );
+    assert!(host.alize(&place).out.contains("9.9.9 is on trial"));
+    let aborted = host.alize(&["upgrade", "--abort"]);
+    assert!(aborted.code == 0 && aborted.out.contains("was given up"), "{}{}", aborted.out, aborted.err);
+    assert_eq!(host.dial().as_deref(), Ok("one"));
+
+    // By the rule, without a word.
+    let begun = host.alize(&["upgrade", &other, "--share", "100", "--promote-after", "1s"]);
+    assert_eq!(begun.code, 0, "{}", begun.err);
+    let since = std::time::Instant::now();
+    while host.alize(&["upgrade", "--trial"]).code == 0 {
+        assert_eq!(host.dial().as_deref(), Ok("one"));
+        assert!(since.elapsed() < std::time::Duration::from_secs(20), "it is not promoted");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let versions = json(&host.alize(&[&place[..], &["-o", "json"]].concat()));
+    assert_eq!(versions["running"].as_array().map(Vec::len), Some(1), "{versions}");
+    assert_eq!(
+        (&versions["running"][0]["version"], &versions["trial"]),
+        (&"9.9.9".into(), &serde_json::Value::Null)
+    );
+    assert_eq!(host.dial().as_deref(), Ok("one"));
+}

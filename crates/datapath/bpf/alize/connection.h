@@ -4,20 +4,10 @@
 #define ALIZE_CONNECTION_H
 
 #include "atomics.h"
+#include "connections.h"
 #include "counters.h"
 #include "decide.h"
 #include "events.h"
-
-/*
- * socket -> what it dialled, what was chosen. Written by connect, sockops, release and sweep; read by getpeername,
- * recvmsg and terminate. It goes with the socket.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct connection);
-} connections SEC(".maps");
 
 /* Totals of a socket's own counters, as the kernel keeps them. */
 struct socket_totals {

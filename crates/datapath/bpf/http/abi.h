@@ -13,13 +13,25 @@ enum http_limits {
 	HTTP_MESSAGE_SIZE = 65536, /* head and body together: what one redirect may leave in a queue */
 	HTTP_PATTERN_SIZE = 64, /* bytes of a path that routes can tell apart */
 	HTTP_WINDOWS_PER_CPU = 4,
+	HTTP_CONDITIONS = 8, /* on headers, of the routes of a service; below 16 */
+	HTTP_CHOICES = 64, /* by headers, of all classes of a service; a power of two */
+	HTTP_NAME_SIZE = 24, /* of a header that a condition is about */
+	HTTP_VALUE_SIZE = 32, /* that it asks for */
 };
 
-/* Places in `http_programs`. */
+/* Places in `http_programs`, and in `http_back_programs`: a prog array holds programs of one type. */
 enum http_program {
 	HTTP_PROGRAM_CLIENT = 0,
 	HTTP_PROGRAM_FAR = 1,
 	HTTP_PROGRAMS = 2,
+	HTTP_PROGRAM_BACK = 0,
+	HTTP_BACK_PROGRAMS = 1,
+};
+
+/* Places in `http_next`. */
+enum http_next_program {
+	HTTP_NEXT_TOLD = 0, /* the observer's http_told */
+	HTTP_NEXTS = 4,
 };
 
 /* In the order of `verdicts` of a class. */
@@ -60,7 +72,7 @@ enum http_reason {
 	HTTP_REASON_POOL_EMPTY = 21, /* no idle connection to the endpoint that was chosen */
 	HTTP_REASON_NO_ENDPOINT = 22,
 	HTTP_REASON_GONE = 23, /* the endpoint's socket went away in between */
-	HTTP_REASON_REMOTE = 24, /* the endpoint is not on this host, or not in a meshed cgroup */
+	HTTP_REASON_REMOTE = 24, /* of an event: bytes on a back socket are the proxy's to look at */
 	HTTP_REASON_STATUS = 25, /* of a response: not HTTP/1.1, 1xx, or below 100 */
 	HTTP_REASON_UNFRAMED = 26, /* of a response: chunked, or until the connection closes */
 	HTTP_REASON_EXCESS = 27, /* more bytes than the message has: a violation */
@@ -99,6 +111,8 @@ enum http_service_word {
 	HTTP_SERVICE_STRICT_BITS = 1,
 	HTTP_SERVICE_KERNEL_SHIFT = 2, /* the kernel may route; else all is the proxy's, and no socket is touched */
 	HTTP_SERVICE_KERNEL_BITS = 1,
+	HTTP_SERVICE_HEADERS_SHIFT = 3, /* the table has conditions on headers, in `http_headers` */
+	HTTP_SERVICE_HEADERS_BITS = 1,
 	HTTP_SERVICE_ANY_SHIFT = 8, /* the one rule for all requests, plus 1; 0: look it up */
 	HTTP_SERVICE_ANY_BITS = 24,
 	HTTP_SERVICE_TABLE_SHIFT = 32, /* number of the table, in keys of `http_classes` */
@@ -115,7 +129,35 @@ struct http_class_key {
 	__u8 path[HTTP_PATTERN_SIZE];
 };
 
-/* Value of `http_classes`: for each method the number of a rule plus 1, or 0: the proxy's. */
+enum http_verdict {
+	HTTP_VERDICT_CHOICE = 0x80000000, /* what is left is the first place among the choices of `http_headers` */
+	HTTP_HEADERS_VAGUE_SHIFT = 31,
+	HTTP_HEADERS_VAGUE = 0x80000000, /* in what was found in the fields: it cannot be told what they hold */
+};
+
+/* A header that some route asks for. */
+struct http_condition {
+	__u8 name[HTTP_NAME_SIZE]; /* lower case, zeros behind it, as behind the value */
+	__u8 value[HTTP_VALUE_SIZE];
+	__u32 name_length;
+	__u32 value_length;
+};
+
+/* A request that meets all conditions of the mask has the verdict. */
+struct http_choice {
+	__u32 mask; /* 0: whatever is left */
+	__u32 verdict; /* as in a class, but no choice */
+};
+
+/* Value of `http_headers`; the key is the number of a table. Choices of a class follow each other, the last has mask 0. */
+struct http_headers {
+	__u32 count;
+	__u32 zero;
+	struct http_condition condition[HTTP_CONDITIONS];
+	struct http_choice choice[HTTP_CHOICES];
+};
+
+/* Value of `http_classes`: for each method the number of a rule plus 1, 0: the proxy's, or enum http_verdict. */
 struct http_class {
 	__u32 verdicts[HTTP_METHODS];
 	__u32 zero;
@@ -182,6 +224,7 @@ enum http_slot_word {
 enum http_slot_phase {
 	HTTP_PHASE_HEAD = 0,
 	HTTP_PHASE_BODY = 1,
+	HTTP_PHASE_TOLD = 2, /* the proxy has been told that the rest is its own to carry */
 };
 
 /* Value of `http_slots`, mapped: a connection from the proxy to an endpoint (the back and the far socket). */
@@ -199,8 +242,10 @@ struct http_slot {
 	__u16 status;
 	__u8 method;
 	__u8 phase; /* enum http_slot_phase */
-	__u32 far; /* generation plus 1 of the connection whose far socket is in `http_far_sockets` */
+	__u32 far; /* generation plus 1 of the connection whose far socket is in `http_far_sockets`; 0: elsewhere */
 	__u32 reason; /* enum http_reason: why the proxy carries the response */
+	__u32 noted; /* the request is in `http_notes`, and nobody was told of it yet */
+	__u32 ended; /* of a connection whose other end is elsewhere: not 0 when that has closed, or spoke unasked */
 	__u32 zero;
 	__u64 used; /* requests so far */
 };
@@ -238,7 +283,7 @@ struct http_client {
 	__u32 zero;
 };
 
-/* Value of `http_far`, on the endpoint's socket. */
+/* Value of `http_far`, on the endpoint's socket, and of `http_backs`, of which the key is the cookie of a back socket. */
 struct http_far {
 	__u32 slot;
 	__u32 generation;
@@ -249,7 +294,7 @@ struct http_traffic_key {
 	__u32 service;
 	__u32 route;
 	__u32 endpoint;
-	__u32 zero;
+	__u32 remote; /* 1: out of a back socket, by TCP; 0: straight into the endpoint's socket */
 };
 
 enum { HTTP_LATENCY_BUCKETS = 96 };
@@ -270,7 +315,8 @@ struct http_reasons {
 
 /*
  * Record of `http_events`: a request that goes by TCP to the proxy, told before its bytes arrive there. Of
- * HTTP_REASON_NO_PROXY: a connection from where the proxy does not listen yet.
+ * HTTP_REASON_NO_PROXY: a connection from where the proxy does not listen yet. Of HTTP_REASON_REMOTE: a back socket whose
+ * bytes are the proxy's, with the lease in place of the cookie.
  */
 struct http_event {
 	__u64 cookie; /* of the client; or of the network namespace */

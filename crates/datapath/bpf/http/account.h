@@ -55,7 +55,8 @@ __noinline __u32 exchange_count(__u32 number)
 	struct http_slot *slot = slot_get(number);
 	if (!slot)
 		return 0;
-	struct http_traffic_key key = {.service = slot->service, .route = slot->route, .endpoint = slot->endpoint};
+	struct http_traffic_key key = {
+		.service = slot->service, .route = slot->route, .endpoint = slot->endpoint, .remote = !slot->far};
 	struct http_traffic *traffic = http_traffic_of(&key);
 	if (!traffic)
 		return 0;

@@ -31,6 +31,14 @@ struct {
 	__type(value, __u64);
 } http_far_sockets SEC(".maps");
 
+/* slot -> the proxy's socket, where the endpoint's is elsewhere. Written by the proxy; client redirects requests out of it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SOCKHASH);
+	__uint(max_entries, 1); /* as http_far_sockets */
+	__type(key, __u32);
+	__type(value, __u64);
+} http_back_sockets SEC(".maps");
+
 /* cookie of a client -> what the proxy has read and written. Written by the proxy, read by client. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -3,9 +3,13 @@
 #ifndef HTTP_FAR_H
 #define HTTP_FAR_H
 
-#include "http/slot.h"
+#include "alize/bpf.h"
+#include "http/abi.h"
 
-/* socket -> the slot it serves. Written by http_sockops, read by far. It goes with the socket. */
+/*
+ * socket -> the slot it serves, or SLOT_NONE of a connection that the proxy alone uses. Written by http_sockops, read by
+ * far and the observer. It goes with the socket.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);

@@ -9,6 +9,7 @@
 #ifndef HTTP_HEAD_H
 #define HTTP_HEAD_H
 
+#include "headers.h"
 #include "window.h"
 
 enum {
@@ -30,12 +31,16 @@ enum head_flags {
 struct head {
 	__u32 length; /* with the empty line */
 	__u32 flags; /* enum head_flags */
+	__u32 found; /* what headers_meet() found in the fields */
 	__u32 body; /* Content-Length, at most HTTP_MESSAGE_SIZE of a request, 0xffffffff of a response */
 	__u16 path; /* where it begins */
 	__u16 path_length; /* without the query */
+	__u16 target_length; /* with it */
+	__u16 host; /* where its value begins, and ends */
+	__u16 host_end;
 	__u16 status; /* of a response */
 	__u8 method; /* enum http_method */
-	__u8 zero;
+	__u8 zero[3];
 };
 
 /* The high bit of each byte that equals `byte`; all bytes must be below 0x80. */
@@ -58,49 +63,6 @@ static __always_inline __u64 before_first(__u64 mask)
 	return ((mask & -mask) - 1) >> 7;
 }
 
-/*
- * The end of the target that begins at `from`: the blank behind it. Tells in `head` where the path ends, and whether it is
- * one that servers might read differently: with an escape, a parameter, an empty or a dot segment.
- */
-__noinline __u32 head_target(struct http_window *window, struct head *head, __u32 from, __u32 to)
-{
-	if (!window || !head)
-		return HEAD_NOWHERE;
-	__u32 query = 0, odd = 0;
-	for (__u32 i = 0; i < HEAD_TARGET_WORDS; i++) {
-		__u32 at = from + i * 8;
-		if (at >= to)
-			return HEAD_NOWHERE;
-		__u64 word = head_word(window, at);
-		__u64 stop = bytes_outside(word, 0x21);
-		/* Only bytes before the end are judged; those behind it may be anything. */
-		__u64 valid = stop ? before_first(stop) : ~0ULL;
-		__u64 text = word & ~HIGH_BITS;
-		if ((exact_bytes(text, '#') | exact_bytes(text, '\\')) & valid)
-			return HEAD_NOWHERE;
-		if (!query) {
-			__u64 mark = exact_bytes(text, '?') & valid;
-			if (mark) {
-				query = at + first_byte(mark);
-				valid = before_first(mark);
-			}
-			__u64 second = head_word(window, at + 1) & ~HIGH_BITS;
-			__u64 pair = exact_bytes(text, '/') & (exact_bytes(second, '/') | exact_bytes(second, '.'));
-			odd |= ((pair | exact_bytes(text, '%') | exact_bytes(text, ';')) & valid) != 0;
-		}
-		if (!stop)
-			continue;
-		__u32 end = at + first_byte(stop);
-		if (end >= to || head_byte(window, end) != ' ')
-			return HEAD_NOWHERE;
-		head->path_length = (query ?: end) - from;
-		if (odd)
-			head->flags |= HEAD_ODD_PATH;
-		return end;
-	}
-	return HEAD_NOWHERE;
-}
-
 /* The high bit of each of "#<>\\^`{|}. All bytes must be below 0x80. */
 static __always_inline __u64 no_target_bytes(__u64 text)
 {
@@ -110,22 +72,59 @@ static __always_inline __u64 no_target_bytes(__u64 text)
 }
 
 /*
- * Whether the target [from, end), of visible ASCII, has only bytes that RFC 3986 knows: others are refused by some servers.
- * A walk of its own, because head_target has so many states already that more work in it is too much for the verifier.
+ * The end of the target that begins at `from`: the blank behind it. Of visible ASCII, and only of bytes that RFC 3986 knows:
+ * others are refused by some servers.
+ *
+ * The target is walked twice, here and in head_path(), and what is found is gathered in masks: each loop has one way out,
+ * for the verifier walks every way out of every step.
  */
-__noinline __u32 head_target_is_plain(struct http_window *window, __u32 from, __u32 end)
+__noinline __u32 head_target(struct http_window *window, __u32 from, __u32 to)
 {
 	if (!window)
-		return 0;
+		return HEAD_NOWHERE;
+	__u64 strange = 0;
 	for (__u32 i = 0; i < HEAD_TARGET_WORDS; i++) {
 		__u32 at = from + i * 8;
-		if (at >= end)
-			break;
-		__u64 found = no_target_bytes(head_word(window, at) & ~HIGH_BITS);
-		if (found)
-			return at + first_byte(found) >= end;
+		if (at >= to)
+			return HEAD_NOWHERE;
+		__u64 word = head_word(window, at);
+		__u64 stop = bytes_outside(word, 0x21), found = no_target_bytes(word & ~HIGH_BITS);
+		if (!stop) {
+			strange |= found;
+			continue;
+		}
+		/* Bytes behind the end may be anything. */
+		strange |= found & before_first(stop);
+		__u32 end = at + first_byte(stop);
+		return end < to && head_byte(window, end) == ' ' && !strange ? end : HEAD_NOWHERE;
 	}
-	return 1;
+	return HEAD_NOWHERE;
+}
+
+/*
+ * Where the path of the target ends that begins at `from` and has a blank behind it, and in the upper half whether servers
+ * might read it differently: it has an escape, a parameter, an empty or a dot segment.
+ */
+__noinline __u64 head_path(struct http_window *window, __u32 from)
+{
+	if (!window)
+		return from | 1ULL << 32;
+	__u64 odd = 0;
+	for (__u32 i = 0; i < HEAD_TARGET_WORDS; i++) {
+		__u32 at = from + i * 8;
+		__u64 word = head_word(window, at), second = head_word(window, at + 1) & ~HIGH_BITS;
+		__u64 text = word & ~HIGH_BITS;
+		__u64 stop = bytes_outside(word, 0x21) | exact_bytes(text, '?');
+		__u64 pair = exact_bytes(text, '/') & (exact_bytes(second, '/') | exact_bytes(second, '.'));
+		__u64 found = pair | exact_bytes(text, '%') | exact_bytes(text, ';');
+		if (!stop) {
+			odd |= found;
+			continue;
+		}
+		odd |= found & before_first(stop);
+		return (at + first_byte(stop)) | (__u64)(odd != 0) << 32;
+	}
+	return from | 1ULL << 32;
 }
 
 /* The line end (CR LF) behind `from`, before which there are blanks, tabs and visible ASCII only. */
@@ -134,22 +133,15 @@ __noinline __u32 head_line_end(struct http_window *window, __u32 from, __u32 to)
 	if (!window)
 		return HEAD_NOWHERE;
 	for (__u32 i = 0; i < HTTP_HEAD_SIZE / 8; i++) {
-		if (from >= to)
+		__u32 at = from + i * 8;
+		if (at >= to)
 			break;
-		__u64 found = bytes_outside(head_word(window, from), 0x20);
-		if (!found) {
-			from += 8;
+		__u64 word = head_word(window, at);
+		__u64 found = bytes_outside(word, 0x20) & ~(exact_bytes(word & ~HIGH_BITS, '\t') & ~word);
+		if (!found)
 			continue;
-		}
-		from += first_byte(found);
-		if (from + 1 >= to)
-			break;
-		__u8 byte = head_byte(window, from);
-		if (byte == '\t') {
-			from++;
-			continue;
-		}
-		return byte == '\r' && head_byte(window, from + 1) == '\n' ? from : HEAD_NOWHERE;
+		at += first_byte(found);
+		return at + 1 < to && (head_word(window, at) & 0xffff) == ('\r' | '\n' << 8) ? at : HEAD_NOWHERE;
 	}
 	return HEAD_NOWHERE;
 }
@@ -172,32 +164,6 @@ __noinline __u32 head_colon(struct http_window *window, __u32 from)
 			return HEAD_NOWHERE;
 	}
 	return HEAD_NOWHERE;
-}
-
-/* Blanks around a value do not belong to it (RFC 9112, 5.1); more than a few are not worth reading. */
-enum { HEAD_BLANKS = 4 };
-
-static __always_inline bool is_blank(__u8 byte)
-{
-	return byte == ' ' || byte == '\t';
-}
-
-static __always_inline __u32 value_begins(const struct http_window *window, __u32 from, __u32 end)
-{
-#pragma clang loop unroll(full)
-	for (int i = 0; i < HEAD_BLANKS; i++)
-		if (from < end && is_blank(head_byte(window, from)))
-			from++;
-	return from;
-}
-
-static __always_inline __u32 value_ends(const struct http_window *window, __u32 from, __u32 end)
-{
-#pragma clang loop unroll(full)
-	for (int i = 0; i < HEAD_BLANKS; i++)
-		if (end > from && is_blank(head_byte(window, end - 1)))
-			end--;
-	return end;
 }
 
 enum { HEAD_DIGITS = 10 }; /* of Content-Length: 10 GB are nobody's fast path */
@@ -333,6 +299,8 @@ __noinline __u32 request_field(struct http_window *window, struct head *head, __
 		if (head->flags & HEAD_HAS_HOST || !head_host(window, colon + 1, end))
 			return HTTP_REASON_HOST;
 		head->flags |= HEAD_HAS_HOST;
+		head->host = colon + 1;
+		head->host_end = end;
 		return 0;
 	case 6:
 		return first == TEXT8('e', 'x', 'p', 'e', 'c', 't', 0, 0) ? HTTP_REASON_EXPECT : 0;
@@ -404,9 +372,9 @@ static __always_inline bool head_is_cut(const struct http_window *window, __u32 
 	return (head_word(window, to - 4) & 0xffffffff) != TEXT4('\r', '\n', '\r', '\n');
 }
 
-/* Reads the field lines from `from` to the empty line. 0, or why not. */
+/* Reads the field lines from `from` to the empty line. 0, or why not. `headers`: of a request; may be NULL. */
 static __always_inline __u32 head_fields(struct http_window *window, struct head *head, __u32 from, __u32 to,
-					 bool response)
+					 bool response, struct http_headers *headers)
 {
 	__u32 line = from;
 	for (__u32 i = 0; i < HEAD_FIELDS; i++) {
@@ -427,6 +395,8 @@ static __always_inline __u32 head_fields(struct http_window *window, struct head
 			response ? response_field(window, head, line, place) : request_field(window, head, line, place);
 		if (reason)
 			return reason;
+		if (headers)
+			head->found = headers_join(head->found, headers_meet(window, headers, line, place));
 		line = end + 2;
 	}
 	return HTTP_REASON_FIELDS;
@@ -459,12 +429,16 @@ static __always_inline bool method_has_body(__u8 method)
 
 #define HEAD_VERSION TEXT8('H', 'T', 'T', 'P', '/', '1', '.', '1')
 
-/* Reads the head of a request of which the window holds `to` bytes. 0, or why it is the proxy's. */
-__noinline __u32 request_read(struct http_window *window, struct head *head, __u32 to)
+/*
+ * Reads the head of a request of which the window holds `to` bytes, and in it the headers that the service's routes ask for,
+ * if they do. 0, or why it is the proxy's.
+ */
+__noinline __u32 request_read(struct http_window *window, struct head *head, __u32 to, struct http_headers *headers)
 {
 	if (!window || !head || to > HTTP_HEAD_SIZE)
 		return HTTP_REASON_BUSY;
 	head->flags = 0;
+	head->found = 0;
 	head->body = 0;
 	__u64 begin = head_word(window, 0);
 	if (to < 16)
@@ -478,18 +452,21 @@ __noinline __u32 request_read(struct http_window *window, struct head *head, __u
 	head->path = path;
 	if (head_byte(window, path) != '/')
 		return HTTP_REASON_TARGET;
-	__u32 blank = head_target(window, head, path, to);
+	__u32 blank = head_target(window, path, to);
 	if (blank == HEAD_NOWHERE)
 		return head_is_cut(window, to) ? HTTP_REASON_SPLIT_HEAD : HTTP_REASON_TARGET;
-	if (!head_target_is_plain(window, path, blank))
-		return HTTP_REASON_TARGET;
+	head->target_length = blank - path;
+	__u64 read = head_path(window, path);
+	head->path_length = (__u32)read - path;
+	if (read >> 32)
+		head->flags |= HEAD_ODD_PATH;
 	/* An asterisk or an authority begins with no slash; two slashes would begin an authority. */
 	__u32 end = blank + 9;
 	if (end + 2 > to)
 		return HTTP_REASON_SPLIT_HEAD;
 	if (head_word(window, blank + 1) != HEAD_VERSION || (head_word(window, end) & 0xffff) != ('\r' | '\n' << 8))
 		return HTTP_REASON_VERSION;
-	__u32 reason = head_fields(window, head, end + 2, to, false);
+	__u32 reason = head_fields(window, head, end + 2, to, false, headers);
 	if (reason)
 		return reason;
 	if (!(head->flags & HEAD_HAS_HOST))
@@ -530,7 +507,7 @@ __noinline __u32 response_read(struct http_window *window, struct head *head, __
 	__u32 end = head_line_end(window, 12, to);
 	if (end == HEAD_NOWHERE)
 		return HTTP_REASON_SPLIT_HEAD;
-	__u32 reason = head_fields(window, head, end + 2, to, true);
+	__u32 reason = head_fields(window, head, end + 2, to, true, 0);
 	if (reason)
 		return reason;
 	/* A length of what cannot be there: some clients wait for it. */

@@ -16,6 +16,21 @@ struct {
 	__type(value, struct http_class);
 } http_classes SEC(".maps");
 
+/* table -> what its routes ask of headers. Written by the agent before a service names the table; read by client. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1); /* budgets.services */
+	__type(key, __u32);
+	__type(value, struct http_headers);
+} http_headers SEC(".maps");
+
+static __always_inline struct http_headers *headers_of(__u64 word)
+{
+	__u32 table = FIELD(word, HTTP_SERVICE_TABLE);
+	return FIELD(word, HTTP_SERVICE_HEADERS) ? bpf_map_lookup_elem(&http_headers, &table) : 0;
+}
+
 /* number -> a rule. Written by the agent before a table names it; read by client. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -135,7 +150,10 @@ __noinline __u32 route_find(struct http_window *window, struct head *head, __u64
 	struct http_class *class = bpf_map_lookup_elem(&http_classes, &key);
 	__u32 method = head->method;
 	HIDE(method);
-	return class && method < HTTP_METHODS ? class->verdicts[method] : 0;
+	__u32 verdict = class && method < HTTP_METHODS ? class->verdicts[method] : 0;
+	if (verdict & HTTP_VERDICT_CHOICE)
+		return headers_choose(headers_of(word), verdict & ~HTTP_VERDICT_CHOICE, head->found);
+	return verdict;
 }
 
 #endif

@@ -148,6 +148,21 @@ static __always_inline bool slot_flag(struct http_slot *slot, __u64 lease, __u32
 }
 
 /*
+ * The endpoint has ended the connection. Idle, the slot is dead at once, before anybody can be lent what will not answer;
+ * lent, it is the proxy that hears of the end, and tells the client. It stays in its pool until somebody comes upon it.
+ */
+static __always_inline void slot_end(struct http_slot *slot, __u32 generation)
+{
+	for (int i = 0; i < SLOT_TRIES; i++) {
+		__u64 word = READ_ONCE(slot->state);
+		if (SLOT_GENERATION(word) != generation || SLOT_COOKIE(word) || word & HTTP_SLOT_FLAGS)
+			return;
+		if (slot_change(slot, word, word | HTTP_SLOT_DEAD))
+			return;
+	}
+}
+
+/*
  * The response has ended, or the request has: `clear` is HTTP_SLOT_BUSY or HTTP_SLOT_OPEN. When neither is left the slot
  * goes back to its pool.
  */
@@ -160,6 +175,8 @@ __noinline __u32 slot_finish(__u32 number, __u64 lease, __u32 clear)
 	/* Another's by now, perhaps: then what follows comes to nothing. */
 	__u32 pool_number = READ_ONCE(slot->pool);
 	struct http_pool *pool = bpf_map_lookup_elem(&http_pool_heads, &pool_number);
+	/* As long as it is lent: of who is lent it next the proxy must not believe that a response has begun. */
+	slot->response_bytes = 0;
 	/* Idle first, then in the pool: from here on the proxy may retire it, and who takes a dead one buries it. */
 	__u64 idle = lease & ((1ULL << HTTP_SLOT_COOKIE_SHIFT) - 1);
 	if (!slot_change(slot, lease, idle))

@@ -12,7 +12,7 @@
 #include <linux/types.h>
 
 enum observe_abi {
-	OBSERVE_ABI_VERSION = 2,
+	OBSERVE_ABI_VERSION = 3,
 	PATH_SIZE = 112, /* bytes of a request target that are kept */
 	HOST_SIZE = 40, /* bytes of a Host field that are kept */
 	COMM_SIZE = 16, /* TASK_COMM_LEN of the kernel */
@@ -21,6 +21,8 @@ enum observe_abi {
 	RECORDS = 128, /* places of each half of the flight recorder */
 	TEMPLATES = 32, /* path templates there may be */
 	NAME_SIZE = 128, /* bytes of a DNS name, as text, that are kept */
+	TRACE_SIZE = 56, /* of a traceparent field, whose 55 bytes are kept */
+	HTTP2_PIECE = 512, /* bytes of a header block in one record */
 };
 
 enum method {
@@ -57,7 +59,7 @@ enum tally {
 	TALLY_JOINED = 0, /* connection was there before; exchanges are counted from the first safe place on */
 	TALLY_NOT_HTTP = 1, /* first bytes are none of a request */
 	TALLY_TLS = 2, /* TLS record */
-	TALLY_HTTP2 = 3, /* preface of HTTP/2 */
+	TALLY_HTTP2 = 3, /* HTTP/2 for which there was no memory */
 	TALLY_BAD_REQUEST_LINE = 4,
 	TALLY_BAD_STATUS_LINE = 5,
 	TALLY_BAD_FIELD = 6, /* a folded field line, or blanks before the colon of one that frames */
@@ -92,6 +94,12 @@ enum tally {
 	TALLY_DNS_MALFORMED =
 		33, /* to or from port 53, and no message that can be read; over TCP also one that is cut */
 	TALLY_DNS_UNMATCHED = 34, /* responses that nobody traced has asked for */
+	TALLY_HTTP2_FOLLOWED = 35, /* connections of HTTP/2 followed from their preface */
+	TALLY_HTTP2_JOINED = 36, /* connections of HTTP/2 that were there before, followed from a request on */
+	TALLY_HTTP2_FRAME = 37, /* frames of HTTP/2 that cannot be: looks for the next that fits */
+	TALLY_HTTP2_GAP = 38, /* bytes between frames of HTTP/2 were missed: likewise */
+	TALLY_HTTP2_RECORD = 39, /* records of HTTP/2 sent to user space */
+	TALLY_HTTP2_LOST = 40, /* ring of HTTP/2 full: heads that user space will not see */
 	TALLIES,
 };
 
@@ -113,7 +121,7 @@ struct series_key {
 	__u16 status; /* 0: unanswered */
 	__u8 method; /* enum method */
 	__u8 side; /* enum side */
-	__u16 zero;
+	__u16 path_label; /* enum path_label */
 	__u32 service; /* that the client dialled; NONE */
 	__u32 zero2;
 };
@@ -199,6 +207,42 @@ struct request_event {
 	__u8 path_label; /* enum path_label */
 	char target[PATH_SIZE]; /* as sent, query included */
 	char host[HOST_SIZE];
+	char trace_parent[TRACE_SIZE]; /* the field of that name, up to a NUL; empty: there was none */
+};
+
+enum http2_kind {
+	HTTP2_KIND_BLOCK = 1, /* a piece of HEADERS, PUSH_PROMISE or CONTINUATION follows */
+	HTTP2_KIND_DATA = 2, /* a run of DATA frames is over; the stream's end if `frame_flags` say so */
+	HTTP2_KIND_RESET = 3, /* RST_STREAM */
+	HTTP2_KIND_GAP = 4, /* bytes of this direction were missed */
+	HTTP2_KIND_END = 5, /* the connection is over */
+	HTTP2_KINDS,
+};
+
+/* Record of `http2_heads`, before at most HTTP2_PIECE bytes: what user space needs to decode heads and pair streams. */
+struct http2_record {
+	__u64 time_ns; /* bpf_ktime_get_ns() */
+	__u64 connection; /* socket cookie */
+	__u64 data_bytes; /* payload of DATA on `data_stream` that no record has told yet */
+	struct identity sender; /* of this direction */
+	__be32 client_address[4];
+	__be32 server_address[4];
+	__be16 client_port;
+	__be16 server_port;
+	__u32 service; /* that the client dialled; NONE */
+	__u32 number; /* among the records of its direction: a lost one leaves a hole */
+	__u32 stream;
+	__u32 data_stream;
+	__u32 frame_length; /* of the payload */
+	__u32 offset; /* of the piece in the payload */
+	__u16 length; /* of the piece */
+	__u8 kind; /* enum http2_kind */
+	__u8 frame_type;
+	__u8 frame_flags;
+	__u8 response; /* direction: 0 from the client, 1 to it */
+	__u8 side; /* enum side */
+	__u8 late; /* the connection was there before it was followed */
+	__u32 zero;
 };
 
 enum tcp_kind {

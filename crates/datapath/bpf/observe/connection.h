@@ -29,9 +29,14 @@ typedef struct {
 	int owned;
 } socket_lock_t;
 
+typedef struct {
+	__u32 val;
+} kuid_t;
+
 struct sock {
 	struct sock_common __sk_common;
 	socket_lock_t sk_lock;
+	kuid_t sk_uid;
 	int sk_err;
 	struct sock_cgroup_data sk_cgrp_data;
 };

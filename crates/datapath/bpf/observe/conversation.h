@@ -11,6 +11,7 @@ enum state {
 	STATE_JOINED, /* looks for a safe place; see follow.h */
 	STATE_PEER, /* the client's socket is observed, so this one, the server's, has nothing to do but say who it is */
 	STATE_OFF, /* for good */
+	STATE_HTTP2, /* see http2.h */
 };
 
 enum role {
@@ -48,6 +49,8 @@ struct conversation {
 	__u8 role;
 	__u8 probation; /* a safe place may have been found: one exchange has to prove it */
 	__u8 linked; /* `destination` was asked for */
+	__u8 path_label; /* enum path_label */
+	__u8 zero[7];
 	struct pending first; /* the only place most connections need */
 };
 

@@ -60,9 +60,13 @@ static __always_inline void event_fill(struct conversation *conversation, struct
 		       (exchange->status ? 0 : REQUEST_FLAG_UNANSWERED) | exchange->flags;
 	event->target_length = pending->target_length;
 	event->host_length = pending->host_length;
-	event->path_label = PATH_LABEL_OBSERVED;
+	event->path_label = conversation->path_label;
 	__builtin_memcpy(event->target, pending->target, PATH_SIZE);
 	__builtin_memcpy(event->host, pending->host, HOST_SIZE);
+	if (pending->traced)
+		__builtin_memcpy(event->trace_parent, pending->trace_parent, TRACE_SIZE);
+	else
+		__builtin_memset(event->trace_parent, 0, TRACE_SIZE);
 }
 
 /* Somebody wants the whole of it: a trace, or the flight recorder. */
@@ -103,6 +107,7 @@ __noinline int exchange_count(struct conversation *conversation, struct pending 
 		.method = pending->method,
 		.side = client_side ? SIDE_CLIENT : SIDE_SERVER,
 		.service = conversation->service,
+		.path_label = conversation->path_label,
 	};
 	__builtin_memcpy(key.address, ends->server_address, sizeof(key.address));
 	struct series *series = series_get(&key, pending);

@@ -253,6 +253,7 @@ __noinline __u64 request_line(struct window *window, struct framing *framing, st
 	framing->method = method;
 	pending->method = method;
 	pending->host_length = 0;
+	pending->traced = 0;
 	if (complete) {
 		head_begins(framing);
 		return step(feed + 1, OUTCOME_ON);
@@ -379,11 +380,25 @@ static __always_inline void host_keep(struct window *window, struct pending *pen
 			i * 8 < length ? low_bytes(word_at(window, from + i * 8), length - i * 8) : 0;
 }
 
+/* The value of traceparent in [from, end), which has one length (W3C Trace Context); user space reads it. */
+static __always_inline void trace_keep(struct window *window, struct pending *pending, __u32 from, __u32 end)
+{
+	from = skip_blanks(window, from, end);
+	end = trim_blanks(window, from, end);
+	if (end != from + TRACE_SIZE - 1)
+		return;
+	pending->traced = 1;
+#pragma clang loop unroll(full)
+	for (__u32 i = 0; i < TRACE_SIZE / 8; i++)
+		((__u64 *)pending->trace_parent)[i] = low_bytes(word_at(window, from + i * 8), TRACE_SIZE - 1 - i * 8);
+}
+
 enum field {
 	FIELD_NONE = 0, /* nothing in it matters */
 	FIELD_LENGTH,
 	FIELD_CODING,
 	FIELD_HOST,
+	FIELD_TRACE,
 	FIELD_FOLDED, /* not a field: goes on with the one before */
 };
 
@@ -398,6 +413,8 @@ static __always_inline __u32 field_of(const struct window *window, __u32 from, c
 		return FIELD_CODING;
 	if (pending && (name & 0xffffffffff) == (TEXT4('h', 'o', 's', 't') | (__u64)':' << 32))
 		return FIELD_HOST;
+	if (pending && name == TEXT8('t', 'r', 'a', 'c', 'e', 'p', 'a', 'r'))
+		return FIELD_TRACE;
 	__u8 first = word;
 	if (first == ' ' || first == '\t')
 		return FIELD_FOLDED;
@@ -433,6 +450,10 @@ __noinline __u32 field_line(struct window *window, struct framing *framing, stru
 	case FIELD_HOST:
 		if (pending && !pending->host_length)
 			host_keep(window, pending, from + 5, end);
+		return 0;
+	case FIELD_TRACE:
+		if (pending && (__u32)second == TEXT4('e', 'n', 't', ':') && end > from + 12)
+			trace_keep(window, pending, from + 12, end);
 		return 0;
 	case FIELD_FOLDED:
 		return TALLY_BAD_FIELD;

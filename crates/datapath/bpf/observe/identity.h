@@ -9,6 +9,7 @@
 #ifndef OBSERVE_IDENTITY_H
 #define OBSERVE_IDENTITY_H
 
+#include "choices.h"
 #include "conversation.h"
 #include "segment.h"
 
@@ -19,22 +20,6 @@ struct {
 	__type(key, __u64);
 	__type(value, struct identity);
 } links SEC(".maps");
-
-#ifdef ALIZE_HOST
-static const struct {
-	__u32 may_ask_pid;
-	__u32 may_ask_comm;
-} choices = {1, 1};
-#else
-/*
- * Set at load (src/variant.rs): what this hook may ask of the current thread. Its process came with Linux 6.10, its name
- * with 6.16.
- */
-const volatile struct {
-	__u32 may_ask_pid;
-	__u32 may_ask_comm;
-} choices SEC(".rodata.choices") = {1, 1};
-#endif
 
 #ifndef ALIZE_HOST
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)

@@ -82,6 +82,25 @@ static __always_inline bool target_keep(const struct window *window, __u32 from,
 	return true;
 }
 
+/* As target_keep() for a target that is kept already, with the lengths of it and of its path, and zeros behind it. */
+__noinline int target_weigh(struct pending *pending)
+{
+	if (!pending)
+		return 0;
+	__u64 digits = 0, hash = 0;
+	for (__u32 i = 0; i < PATH_SIZE / 8; i++) {
+		if (i * 8 >= pending->path_length)
+			break;
+		__u64 word = low_bytes(((const __u64 *)pending->target)[i], pending->path_length - i * 8);
+		digits |= digit_bytes(word & ~HIGH_BITS);
+		if (word)
+			hash = hash_word(hash, word);
+	}
+	pending->foldable = digits != 0;
+	pending->path = hash_end(hash, pending->path_length);
+	return 1;
+}
+
 /* Folding, one byte at a time: bpf_loop() calls fold_step() with this. */
 struct fold {
 	struct window *window; /* where the folded text grows */

@@ -29,9 +29,11 @@ struct pending {
 	__u8 path_length; /* of the target without query */
 	__u8 host_length;
 	__u8 foldable;
-	__u8 zero[6];
+	__u8 traced; /* there is a `trace_parent` */
+	__u8 zero[5];
 	char target[PATH_SIZE];
 	char host[HOST_SIZE];
+	char trace_parent[TRACE_SIZE];
 };
 
 /* A TCP segment, see segment.h. */

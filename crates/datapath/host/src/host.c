@@ -6,7 +6,7 @@
 #include "observe.bpf.c"
 #include "observe/dns.h"
 
-enum { MAPS = 32, ENTRIES = 512, SOCKETS = 8, LARGEST_PACKET = 1 << 17, EVENTS = 1 << 16 };
+enum { MAPS = 32, ENTRIES = 512, SOCKETS = 8, LARGEST_PACKET = 1 << 17, EVENTS = 1 << 16, HEADS = 1 << 24 };
 
 struct host_map {
 	const void *map;
@@ -21,6 +21,8 @@ static unsigned char *host_packet;
 static __u32 host_packet_size;
 static struct request_event *host_events;
 static __u32 host_event_count;
+static unsigned char *host_heads;
+static size_t host_heads_size;
 
 static struct host_map *map_of(const void *map)
 {
@@ -85,10 +87,25 @@ void *host_storage(const void *address, const struct bpf_sock *sk, size_t value_
 	return found || !flags ? found : insert(map, &key, sizeof(key), value_size);
 }
 
-void host_ring(const void *bytes, size_t size)
+void host_ring(const void *map, const void *bytes, size_t size)
 {
+	if (map == &http2_heads) {
+		if (host_heads_size + sizeof(size) + size > HEADS)
+			return;
+		memcpy(host_heads + host_heads_size, &size, sizeof(size));
+		memcpy(host_heads + host_heads_size + sizeof(size), bytes, size);
+		host_heads_size += sizeof(size) + size;
+		return;
+	}
 	if (host_event_count < EVENTS)
 		memcpy(&host_events[host_event_count++], bytes, size);
+}
+
+/* Records of HTTP/2, each behind its size. */
+const void *host_http2(size_t *size)
+{
+	*size = host_heads_size;
+	return host_heads;
 }
 
 long host_load_bytes(const struct __sk_buff *skb, __u32 offset, void *to, __u32 size)
@@ -112,19 +129,23 @@ void host_reset(void)
 	}
 	/* The programs see addresses of packets as 32 bits. */
 	if (!host_packet)
-		host_packet = mmap(0, LARGEST_PACKET, PROT_READ | PROT_WRITE,
-				   MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+		host_packet =
+			mmap(0, LARGEST_PACKET, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
 	if (host_packet == MAP_FAILED)
 		abort();
 	if (!host_events)
 		host_events = calloc(EVENTS, sizeof(*host_events));
+	if (!host_heads)
+		host_heads = malloc(HEADS);
 	host_event_count = 0;
+	host_heads_size = 0;
 	memset(&host_now, 0, sizeof(host_now));
 	host_now.time = 1;
 	__u32 zero = 0;
 	__u64 active = 1;
 	struct filter filter = {.active = 1, .service = ~0U, .events = ~0U};
 	bpf_map_update_elem(&tracing, &zero, &active, BPF_ANY);
+	bpf_map_update_elem(&http2_readers, &zero, &active, BPF_ANY);
 	bpf_map_update_elem(&filters, &zero, &filter, BPF_ANY);
 }
 

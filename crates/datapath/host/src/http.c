@@ -14,6 +14,8 @@ static struct http_slot host_slots[SLOTS];
 static struct http_pool host_pools[POOLS];
 static struct host_class host_classes[CLASSES];
 static __u32 host_class_count;
+static struct http_headers host_headers;
+static bool host_has_headers;
 
 static bool starts_alike(const struct http_class_key *entry, const struct http_class_key *asked)
 {
@@ -40,6 +42,8 @@ void *http_map_lookup(const void *map, const void *key)
 		return number < SLOTS ? &host_slots[number] : 0;
 	if (map == &http_pool_heads)
 		return number < POOLS ? &host_pools[number] : 0;
+	if (map == &http_headers)
+		return host_has_headers ? &host_headers : 0;
 	if (map == &http_classes)
 		return longest_class(key);
 	return 0;
@@ -83,7 +87,7 @@ __u32 host_http_read(const __u8 *bytes, __u32 size, const __u8 *stale, __u32 sta
 	__u32 seen = size < HTTP_HEAD_SIZE ? size : HTTP_HEAD_SIZE;
 	struct http_window *window = window_with(bytes, seen, stale, stale_size);
 	struct head head = {};
-	__u32 reason = method < 0 ? request_read(window, &head, seen) : response_read(window, &head, seen, method);
+	__u32 reason = method < 0 ? request_read(window, &head, seen, 0) : response_read(window, &head, seen, method);
 	*told = (struct host_head){
 		.length = head.length,
 		.flags = head.flags,
@@ -101,6 +105,17 @@ __u32 host_http_read(const __u8 *bytes, __u32 size, const __u8 *stale, __u32 sta
 void host_http_classes_clear(void)
 {
 	host_class_count = 0;
+	host_has_headers = false;
+}
+
+/* What the routes of the one table that has any ask of headers. */
+int host_http_headers_set(const __u8 *bytes, __u32 size)
+{
+	if (size != sizeof(host_headers))
+		return -1;
+	memcpy(&host_headers, bytes, size);
+	host_has_headers = true;
+	return 0;
 }
 
 int host_http_class_add(__u32 table, const __u8 *path, __u32 bits, const __u32 *verdicts)
@@ -122,7 +137,7 @@ __u32 host_http_route(const __u8 *bytes, __u32 size, __u64 service, __u32 *reaso
 	static const __u8 stale[] = "/x\r\n";
 	struct http_window *window = window_with(bytes, size, stale, sizeof(stale));
 	struct head head = {};
-	*reason = request_read(window, &head, size);
+	*reason = request_read(window, &head, size, headers_of(service));
 	__u32 rule = *reason ? 0 : route_find(window, &head, service, reason);
 	free(window);
 	return rule;

@@ -158,6 +158,7 @@ pub struct Classes {
 
 unsafe extern "C" {
     fn host_http_classes_clear();
+    fn host_http_headers_set(bytes: *const u8, size: u32) -> i32;
     fn host_http_class_add(table: u32, path: *const u8, bits: u32, verdicts: *const u32) -> i32;
     fn host_http_route(bytes: *const u8, size: u32, service: u64, reason: *mut u32) -> u32;
 }
@@ -177,6 +178,13 @@ impl Classes {
         // SAFETY: the C side copies at most 64 bytes of the path and the verdicts of all methods; the lock is held.
         let error = unsafe { host_http_class_add(table, path.as_ptr(), bits, verdicts.as_ptr()) };
         assert_eq!(error, 0, "the trie takes {bits} bits and has room");
+    }
+
+    /// A `struct http_headers`: what the routes of the one table that has any ask of headers.
+    pub fn headers(&mut self, bytes: &[u8]) {
+        // SAFETY: the C side copies the bytes if they are as many as it wants; the lock is held.
+        let error = unsafe { host_http_headers_set(bytes.as_ptr(), bytes.len() as u32) };
+        assert_eq!(error, 0, "a struct http_headers has another size than {}", bytes.len());
     }
 
     /// The number of the rule for a request that fits into a window, of the service with this word.

@@ -9,7 +9,7 @@ pub mod oracle;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use alize_datapath::observe::{DnsQuery, Malformed, Request};
+use alize_datapath::observe::{Decoder, DnsQuery, Malformed, Request};
 
 /// TCP flags of a segment.
 pub mod flags {
@@ -57,6 +57,7 @@ unsafe extern "C" {
     ) -> i32;
     fn host_tally(which: u32) -> u64;
     fn host_event(number: u32, size: *mut u32) -> *const u8;
+    fn host_http2(size: *mut usize) -> *const u8;
     fn host_latency_bucket(ns: u64) -> u32;
     fn host_dns(message: *const u8, size: u32, response: u32, event: *mut u8) -> i32;
     fn host_path(key: *const u64, text: *mut u8) -> u32;
@@ -109,6 +110,25 @@ impl Host {
     /// The requests traced so far.
     pub fn requests(&self) -> Vec<Result<Request, Malformed>> {
         (0..).map_while(|number| self.record(number)).map(|bytes| Request::decode(&bytes)).collect()
+    }
+
+    /// The requests of HTTP/2 so far, decoded from the records of heads.
+    pub fn http2_requests(&self) -> Vec<Request> {
+        let mut size = 0;
+        // SAFETY: the lock is held; the C side gives `size` bytes that stay until the next reset.
+        let mut rest = unsafe {
+            let heads = host_http2(&mut size);
+            std::slice::from_raw_parts(heads, size)
+        };
+        let (mut decoder, mut requests) = (Decoder::default(), Vec::new());
+        while let Some((length, after)) = rest.split_first_chunk() {
+            let (record, after) = after.split_at(usize::from_ne_bytes(*length));
+            decoder
+                .take(record, &mut |request| requests.push(request))
+                .expect("the kernel writes what can be read");
+            rest = after;
+        }
+        requests
     }
 
     fn record(&self, number: u32) -> Option<Vec<u8>> {

@@ -8,7 +8,6 @@ mod tally {
     pub(crate) const JOINED: u32 = 0;
     pub(crate) const NOT_HTTP: u32 = 1;
     pub(crate) const TLS: u32 = 2;
-    pub(crate) const HTTP2: u32 = 3;
     pub(crate) const BAD_FIELD: u32 = 6;
     pub(crate) const BAD_LENGTH: u32 = 7;
     pub(crate) const BAD_CHUNK: u32 = 9;
@@ -269,9 +268,8 @@ fn a_connection_joined_in_the_middle_is_not_guessed_at() {
 
 #[test]
 fn what_is_not_http_is_told_apart() {
-    let kinds: [(&[u8], u32); 5] = [
+    let kinds: [(&[u8], u32); 4] = [
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", tally::TLS),
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", tally::HTTP2),
         (b"*1\r\n$4\r\nPING\r\n", tally::NOT_HTTP),
         (b"GET /old\r\n", tally::NOT_HTTP),
         (b"EHLO example.org\r\n", tally::NOT_HTTP),

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 pub use choice::Choice;
 pub use key::{PublicKey, SecretKey, Trust};
 pub use manifest::{Manifest, MapAbi, ObjectFacts};
-pub use store::{Store, Stored};
+pub use store::{Prepared, Store, Stored};
 
 use crate::Error;
 use crate::load::FILES;

@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use super::choice::Chosen;
 use super::{Bundle, Digest};
 use crate::Error;
 
@@ -31,6 +32,48 @@ pub struct Stored {
     pub used: SystemTime,
 }
 
+/// At the end of the name of a file that is not kept yet.
+pub(super) const DRAFT: &str = ".new";
+
+/// A bundle that is written and not kept yet; dropped, it is removed.
+#[derive(Debug)]
+pub struct Prepared {
+    store: Store,
+    path: PathBuf,
+    /// `None`: it is kept already.
+    draft: Option<PathBuf>,
+    choice: Option<Chosen>,
+}
+
+impl Prepared {
+    /// It is in force: keeps it as the last that was, and lets the oldest beyond the number go.
+    pub fn keep(mut self) -> Result<(), Error> {
+        let error = |e| Error::path("cannot keep", &self.path, e);
+        match &self.draft {
+            Some(draft) => fs::rename(draft, &self.path).map_err(error)?,
+            None => fs::File::open(&self.path)
+                .and_then(|file| file.set_modified(SystemTime::now()))
+                .map_err(error)?,
+        }
+        self.draft = None;
+        if let Some(choice) = self.choice.take() {
+            choice.keep()?;
+        }
+        for old in self.store.list()?.into_iter().skip(self.store.keep) {
+            fs::remove_file(&old.path).map_err(|e| Error::path("cannot remove", &old.path, e))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        if let Some(draft) = &self.draft {
+            let _ = fs::remove_file(draft);
+        }
+    }
+}
+
 impl Store {
     /// How many are kept unless told otherwise.
     pub const KEEP: usize = 5;
@@ -38,6 +81,11 @@ impl Store {
     /// A folder, which is made when something is kept.
     pub fn new(folder: &Path, keep: usize) -> Self {
         Self { folder: folder.to_owned(), keep: keep.max(1) }
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Where the choice of an instance is kept.
@@ -79,31 +127,43 @@ impl Store {
 
     /// Keeps `bundle` as the one last in force, and lets the oldest beyond the number go.
     pub fn keep(&self, bundle: &Bundle) -> Result<(), Error> {
+        self.prepare(bundle, None)?.keep()
+    }
+
+    /// Writes `bundle` beside those that are kept, and that `instance` is to have it in place of the one in this binary, so that
+    /// only names are to be given once it is in force.
+    pub fn prepare(&self, bundle: &Bundle, instance: Option<&str>) -> Result<Prepared, Error> {
         let error = |path: &Path, e| Error::path("cannot keep", path, e);
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&self.folder)
             .map_err(|e| error(&self.folder, e))?;
+        self.sweep()?;
         let name = format!("{}-{}.bundle", bundle.manifest.version, bundle.digest.short());
-        let (path, draft) = (self.folder.join(&name), self.folder.join(format!("{name}.new")));
-        if Self::facts(&path).is_ok_and(|kept| kept.digest == bundle.digest) {
-            let touched = fs::File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
-            return touched.map_err(|e| error(&path, e));
+        let path = self.folder.join(&name);
+        let mut prepared = Prepared { store: self.clone(), path, draft: None, choice: None };
+        if let Some(instance) = instance {
+            let embedded = Bundle::embedded()?.digest();
+            prepared.choice = Some(self.choice(instance).prepare(bundle.digest, embedded)?);
         }
+        if Self::facts(&prepared.path).is_ok_and(|kept| kept.digest == bundle.digest) {
+            return Ok(prepared);
+        }
+        let draft = prepared.draft.insert(self.folder.join(format!("{name}{DRAFT}"))).clone();
         let mut options = fs::OpenOptions::new();
         let opened = options.write(true).create(true).truncate(true).mode(0o600).open(&draft);
         opened
             .and_then(|mut file| file.write_all(&bundle.bytes()).and_then(|()| file.sync_all()))
-            .and_then(|()| fs::rename(&draft, &path))
-            .map_err(|e| {
-                let _ = fs::remove_file(&draft);
-                error(&path, e)
-            })?;
-        for old in self.list()?.into_iter().skip(self.keep) {
-            fs::remove_file(&old.path).map_err(|e| Error::path("cannot remove", &old.path, e))?;
-        }
-        Ok(())
+            .map_err(|e| error(&draft, e))?;
+        Ok(prepared)
+    }
+
+    /// Removes what was prepared by a process that was killed.
+    fn sweep(&self) -> Result<(), Error> {
+        let drafts = crate::pin::entries(&self.folder)?;
+        let drafts = drafts.into_iter().filter(|path| path.to_string_lossy().ends_with(DRAFT));
+        drafts.into_iter().try_for_each(|path| crate::attach::unpin(&path))
     }
 
     /// The one to go back to: of `version` (or with a digest that begins so), or else the last that was in force

@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::socket_cookie;
 
 use super::nursery::{Nursery, PATIENCE};
-use super::programs::{self, Programs, Verb};
+use super::programs::{self, BackPrograms, Programs, Verb};
 
 /// Egress redirection stopped at 4 MiB on Linux 6.18, which is the default limit of a socket's send buffer.
 const MOST_QUEUED: usize = 32 << 20;
@@ -20,9 +20,22 @@ const FIN_ACKNOWLEDGED: Duration = Duration::from_millis(60);
 
 const SWAPS: u32 = 100;
 
+/// What needs the kernel to do as was tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// HTTP in the kernel.
+    Path,
+    /// The part of it that goes to other hosts.
+    Remote,
+    /// Nothing any more.
+    Nothing,
+}
+
 /// What a check has to work with.
 pub(super) struct Bench {
     pub(super) programs: Programs,
+    /// Or why the kernel does not take them.
+    pub(super) back: Result<BackPrograms, String>,
     pub(super) nursery: Nursery,
 }
 
@@ -31,8 +44,8 @@ pub(super) struct Trial {
     pub(super) name: &'static str,
     /// What is tried, for people.
     pub(super) what: &'static str,
-    /// The in-kernel HTTP path is not correct without it.
-    pub(super) essential: bool,
+    /// What is not correct without it.
+    pub(super) need: Need,
     pub(super) run: fn(&Bench) -> io::Result<()>,
 }
 
@@ -41,89 +54,89 @@ pub(super) const TRIALS: [Trial; 13] = [
     Trial {
         name: "insertion",
         what: "both ends of a new connection enter the sockhash before they are used",
-        essential: true,
+        need: Need::Path,
         run: insertion,
     },
     Trial {
         name: "storage",
         what: "a program sees each message once and changes state on the socket by compare-and-swap",
-        essential: true,
+        need: Need::Path,
         run: storage,
     },
     Trial {
         name: "ingress-order",
         what: "messages redirected into a receive queue come whole, in order, and wake poll()",
-        essential: true,
+        need: Need::Path,
         run: ingress_order,
     },
     Trial {
         name: "ingress-end",
         what: "a FIN does not overtake redirected data",
-        essential: true,
+        need: Need::Path,
         run: ingress_end,
     },
     Trial {
         name: "egress-order",
         what: "messages redirected out of another socket come whole and in order, both ways",
-        essential: true,
+        need: Need::Path,
         run: egress_order,
     },
     Trial {
         name: "egress-bound",
         what: "a reader that does not read stops the sender, and nothing taken is lost",
-        essential: true,
+        need: Need::Path,
         run: egress_bound,
     },
     Trial {
         name: "dead-target",
         what: "what cannot be redirected because its target is gone goes by TCP",
-        essential: true,
+        need: Need::Path,
         run: dead_target,
     },
     Trial {
         name: "early-data",
         what: "data that came before a socket entered the sockhash can still be read",
-        essential: true,
+        need: Need::Path,
         run: early_data,
     },
     Trial {
         name: "program-swap",
         what: "a program is replaced under sockets that are in use, without missing a message",
-        essential: true,
+        need: Need::Path,
         run: program_swap,
     },
     Trial {
         name: "second-program",
         what: "a socket that has a program refuses another, and says so",
-        essential: true,
+        need: Need::Path,
         run: second_program,
     },
     Trial {
         name: "state-callback",
         what: "the end of every socket is told",
-        essential: true,
+        need: Need::Path,
         run: state_callback,
     },
     // Known limits: the path must live with them, and does; docs/kernels.md says how.
     Trial {
         name: "queue-order",
         what: "redirected data wait for unread data that came by TCP",
-        essential: false,
+        need: Need::Nothing,
         run: queue_order,
     },
     Trial {
         name: "blocking-receive",
         what: "a blocking recv() waits for data although its own FIN is acknowledged",
-        essential: false,
+        need: Need::Nothing,
         run: blocking_receive,
     },
 ];
 
-fn failed(what: impl Into<String>) -> io::Error {
+pub(super) fn failed(what: impl Into<String>) -> io::Error {
     io::Error::other(what.into())
 }
 
-fn ensure(holds: bool, what: impl FnOnce() -> String) -> io::Result<()> {
+pub(super) fn ensure(holds: bool, what: impl FnOnce() -> String) -> io::Result<()> {
     if holds { Ok(()) } else { Err(failed(what())) }
 }
 
@@ -140,12 +153,12 @@ impl Bench {
 }
 
 /// Bytes that tell their place.
-fn pattern(from: usize, length: usize) -> Vec<u8> {
+pub(super) fn pattern(from: usize, length: usize) -> Vec<u8> {
     (from..from + length).map(|place| (place ^ place >> 8) as u8).collect()
 }
 
 /// Reads `length` bytes of the pattern, and says where it was broken.
-fn expect_pattern(stream: &mut TcpStream, from: usize, length: usize) -> io::Result<()> {
+pub(super) fn expect_pattern(stream: &mut TcpStream, from: usize, length: usize) -> io::Result<()> {
     let mut bytes = vec![0; length];
     let mut read = 0;
     while read < length {
@@ -162,7 +175,7 @@ fn expect_pattern(stream: &mut TcpStream, from: usize, length: usize) -> io::Res
     ensure(broken.is_none(), || format!("the bytes are not in order from {} on", broken.unwrap_or(0)))
 }
 
-fn expect_end(stream: &mut TcpStream) -> io::Result<()> {
+pub(super) fn expect_end(stream: &mut TcpStream) -> io::Result<()> {
     match stream.read(&mut [0; 64]) {
         Ok(0) => Ok(()),
         Ok(number) => Err(failed(format!("{number} bytes came in place of the end"))),
@@ -172,12 +185,12 @@ fn expect_end(stream: &mut TcpStream) -> io::Result<()> {
 }
 
 /// Waits as epoll does.
-fn readable(stream: &TcpStream) -> io::Result<bool> {
+pub(super) fn readable(stream: &TcpStream) -> io::Result<bool> {
     let patience = Timespec { tv_sec: 0, tv_nsec: PATIENCE.subsec_nanos().into() };
     Ok(poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&patience))? > 0)
 }
 
-fn eventually(mut holds: impl FnMut() -> bool) -> bool {
+pub(super) fn eventually(mut holds: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + PATIENCE;
     while !holds() {
         if Instant::now() > end {

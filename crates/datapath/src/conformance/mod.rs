@@ -5,6 +5,7 @@
 //! left, even if the process is killed: the namespace goes with its sockets, and a cgroup that a killed probe left is
 //! removed by the next. [`ensure`] asks again only after a boot, or for another kernel or version of Alizé.
 
+mod back;
 mod checks;
 mod nursery;
 mod programs;
@@ -17,10 +18,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::{Options, environment};
-use checks::{Bench, TRIALS, Trial};
+use checks::{Bench, Need, Trial};
 use nursery::{Nursery, PrivateCgroup};
-pub(crate) use programs::OBJECT;
-use programs::Programs;
+pub(crate) use programs::{BACK_OBJECT, OBJECT};
+use programs::{BackPrograms, Programs};
 
 /// What one check came to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +44,9 @@ pub struct Check {
     pub what: String,
     /// Whether the in-kernel HTTP path is off without it; others are known limits that it lives with.
     pub essential: bool,
+    /// Whether requests to endpoints on other hosts are the proxy's without it.
+    #[serde(default)]
+    pub remote: bool,
     /// What it came to.
     #[serde(flatten)]
     pub outcome: Outcome,
@@ -70,7 +74,17 @@ pub struct Report {
 impl Report {
     /// Whether HTTP may be served in the kernel; if not, why.
     pub fn http_path(&self) -> Result<(), String> {
-        let lacking = |check: &&Check| check.essential && check.outcome != Outcome::Passed;
+        self.lacking(|check| check.essential)
+    }
+
+    /// Whether that includes endpoints on other hosts; if not, why.
+    pub fn remote_path(&self) -> Result<(), String> {
+        self.http_path()?;
+        self.lacking(|check| check.remote)
+    }
+
+    fn lacking(&self, needed: impl Fn(&Check) -> bool) -> Result<(), String> {
+        let lacking = |check: &&Check| needed(check) && check.outcome != Outcome::Passed;
         match self.checks.iter().find(lacking) {
             None if self.checks.is_empty() => Err("nothing was tried".into()),
             None => Ok(()),
@@ -96,13 +110,16 @@ impl Report {
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+fn trials() -> impl Iterator<Item = &'static Trial> {
+    checks::TRIALS.iter().chain(&back::TRIALS)
+}
+
 /// Tries everything, now. Blocks the thread for well under a second.
 pub fn probe() -> Report {
     let begun = Instant::now();
     let checks = match bench() {
         Ok(bench) => try_all(&bench),
-        Err((outcome, took)) => TRIALS
-            .iter()
+        Err((outcome, took)) => trials()
             .enumerate()
             .map(|(place, trial)| match place {
                 0 => check(trial, outcome.clone(), took),
@@ -177,12 +194,13 @@ fn bench() -> Result<Bench, (Outcome, Duration)> {
         not_run(format!("cannot make sockets in a network namespace of their own: {error}"))
     })?;
     programs.swap(1).map_err(|error| not_run(format!("cannot write a map: {error}")))?;
-    Ok(Bench { programs, nursery })
+    let back = BackPrograms::load(&programs);
+    Ok(Bench { programs, back, nursery })
 }
 
 fn try_all(bench: &Bench) -> Vec<Check> {
     let mut checks: Vec<Check> = Vec::new();
-    for trial in &TRIALS {
+    for trial in trials() {
         if checks.first().is_some_and(|first| first.outcome != Outcome::Passed) {
             let why = Outcome::NotRun("without the first check no other can be made".into());
             checks.push(check(trial, why, Duration::ZERO));
@@ -202,7 +220,8 @@ fn check(trial: &Trial, outcome: Outcome, took: Duration) -> Check {
     Check {
         name: trial.name.into(),
         what: trial.what.into(),
-        essential: trial.essential,
+        essential: trial.need == Need::Path,
+        remote: trial.need == Need::Remote,
         outcome,
         took: took.as_secs_f64(),
     }
@@ -217,6 +236,7 @@ mod tests {
             name: format!("check-{place}"),
             what: String::new(),
             essential: place < 2,
+            remote: place == 2,
             outcome,
             took: 0.0,
         };
@@ -230,6 +250,9 @@ mod tests {
         use Outcome::{Failed, NotRun, Passed};
         let failed = || Failed("why".to_owned());
         assert_eq!(report([Passed, Passed, failed()]).http_path(), Ok(()));
+        assert_eq!(report([Passed, Passed, failed()]).remote_path(), Err("check-2: why".into()));
+        assert_eq!(report([Passed, failed(), Passed]).remote_path(), Err("check-1: why".into()));
+        assert_eq!(report([Passed, Passed, Passed]).remote_path(), Ok(()));
         assert_eq!(report([Passed, failed(), Passed]).http_path(), Err("check-1: why".into()));
         let not_run = report([NotRun("no root".into()), Passed, Passed]);
         assert_eq!(not_run.http_path(), Err("check-0 was not tried: no root".into()));
@@ -271,8 +294,12 @@ mod tests {
     fn the_checks_can_fail() {
         let bench = bench().unwrap_or_else(|(outcome, _)| panic!("{outcome:?}"));
         bench.programs.leave_alone(true).unwrap();
-        let not_about_one = ["early-data", "blocking-receive"];
-        for trial in TRIALS.iter().filter(|trial| !not_about_one.contains(&trial.name)) {
+        let not_about_one = ["early-data", "blocking-receive", "back-insertion"];
+        let mut bench = bench;
+        if let Ok(back) = &mut bench.back {
+            back.leave_alone = true;
+        }
+        for trial in trials().filter(|trial| !not_about_one.contains(&trial.name)) {
             let outcome = (trial.run)(&bench);
             assert!(outcome.is_err(), "{} passed without a program", trial.name);
         }

@@ -20,7 +20,7 @@ use rustix::process::{Pid, WaitOptions, waitpid};
 use crate::environment::{self, Cgroup};
 
 /// Sockets that are made: a listener, and one a connection.
-const SOCKETS: usize = 32;
+const SOCKETS: usize = 64;
 
 /// How long a read waits for what should be there at once.
 pub(super) const PATIENCE: Duration = Duration::from_millis(400);

@@ -11,8 +11,9 @@ use crate::Refused;
 use crate::abi::{Plain, plain};
 use crate::environment::Cgroup;
 use crate::error::io_error;
-use crate::load::{LINES_KEPT, object};
+use crate::load::object;
 use crate::log::Log;
+use crate::rejection::LINES_KEPT;
 
 #[allow(
     clippy::all,
@@ -40,6 +41,7 @@ pub(super) const CLOSED: u32 = conformance_seen::SEEN_CLOSED.0;
 const LEFT_ALONE: u32 = conformance_seen::SEEN_LEFT_ALONE.0;
 
 pub(crate) const OBJECT: &[u8] = object!("conformance");
+pub(crate) const BACK_OBJECT: &[u8] = object!("conformance_back");
 
 /// Loaded, and attached to one cgroup as long as this lives.
 pub(super) struct Programs {
@@ -100,6 +102,63 @@ impl Programs {
     pub(super) fn insert_elsewhere(&self, socket: &TcpStream, cookie: u64) -> io::Result<()> {
         let socket = u64::from(socket.as_raw_fd() as u32);
         update(&self.object, "others", cookie.bytes(), socket.bytes(), libbpf_sys::BPF_NOEXIST)
+    }
+}
+
+/// The programs of sockets that the probe puts into a sockhash itself.
+pub(super) struct BackPrograms {
+    object: Object,
+    /// Tests of the probe put nothing there.
+    pub(super) leave_alone: bool,
+}
+
+impl BackPrograms {
+    /// Loads them, beside those of which they use the sockets.
+    pub(super) fn load(beside: &Programs) -> Result<Self, String> {
+        let log = Log::begin(LINES_KEPT);
+        let refused = |error: libbpf_rs::Error| Refused::from_log(log.take_with(&error)).to_string();
+        let mut open = ObjectBuilder::default()
+            .name("conformance_back")
+            .and_then(|builder| builder.open_memory(BACK_OBJECT))
+            .map_err(refused)?;
+        let sockets = map(&beside.object, "sockets").map_err(|error| error.to_string())?;
+        if let Some(mut shared) = open.maps_mut().find(|map| map.name() == "sockets") {
+            shared.reuse_fd(sockets).map_err(refused)?;
+        }
+        let programs = Self { object: open.load().map_err(refused)?, leave_alone: false };
+        programs.attach().map_err(|error| format!("cannot attach: {error}"))?;
+        Ok(programs)
+    }
+
+    fn attach(&self) -> io::Result<()> {
+        let hash = map(&self.object, "backs")?.as_raw_fd();
+        program(&self.object, "conformance_back_entry")?.attach_sockmap(hash).map_err(io_error)?;
+        self.swap(1)
+    }
+
+    /// As [`Programs::swap`].
+    pub(super) fn swap(&self, number: u32) -> io::Result<()> {
+        let name = if number == 1 { "conformance_back_one" } else { "conformance_back_two" };
+        let program = program(&self.object, name)?;
+        update(&self.object, "back_steps", 0u32.bytes(), (program.as_fd().as_raw_fd() as u32).bytes(), 0)
+    }
+
+    pub(super) fn insert(&self, socket: &TcpStream, cookie: u64) -> io::Result<()> {
+        if self.leave_alone {
+            return Ok(());
+        }
+        let socket = u64::from(socket.as_raw_fd() as u32);
+        update(&self.object, "backs", cookie.bytes(), socket.bytes(), libbpf_sys::BPF_NOEXIST)
+    }
+
+    /// What becomes of what arrives at the socket of this cookie.
+    pub(super) fn plan(&self, cookie: u64, verb: Verb, target: u64) -> io::Result<()> {
+        let plan = Plan { verb: verb.0, target, guard: 1, step: 0, messages: 0, redirected: 0, absent: 0 };
+        update(&self.object, "back_plans", cookie.bytes(), plan.bytes(), 0)
+    }
+
+    pub(super) fn done(&self, cookie: u64) -> io::Result<Plan> {
+        read(&self.object, "back_plans", cookie.bytes())
     }
 }
 

@@ -6,6 +6,7 @@ mod neighbours;
 mod trial;
 
 pub(crate) use trial::efforts;
+pub use trial::verify_object;
 
 use crate::conformance::Check;
 use crate::{Effort, Options, Refused, environment};

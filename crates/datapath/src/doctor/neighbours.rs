@@ -15,7 +15,7 @@ use crate::pin::entries;
 use crate::{Error, Options};
 
 /// Where the programs of `bpf/` attach.
-const HOOKS: [Hook; 10] = [
+const HOOKS: [Hook; 12] = [
     Hook::CgroupInet4Connect,
     Hook::CgroupInet6Connect,
     Hook::CgroupUdp4Sendmsg,
@@ -26,6 +26,8 @@ const HOOKS: [Hook; 10] = [
     Hook::CgroupInet6Getpeername,
     Hook::CgroupInetSockRelease,
     Hook::CgroupSockOps,
+    Hook::CgroupInetIngress,
+    Hook::CgroupInetEgress,
 ];
 
 /// Folders looked at below a meshed cgroup, so that a host with very many ends too.
@@ -44,6 +46,8 @@ enum Place {
 enum Effect {
     /// Both run.
     Beside,
+    /// Ours, which only look at packets, cannot be attached.
+    Blinds,
     /// Both run, and both redirect connects.
     Redirects,
     /// Ours runs, theirs no longer does for the meshed processes.
@@ -183,11 +187,16 @@ fn effect(place: Place, sharing: Sharing, hook: &Hook, owner: &str) -> Effect {
             | Hook::CgroupUdp4Sendmsg
             | Hook::CgroupUdp6Sendmsg
     );
+    let packets = matches!(hook, Hook::CgroupInetIngress | Hook::CgroupInetEgress);
     let balances = ["Cilium", "Calico", "Kmesh", "Merbridge"].contains(&owner);
     match (place, sharing) {
         _ if owner.starts_with("alize") => Effect::Excludes,
         (Place::Same, Sharing::Override | Sharing::Nobody) | (Place::Above, Sharing::Nobody) => {
-            Effect::Excludes
+            if packets {
+                Effect::Blinds
+            } else {
+                Effect::Excludes
+            }
         }
         (Place::Above, Sharing::Override) => Effect::Displaced,
         _ if redirects && balances => Effect::Redirects,
@@ -206,6 +215,8 @@ fn told(owner: &str, holding: &Holding) -> Finding {
     let what = format!("{}, {at}", programs.join(", "));
     match holding.effect.unwrap_or(Effect::Beside) {
         Effect::Beside => finding(owner, State::On, format!("runs beside ours: {what}")),
+        Effect::Blinds => finding(owner, State::Degraded, format!("keeps HTTP from being observed: {what}"))
+            .mend("it must attach with BPF_F_ALLOW_MULTI, or as a link"),
         Effect::Redirects => finding(owner, State::Degraded, format!("redirects connects too: {what}"))
             .mend("give a service address to one of the two only: whichever runs first redirects it"),
         Effect::Displaced => finding(owner, State::Degraded, format!("would no longer run below our cgroup: {what}"))
@@ -226,7 +237,8 @@ mod tests {
     use libbpf_rs::ProgramType;
 
     use super::*;
-    use crate::load::{FILES, load_object};
+    use crate::doctor::trial::files;
+    use crate::load::load_object;
     use crate::log::Log;
 
     /// Needs root: only a loaded program tells its hook.
@@ -234,7 +246,7 @@ mod tests {
     fn every_hook_of_ours_is_looked_at() {
         let budgets = alize_model::Budgets { services: 1, endpoints: 1, slots: 1, affinity: 1 };
         let looked_at: Vec<u32> = HOOKS.iter().map(|hook| hook.clone() as u32).collect();
-        for file in &FILES {
+        for file in files() {
             let object =
                 load_object(file, &budgets, &Log::begin(40)).unwrap_or_else(|log| panic!("{log:#?}"));
             // Sockets are ours to choose: who else has a program on one is seen when it is put into a map.
@@ -281,6 +293,8 @@ mod tests {
         assert_eq!(of(Place::Above, Sharing::Nobody), Effect::Excludes);
         assert_eq!(of(Place::Above, Sharing::Override), Effect::Displaced);
         assert_eq!(of(Place::Below, Sharing::Nobody), Effect::Beside);
+        let firewall = effect(Place::Same, Sharing::Nobody, &Hook::CgroupInetIngress, "systemd");
+        assert_eq!(firewall, Effect::Blinds);
         assert_eq!(effect(Place::Above, Sharing::Everybody, connect, "Cilium"), Effect::Redirects);
         assert_eq!(effect(Place::Above, Sharing::Everybody, &Hook::CgroupSockOps, "Cilium"), Effect::Beside);
         assert_eq!(effect(Place::Below, Sharing::Everybody, connect, "alize, instance x"), Effect::Excludes);

@@ -10,7 +10,8 @@ use super::{Accepted, Area, Finding, State};
 use crate::conformance::{self, Outcome};
 use crate::effort::Statistics;
 use crate::inspect::{fdinfo, fdinfo_text};
-use crate::load::{FILES, File, load_and_ask};
+use crate::layout::Words;
+use crate::load::{FILES, File, load_and_ask, load_bytes_and_ask};
 use crate::log::Log;
 use crate::variant;
 use crate::{Effort, Refused};
@@ -22,22 +23,31 @@ const BUDGETS: Budgets = Budgets { services: 16, endpoints: 16, slots: 16, affin
 const LINES_KEPT: usize = 1 << 20;
 
 /// Objects that are not part of balancing.
-const OTHERS: [File; 2] = [
-    File {
-        name: "observe",
-        bytes: crate::observe::OBSERVE,
-        feature: Some("HTTP is not seen: no trace, top or map"),
-        needs: None,
-    },
+const OTHERS: [File; 7] = [
+    observing("observe", crate::observe::OBSERVE, None),
+    observing("observe_release", crate::observe::RELEASE, Some("observe")),
+    observing("observe_tcp", crate::observe::TCP, Some("observe")),
+    observing("observe_dns", crate::observe::DNS, Some("observe")),
+    observing("http_told", crate::observe::TOLD, Some("http_far")),
     File {
         name: "conformance",
         bytes: conformance::OBJECT,
         feature: Some("HTTP is not served in the kernel"),
         needs: None,
     },
+    File {
+        name: "conformance_back",
+        bytes: conformance::BACK_OBJECT,
+        feature: Some(crate::http::programs::LOST_REMOTE),
+        needs: Some("conformance"),
+    },
 ];
 
-fn files() -> impl Iterator<Item = &'static File> {
+const fn observing(name: &'static str, bytes: &'static [u8], needs: Option<&'static str>) -> File {
+    File { name, bytes, feature: Some(crate::observe::lost(name)), needs }
+}
+
+pub(super) fn files() -> impl Iterator<Item = &'static File> {
     FILES.iter().chain(&OTHERS)
 }
 
@@ -58,6 +68,15 @@ pub(super) fn load_all(root: bool) -> Vec<Finding> {
         });
     }
     findings
+}
+
+/// What the verifier spends on the programs of an object file, such as another compiler has made it; or why it is refused.
+pub fn verify_object(name: &str, bytes: &[u8]) -> Result<Vec<Accepted>, Box<Refused>> {
+    let log = Log::begin(LINES_KEPT);
+    let bytes = Words::of(bytes);
+    let loaded = load_bytes_and_ask(name, bytes.as_bytes(), &BUDGETS, &log);
+    let (object, statistics) = loaded.map_err(|lines| Box::new(Refused::from_log(lines)))?;
+    Ok(accepted(&object, &statistics))
 }
 
 /// What the verifier spends on each program, by its name and its tag; of those that this kernel takes.
@@ -84,15 +103,19 @@ fn try_out(file: &File, loaded: Finding) -> Finding {
     let limits: Vec<&str> = report
         .checks
         .iter()
-        .filter(|check| !check.essential && check.outcome != Outcome::Passed)
+        .filter(|check| !check.essential && !check.remote && check.outcome != Outcome::Passed)
         .map(|check| check.name.as_str())
         .collect();
     let finding = match report.http_path() {
         Ok(()) => {
-            let passed = report.checks.len() - limits.len();
+            let passed = report.checks.iter().filter(|check| check.outcome == Outcome::Passed).count();
             let limits = if limits.is_empty() { "none".into() } else { limits.join(", ") };
-            let detail =
-                format!("{passed} checks passed in {:.0} ms; known limits: {limits}", report.took * 1e3);
+            let elsewhere = match report.remote_path() {
+                Ok(()) => String::new(),
+                Err(why) => format!("; requests to other hosts are the proxy's: {why}"),
+            };
+            let took = report.took * 1e3;
+            let detail = format!("{passed} checks passed in {took:.0} ms; known limits: {limits}{elsewhere}");
             Finding { detail, ..loaded }
         }
         Err(why) => Finding { programs: loaded.programs, ..off(file, why) }
@@ -111,14 +134,21 @@ fn lacking(needed: &str, findings: &[Finding]) -> Option<&'static str> {
 fn title(object: &str) -> &'static str {
     match object {
         "conformance" => "HTTP in the kernel",
+        "conformance_back" => "HTTP in the kernel, to other hosts",
         "connect" => "balancing at connect()",
         "getpeername" => "getpeername()",
+        "http_back" => "HTTP in the kernel: responses from other hosts",
+        "http_back_entry" => "HTTP in the kernel: entry of the proxy's sockets",
         "http_client" => "HTTP in the kernel: requests",
         "http_entry" => "HTTP in the kernel: entries",
         "http_far" => "HTTP in the kernel: responses",
         "http_sockops" => "HTTP in the kernel: sockets",
+        "http_told" => "HTTP in the kernel: traced",
         "names" => "names of services",
         "observe" => "HTTP observed",
+        "observe_dns" => "DNS traced",
+        "observe_release" => "HTTP observed: sockets that close",
+        "observe_tcp" => "TCP traced",
         "recvmsg" => "UDP: replies",
         "release" => "UDP: sockets that close",
         "sendmsg" => "UDP: sendto()",
@@ -156,15 +186,17 @@ fn load(file: &File, log: &Log) -> Finding {
     }
 }
 
+fn accepted(object: &Object, statistics: &Statistics) -> Vec<Accepted> {
+    let accepted = |program: libbpf_rs::Program<'_>| Accepted {
+        name: program.name().to_string_lossy().into_owned(),
+        verified: fdinfo(program.as_fd(), "verified_insns"),
+        effort: statistics.of(&program.name().to_string_lossy()),
+    };
+    object.progs().map(accepted).collect()
+}
+
 fn on(file: &File, object: &Object, statistics: &Statistics, elapsed: Duration) -> Finding {
-    let programs: Vec<Accepted> = object
-        .progs()
-        .map(|program| Accepted {
-            name: program.name().to_string_lossy().into_owned(),
-            verified: fdinfo(program.as_fd(), "verified_insns"),
-            effort: statistics.of(&program.name().to_string_lossy()),
-        })
-        .collect();
+    let programs = accepted(object, statistics);
     let walked: u64 = programs.iter().filter_map(|program| program.verified).sum();
     let detail = match programs.len() {
         0 => "its map can be made".to_owned(),

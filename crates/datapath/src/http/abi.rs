@@ -17,12 +17,14 @@ mod generated {
 }
 
 pub(crate) use generated::types::{
-    http_balance, http_class, http_class_key, http_dial_key, http_event, http_front, http_front_key,
-    http_group, http_listener, http_method, http_pool, http_pool_key, http_reason, http_reasons, http_rest,
-    http_rule, http_slot, http_traffic, http_traffic_key,
+    http_balance, http_choice, http_class, http_class_key, http_condition, http_dial_key, http_event,
+    http_far, http_front, http_front_key, http_group, http_headers, http_listener, http_method, http_pool,
+    http_pool_key, http_reason, http_reasons, http_rest, http_rule, http_slot, http_traffic,
+    http_traffic_key,
 };
 use generated::types::{
-    http_limits, http_pool_head, http_program, http_service_word as word, http_slot_word as flag,
+    http_limits, http_next_program, http_pool_head, http_program, http_service_word as word,
+    http_slot_word as flag,
 };
 
 plain!(
@@ -30,9 +32,11 @@ plain!(
     http_class_key,
     http_dial_key,
     http_event,
+    http_far,
     http_front,
     http_front_key,
     http_group,
+    http_headers,
     http_listener,
     http_pool,
     http_pool_key,
@@ -47,9 +51,13 @@ plain!(
 pub(crate) const PATTERN_SIZE: usize = http_limits::HTTP_PATTERN_SIZE.0 as usize;
 pub(crate) const WINDOWS_PER_CPU: u32 = http_limits::HTTP_WINDOWS_PER_CPU.0;
 pub(crate) const METHODS: usize = http_method::HTTP_METHODS.0 as usize;
+/// In a verdict: the rest of it is the place of a choice.
+pub(crate) const VERDICT_CHOICE: u32 = 0x8000_0000;
 pub(crate) const REASONS: usize = http_reason::HTTP_REASONS.0 as usize;
 pub(crate) const PROGRAM_CLIENT: u32 = http_program::HTTP_PROGRAM_CLIENT.0;
+pub(crate) const NEXT_TOLD: u32 = http_next_program::HTTP_NEXT_TOLD.0;
 pub(crate) const PROGRAM_FAR: u32 = http_program::HTTP_PROGRAM_FAR.0;
+pub(crate) const PROGRAM_BACK: u32 = http_program::HTTP_PROGRAM_BACK.0;
 
 pub(crate) const BUSY: u64 = flag::HTTP_SLOT_BUSY.0 as u64;
 pub(crate) const OPEN: u64 = flag::HTTP_SLOT_OPEN.0 as u64;
@@ -71,6 +79,8 @@ pub(crate) struct ServiceWord {
     pub(crate) strict: bool,
     /// The kernel may route.
     pub(crate) kernel: bool,
+    /// The table has conditions on headers.
+    pub(crate) headers: bool,
     /// Number of the one rule for all requests.
     pub(crate) any: Option<u32>,
     pub(crate) table: u32,
@@ -81,6 +91,7 @@ impl ServiceWord {
         u64::from(self.on) << word::HTTP_SERVICE_ON_SHIFT.0
             | u64::from(self.strict) << word::HTTP_SERVICE_STRICT_SHIFT.0
             | u64::from(self.kernel) << word::HTTP_SERVICE_KERNEL_SHIFT.0
+            | u64::from(self.headers) << word::HTTP_SERVICE_HEADERS_SHIFT.0
             | self.any.map_or(0, |rule| u64::from(rule) + 1) << word::HTTP_SERVICE_ANY_SHIFT.0
             | u64::from(self.table) << word::HTTP_SERVICE_TABLE_SHIFT.0
     }
@@ -91,6 +102,7 @@ impl ServiceWord {
             on: field(word::HTTP_SERVICE_ON_SHIFT.0, word::HTTP_SERVICE_ON_BITS.0) != 0,
             strict: field(word::HTTP_SERVICE_STRICT_SHIFT.0, word::HTTP_SERVICE_STRICT_BITS.0) != 0,
             kernel: field(word::HTTP_SERVICE_KERNEL_SHIFT.0, word::HTTP_SERVICE_KERNEL_BITS.0) != 0,
+            headers: field(word::HTTP_SERVICE_HEADERS_SHIFT.0, word::HTTP_SERVICE_HEADERS_BITS.0) != 0,
             any: field(word::HTTP_SERVICE_ANY_SHIFT.0, word::HTTP_SERVICE_ANY_BITS.0).checked_sub(1),
             table: field(word::HTTP_SERVICE_TABLE_SHIFT.0, word::HTTP_SERVICE_TABLE_BITS.0),
         }
@@ -104,8 +116,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn service_words_come_back(on: bool, strict: bool, kernel: bool, any in proptest::option::of(0u32..1 << 20), table: u32) {
-            let packed = ServiceWord { on, strict, kernel, any, table };
+        fn service_words_come_back(on: bool, strict: bool, kernel: bool, headers: bool, any in proptest::option::of(0u32..1 << 20), table: u32) {
+            let packed = ServiceWord { on, strict, kernel, headers, any, table };
             prop_assert_eq!(ServiceWord::unpack(packed.pack()), packed);
         }
     }

@@ -13,6 +13,8 @@ use alize_model::{Balance, Endpoint, Service, ServiceName};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
+use crate::abi::Plain;
+
 use super::lower::{Lowered, Place, Services, Usable};
 use crate::tables::tests::weighted;
 
@@ -43,6 +45,9 @@ fn lowered(routes: &[Route]) -> (RouteTable, KernelTable, Lowered) {
 /// The trie with the tables of a service, and those of its neighbours, who have nothing to say.
 fn trie(lowered: &Lowered) -> Classes {
     let mut trie = Classes::default();
+    if let Some(headers) = lowered.headers(PLACE) {
+        trie.headers(headers.bytes());
+    }
     for (key, class) in lowered.classes(PLACE) {
         trie.add(key.table, key.prefix, &key.path, &class.verdicts);
         for other in [PLACE.table - 1, PLACE.table + 1] {
@@ -59,16 +64,19 @@ fn check(routes: &[Route], requests: &[generators::Request]) -> Result<u32, Test
     let mut decided = 0;
     for request in requests {
         let query = request.query.as_ref().map_or(String::new(), |query| format!("?{query}"));
-        let fields = request.headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("host"));
-        let fields: String = fields.map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        // One Host, which the kernel wants.
+        let mut headers = request.headers.clone();
+        headers.retain(|(name, _)| !name.eq_ignore_ascii_case("host"));
+        let fields: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let message =
             format!("{} {}{query} HTTP/1.1\r\nHost: a\r\n{fields}\r\n", request.method, request.path);
+        headers.push(("Host", "a"));
         let routed = trie.route(message.as_bytes(), word);
         let Some(method) = Method::read(request.method) else {
             prop_assert_eq!(routed.map_err(|reason| reason.name()), Err("method"));
             continue;
         };
-        let verdict = kernel.verdict(method, &request.path);
+        let verdict = kernel.decide(method, &request.path, headers.as_slice());
         match routed.map_err(|reason| reason.name()) {
             Ok(number) => {
                 let rule =
@@ -79,7 +87,7 @@ fn check(routes: &[Route], requests: &[generators::Request]) -> Result<u32, Test
                     method: request.method,
                     path: &request.path,
                     query: request.query.as_deref(),
-                    headers: request.headers.as_slice(),
+                    headers: headers.as_slice(),
                 };
                 prop_assert_eq!(table.find(&head).map(|found| found.rule), route, "{}", message);
                 decided += 1;

@@ -15,6 +15,8 @@ pub struct Routed {
     pub route: u32,
     /// Number of the endpoint.
     pub endpoint: u32,
+    /// They went out by TCP to an endpoint that has no socket here.
+    pub remote: bool,
     /// Requests by the first digit of the status; `[0]` are those with another.
     pub statuses: [u64; 6],
     /// Heads and bodies of requests.
@@ -100,6 +102,7 @@ fn sum(key: http_traffic_key, cpus: &[http_traffic]) -> Routed {
         service: key.service,
         route: key.route,
         endpoint: key.endpoint,
+        remote: key.remote != 0,
         statuses: [0; 6],
         request_bytes: 0,
         response_bytes: 0,

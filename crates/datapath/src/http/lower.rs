@@ -4,11 +4,14 @@
 
 use std::collections::BTreeMap;
 
-use alize_model::http::{Action, Backend, HttpBalance, KernelPattern, KernelTable, KernelVerdict};
+use alize_model::http::{
+    Action, Backend, HttpBalance, KernelCondition, KernelPattern, KernelTable, KernelVerdict,
+};
 use alize_model::{Endpoint, Service, ServiceName};
 
 use super::abi::{
-    METHODS, PATTERN_SIZE, ServiceWord, http_balance, http_class, http_class_key, http_group, http_rule,
+    METHODS, PATTERN_SIZE, ServiceWord, VERDICT_CHOICE, http_balance, http_choice, http_class,
+    http_class_key, http_condition, http_group, http_headers, http_rule,
 };
 use crate::abi::Slot;
 use crate::tables::{self, Share};
@@ -56,12 +59,23 @@ enum Target {
     Endpoint(Slot),
 }
 
+/// What is done with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Proxy,
+    Rule(u32),
+    /// The first of the choices by headers.
+    Choice(u32),
+}
+
 /// What the maps hold for one service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Lowered {
     /// The one rule for all requests.
     any: Option<u32>,
-    classes: Vec<(KernelPattern, [Option<u32>; METHODS])>,
+    classes: Vec<(KernelPattern, [Verdict; METHODS])>,
+    conditions: Vec<KernelCondition>,
+    choices: Vec<(u8, Verdict)>,
     rules: Vec<Rule>,
     groups: Vec<Group>,
     targets: Vec<Target>,
@@ -84,12 +98,19 @@ impl Lowered {
         let mut lowered = Self::default();
         let mut known: BTreeMap<u16, u32> = BTreeMap::new();
         lowered.any = kernel.any.map(|rule| lowered.rule(service, rule, services, &mut known));
+        lowered.conditions.clone_from(&kernel.conditions);
+        let mut firsts = Vec::new();
+        for list in &kernel.choices {
+            firsts.push(lowered.choices.len() as u32);
+            for choice in list {
+                let verdict = lowered.verdict(choice.verdict, &firsts, service, services, &mut known);
+                lowered.choices.push((choice.mask, verdict));
+            }
+        }
         for class in &kernel.classes {
-            let mut verdicts = [None; METHODS];
+            let mut verdicts = [Verdict::Proxy; METHODS];
             for (verdict, place) in class.verdicts.iter().zip(&mut verdicts) {
-                if let KernelVerdict::Rule(rule) = *verdict {
-                    *place = Some(lowered.rule(service, rule, services, &mut known));
-                }
+                *place = lowered.verdict(*verdict, &firsts, service, services, &mut known);
             }
             lowered.classes.push((class.pattern.clone(), verdicts));
         }
@@ -100,6 +121,23 @@ impl Lowered {
     /// How many rules, groups and targets it takes.
     pub(crate) fn sizes(&self) -> [u32; 3] {
         [self.rules.len() as u32, self.groups.len() as u32, self.targets.len() as u32]
+    }
+
+    fn verdict(
+        &mut self,
+        verdict: KernelVerdict,
+        firsts: &[u32],
+        service: &Service,
+        services: &impl Services,
+        known: &mut BTreeMap<u16, u32>,
+    ) -> Verdict {
+        match verdict {
+            KernelVerdict::Proxy(_) => Verdict::Proxy,
+            KernelVerdict::Rule(rule) => Verdict::Rule(self.rule(service, rule, services, known)),
+            KernelVerdict::Headers(list) => {
+                firsts.get(usize::from(list)).map_or(Verdict::Proxy, |&first| Verdict::Choice(first))
+            }
+        }
     }
 
     fn rule(
@@ -163,11 +201,12 @@ impl Lowered {
     /// The service's word when its tables are at `place`; whether the `kernel` may route.
     pub(crate) fn word(&self, place: Place, kernel: bool) -> ServiceWord {
         let any = self.any.map(|rule| place.rules + rule);
-        ServiceWord { on: true, strict: self.strict, kernel, any, table: place.table }
+        let headers = !self.conditions.is_empty();
+        ServiceWord { on: true, strict: self.strict, kernel, headers, any, table: place.table }
     }
 
     pub(crate) fn classes(&self, place: Place) -> Vec<(http_class_key, http_class)> {
-        let number = |rule: Option<u32>| rule.map_or(0, |rule| place.rules + rule + 1);
+        let number = |verdict| number(verdict, place);
         self.classes
             .iter()
             .flat_map(|(pattern, verdicts)| {
@@ -175,6 +214,21 @@ impl Lowered {
                 keys(pattern, place.table).into_iter().map(move |key| (key, class))
             })
             .collect()
+    }
+
+    /// What the service's routes ask of headers; `None`: nothing.
+    pub(crate) fn headers(&self, place: Place) -> Option<http_headers> {
+        if self.conditions.is_empty() {
+            return None;
+        }
+        let mut headers = http_headers { count: self.conditions.len() as u32, ..Default::default() };
+        for (to, from) in headers.condition.iter_mut().zip(&self.conditions) {
+            *to = condition(from);
+        }
+        for (to, &(mask, verdict)) in headers.choice.iter_mut().zip(&self.choices) {
+            *to = http_choice { mask: mask.into(), verdict: number(verdict, place) };
+        }
+        Some(headers)
     }
 
     pub(crate) fn rules(&self, place: Place) -> impl Iterator<Item = (u32, http_rule)> {
@@ -204,6 +258,26 @@ impl Lowered {
             }
         }))
     }
+}
+
+/// A verdict as the kernel has it.
+fn number(verdict: Verdict, place: Place) -> u32 {
+    match verdict {
+        Verdict::Proxy => 0,
+        Verdict::Rule(rule) => place.rules + rule + 1,
+        Verdict::Choice(first) => VERDICT_CHOICE | first,
+    }
+}
+
+fn condition(condition: &KernelCondition) -> http_condition {
+    let mut packed = http_condition {
+        name_length: condition.name.len() as u32,
+        value_length: condition.value.len() as u32,
+        ..Default::default()
+    };
+    packed.name.iter_mut().zip(condition.name.bytes()).for_each(|(to, from)| *to = from);
+    packed.value.iter_mut().zip(condition.value.bytes()).for_each(|(to, from)| *to = from);
+    packed
 }
 
 /// Whether balancing each connection does justice to the service: one rule, and it only forwards to all endpoints.

@@ -7,22 +7,25 @@
 //!   again only when it is in no pool.
 //! - Its generation changes with each connection, so a program that still works for the old one can do nothing.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use alize_model::http::Method;
+use libbpf_rs::libbpf_sys::BPF_SK_SKB_STREAM_VERDICT;
 use libbpf_rs::{MapHandle, RingBuffer, RingBufferBuilder};
+use rustix::net::sockopt::socket_cookie;
 
 use super::abi::{
     BUSY, COOKIE_SHIFT, COPY, DEAD, FLAGS, GENERATION_BITS, GENERATION_SHIFT, HEAD_SLOT_BITS, LOST, OPEN,
-    OUT, http_dial_key, http_event, http_front, http_front_key, http_listener, http_pool_key, http_reason,
-    http_rest,
+    OUT, http_dial_key, http_event, http_far, http_front, http_front_key, http_listener, http_pool_key,
+    http_reason, http_rest,
 };
+use super::programs::has_program;
 use super::shared::{PoolCell, Shared, SlotCell};
 use crate::abi::{NONE, Plain, address_words};
 use crate::error::io_error;
@@ -69,7 +72,13 @@ pub struct Rest {
 pub enum Armed {
     /// On this host, in a meshed cgroup: the slot is in its pool, and the kernel may lend it.
     Here,
-    /// Elsewhere: the kernel cannot use it; the slot is the caller's to retire.
+    /// Elsewhere: the slot is in its pool too, and what is sent and received on its connection is the kernel's. Each piece
+    /// of a response wakes who waits for bytes: wait for its end alone, and for [`Event::Remote`].
+    Remote {
+        /// Of the connection's socket, for [`Router::disarm`].
+        cookie: u64,
+    },
+    /// Elsewhere, and the kernel cannot use it; the slot is the caller's to retire.
     Elsewhere,
 }
 
@@ -93,6 +102,8 @@ pub struct SlotState {
     pub lent: Option<Lent>,
     /// Its connection must not be used any more.
     pub dead: bool,
+    /// Of [`Armed::Remote`]: the endpoint has closed, or said what nobody asked for.
+    pub ended: bool,
     /// The service of the request.
     pub service: u32,
     /// The rule of the request, its place in the service's routes.
@@ -129,6 +140,14 @@ pub enum Event {
         cookie: u64,
         /// Number of the endpoint.
         endpoint: u32,
+    },
+    /// Bytes on the connection of a slot that is [`Armed::Remote`] are the proxy's: a response to carry, or what it must not
+    /// be used after.
+    Remote {
+        /// Which.
+        slot: Slot,
+        /// Of the slot's word, for [`Router::is_under`].
+        lease: u64,
     },
     /// A connection was made in a network namespace where the proxy does not listen.
     NoListener {
@@ -189,6 +208,7 @@ pub struct Router {
     fronts: Map<http_front_key, http_front>,
     rests: Map<u64, http_rest>,
     dials: Map<http_dial_key, u32>,
+    remote: Option<Remote>,
     clients: Map<u64, u64>,
     load: Map<u32, u32>,
     ring: RingBuffer<'static>,
@@ -206,10 +226,23 @@ pub struct Router {
     buried: Vec<u32>,
     /// Lent by the proxy before this one.
     foreign: Vec<u32>,
+    /// Clients of the proxy before this one, of which something is kept; those that were handed over are forgotten like others.
+    strangers: Vec<u64>,
+    /// Armed and not retired: a program may have found one dead before this side retires it.
+    armed: HashSet<u32>,
+}
+
+/// Where connections to endpoints without a socket here are given to the kernel.
+struct Remote {
+    /// 0: whether that was tried, and may be done.
+    allowed: Map<u32, u32>,
+    sockets: Map<u32, u64>,
+    backs: Map<u64, http_far>,
 }
 
 impl Router {
-    /// Opens what the agent has pinned. Idle slots of the proxy before are dead, its pools empty, its listeners forgotten.
+    /// Opens what the agent has pinned. Idle slots of the proxy before are dead, its pools empty; its listeners may still take
+    /// connections, see [`Self::listen_only`].
     pub fn open(options: &RouterOptions) -> Result<Self, Error> {
         let pins = Pins::new(&Options {
             instance: options.instance.clone(),
@@ -232,6 +265,7 @@ impl Router {
             fronts: Map::new(handle("http_fronts")?)?,
             rests: Map::new(handle("http_rests")?)?,
             dials: Map::new(handle("http_dials")?)?,
+            remote: remote(&pins, &handle)?,
             clients: Map::new(handle("http_client_sockets")?)?,
             load: Map::new(handle("http_load")?)?,
             ring: ring(&events, &received)?,
@@ -243,6 +277,8 @@ impl Router {
             resting: Vec::new(),
             buried: Vec::new(),
             foreign: Vec::new(),
+            strangers: Vec::new(),
+            armed: HashSet::new(),
             slots,
             heads,
         };
@@ -251,9 +287,13 @@ impl Router {
     }
 
     fn forget_all(&mut self) -> Result<(), Error> {
-        let mut netns = Vec::new();
-        self.listeners.for_each(|key, _| netns.push(key))?;
-        self.listeners.delete_all(netns.into_iter())?;
+        // Whatever the proxy before was about to connect is not for this one.
+        let mut dials = Vec::new();
+        self.dials.for_each(|key, _| dials.push(key))?;
+        self.dials.delete_all(dials.into_iter())?;
+        let mut strangers = Vec::new();
+        self.rests.for_each(|key, _| strangers.push(key))?;
+        self.strangers = strangers;
         let mut pools = Vec::new();
         self.pools.for_each(|key, _| pools.push(key))?;
         self.pools.delete_all(pools.into_iter())?;
@@ -274,7 +314,20 @@ impl Router {
                 self.foreign.push(number);
             }
         }
-        Ok(())
+        self.forget_backs()
+    }
+
+    /// Forgets back sockets of a proxy that was killed. Those of slots that are lent may live in the proxy before this one.
+    fn forget_backs(&self) -> Result<(), Error> {
+        let Some(remote) = &self.remote else { return Ok(()) };
+        let mut gone = Vec::new();
+        remote.backs.for_each(|cookie, backs| {
+            let slot = backs.first().map_or(NONE, |back| back.slot);
+            if !self.foreign.contains(&slot) {
+                gone.push(cookie);
+            }
+        })?;
+        remote.backs.delete_all(gone.into_iter())
     }
 
     /// Takes over slots of the proxy before whose clients are gone, or that were finished.
@@ -296,11 +349,36 @@ impl Router {
         self.foreign = left;
     }
 
+    /// Takes over what the proxy before this one has left of clients that are gone by now; to be called now and then.
+    pub fn tidy(&mut self) {
+        self.inherit();
+        let (left, gone) =
+            std::mem::take(&mut self.strangers).into_iter().partition(|cookie| self.is_open(*cookie));
+        self.strangers = left;
+        let gone: Vec<u64> = gone;
+        for cookie in gone {
+            if let Err(error) = self.forget(cookie) {
+                tracing::debug!("what is known of a client that is gone stays in the kernel: {error}");
+            }
+        }
+    }
+
     /// Tells connects in the network namespace with cookie `netns` where the proxy listens on loopback.
     pub fn listen(&self, netns: u64, port4: Option<u16>, port6: Option<u16>) -> Result<(), Error> {
         let port = |port: Option<u16>| port.unwrap_or(0).to_be();
         let listener = http_listener { port4: port(port4), port6: port(port6), zero: 0 };
         self.listeners.put_all([(netns, listener)].into_iter())
+    }
+
+    /// Forgets the listeners in other namespaces than these: of a proxy before, that was killed.
+    pub fn listen_only(&self, netns: &[u64]) -> Result<(), Error> {
+        let mut others = Vec::new();
+        self.listeners.for_each(|key, _| {
+            if !netns.contains(&key) {
+                others.push(key);
+            }
+        })?;
+        self.listeners.delete_all(others.into_iter())
     }
 
     /// Connections from the network namespace are balanced as a whole from now on.
@@ -361,6 +439,7 @@ impl Router {
         cell.pool.store(pool, Ordering::Relaxed);
         cell.endpoint.store(endpoint, Ordering::Relaxed);
         cell.far.store(0, Ordering::Relaxed);
+        cell.ended.store(0, Ordering::Relaxed);
         cell.used.store(0, Ordering::Relaxed);
         cell.state.store(next << GENERATION_SHIFT | DEAD | OUT, Ordering::Release);
         Ok(Some(Slot(number)))
@@ -371,21 +450,77 @@ impl Router {
         self.dials.put_all([(dial_key(local, endpoint), slot.0)].into_iter())
     }
 
-    /// The connection is made: if its other end is on this host, the kernel may lend it from now on.
-    pub fn arm(&self, slot: Slot, local: SocketAddr, endpoint: SocketAddr) -> Result<Armed, Error> {
+    /// The connection from `local` to `endpoint` that is about to be made is the proxy's own: its requests were seen at
+    /// their clients already, so who observes need not look.
+    pub fn dial_own(&self, local: SocketAddr, endpoint: SocketAddr) -> Result<(), Error> {
+        self.dials.put_all([(dial_key(local, endpoint), NONE)].into_iter())
+    }
+
+    /// It is made, or will not be.
+    pub fn dialled_own(&self, local: SocketAddr, endpoint: SocketAddr) -> Result<(), Error> {
+        self.dials.delete_all([dial_key(local, endpoint)].into_iter())
+    }
+
+    /// The connection `back` is made, and nothing was sent or received on it: the kernel may lend it from now on.
+    pub fn arm(
+        &mut self,
+        slot: Slot,
+        local: SocketAddr,
+        endpoint: SocketAddr,
+        back: impl AsFd,
+    ) -> Result<Armed, Error> {
         self.dials.delete_all([dial_key(local, endpoint)].into_iter())?;
         let Some(cell) = self.slots.get(slot.0) else { return Ok(Armed::Elsewhere) };
         let generation = cell.state.load(Ordering::Acquire) >> GENERATION_SHIFT;
-        if u64::from(cell.far.load(Ordering::Acquire)) != generation + 1 {
-            return Ok(Armed::Elsewhere);
+        let is_here = u64::from(cell.far.load(Ordering::Acquire)) == generation + 1;
+        let armed =
+            if is_here { Armed::Here } else { self.arm_remote(slot, generation as u32, back.as_fd())? };
+        if armed != Armed::Elsewhere {
+            cell.state.store(generation << GENERATION_SHIFT, Ordering::Release);
+            self.push(slot.0, cell);
+            self.armed.insert(slot.0);
         }
-        cell.state.store(generation << GENERATION_SHIFT, Ordering::Release);
-        self.push(slot.0, cell);
-        Ok(Armed::Here)
+        Ok(armed)
     }
 
-    /// Gives back a slot that was reserved and never armed.
-    pub fn release(&mut self, slot: Slot) {
+    /// Gives the socket to the programs of back sockets, where the kernel has what they rely on.
+    fn arm_remote(&self, slot: Slot, generation: u32, back: BorrowedFd<'_>) -> Result<Armed, Error> {
+        let Some(remote) = &self.remote else { return Ok(Armed::Elsewhere) };
+        if remote.allowed.get(&0)? != Some(1) {
+            return Ok(Armed::Elsewhere);
+        }
+        let cookie = socket_cookie(back).map_err(|errno| {
+            Error::kernel("cannot ask for the cookie of", "a back socket", std::io::Error::from(errno))
+        })?;
+        remote.backs.put(&cookie, &http_far { slot: slot.0, generation })?;
+        match remote.sockets.put(&slot.0, &u64::from(back.as_raw_fd().unsigned_abs())) {
+            Ok(()) => Ok(Armed::Remote { cookie }),
+            // The endpoint has closed already, or the kernel takes no such socket (MPTCP).
+            Err(error) => {
+                remote.backs.delete_all([cookie].into_iter())?;
+                tracing::debug!(%error, "a connection to an endpoint elsewhere stays with the proxy");
+                Ok(Armed::Elsewhere)
+            }
+        }
+    }
+
+    /// The connection of a slot that was [`Armed::Remote`] is closed.
+    pub fn disarm(&self, cookie: u64) -> Result<(), Error> {
+        self.remote.as_ref().map_or(Ok(()), |remote| remote.backs.delete_all([cookie].into_iter()))
+    }
+
+    /// Whether the slot still stands for the connection for which the lease was given.
+    pub fn is_under(&self, slot: Slot, lease: u64) -> bool {
+        let mask = ((1 << GENERATION_BITS) - 1) << GENERATION_SHIFT;
+        self.slots.get(slot.0).is_some_and(|cell| (cell.state.load(Ordering::Acquire) ^ lease) & mask == 0)
+    }
+
+    /// Gives back a slot that was reserved, and perhaps dialled for, and never armed.
+    pub fn release(&mut self, slot: Slot, local: SocketAddr, endpoint: SocketAddr) {
+        // One that was dialled for and did not come about would stay.
+        if let Err(error) = self.dials.delete_all([dial_key(local, endpoint)].into_iter()) {
+            tracing::debug!("a connection that was not made stays announced: {error}");
+        }
         self.free.push_back(slot.0);
     }
 
@@ -404,6 +539,7 @@ impl Router {
         SlotState {
             lent,
             dead: word & DEAD != 0,
+            ended: cell.ended.load(Ordering::Relaxed) != 0,
             service: cell.service.load(Ordering::Relaxed),
             route: cell.route.load(Ordering::Relaxed),
             method: Method::ALL.get(method).copied().unwrap_or(Method::Get),
@@ -420,8 +556,11 @@ impl Router {
     pub fn retire(&mut self, slot: Slot) -> Option<Lent> {
         let cell = self.slots.get(slot.0)?;
         let mut word = cell.state.load(Ordering::Acquire);
+        let armed = self.armed.remove(&slot.0);
         loop {
             if word & DEAD != 0 {
+                // The endpoint's end was seen first: it was idle, and lies in its pool.
+                self.buried.extend(armed.then_some(slot.0));
                 return None;
             }
             let idle = word & (FLAGS & !LOST) == 0 && word >> COOKIE_SHIFT == 0;
@@ -457,6 +596,8 @@ impl Router {
             if word & (BUSY | COPY) != BUSY | COPY || word & (DEAD | OPEN) != 0 {
                 return false;
             }
+            // As the programs do it: whoever is lent it next has been told nothing yet.
+            cell.response_bytes.store(0, Ordering::Relaxed);
             let idle = word & ((1 << COOKIE_SHIFT) - 1) & !FLAGS;
             match cell.state.compare_exchange_weak(word, idle, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => break,
@@ -597,6 +738,7 @@ impl SlotState {
     const DEAD: Self = Self {
         lent: None,
         dead: true,
+        ended: false,
         service: NONE,
         route: 0,
         method: Method::Get,
@@ -623,6 +765,19 @@ fn dial_key(local: SocketAddr, endpoint: SocketAddr) -> http_dial_key {
     }
 }
 
+/// `None`: the programs of back sockets are off. Without one on the map, sockets in it would be like any other.
+fn remote(pins: &Pins, handle: &impl Fn(&str) -> Result<MapHandle, Error>) -> Result<Option<Remote>, Error> {
+    if ["http_remote", "http_backs", "http_back_sockets"].iter().any(|name| !pins.map(name).exists()) {
+        return Ok(None);
+    }
+    let sockets = handle("http_back_sockets")?;
+    if !has_program(&sockets, BPF_SK_SKB_STREAM_VERDICT) {
+        return Ok(None);
+    }
+    let (allowed, backs) = (Map::new(handle("http_remote")?)?, Map::new(handle("http_backs")?)?);
+    Ok(Some(Remote { allowed, sockets: Map::new(sockets)?, backs }))
+}
+
 fn ring(map: &MapHandle, received: &Arc<Mutex<Vec<Event>>>) -> Result<RingBuffer<'static>, Error> {
     let sink = Arc::clone(received);
     let error = |e| Error::kernel("cannot read ring", "http_events", io_error(e));
@@ -640,6 +795,7 @@ fn decode(event: &http_event) -> Event {
     let http_event { cookie, reason, slot } = *event;
     match http_reason(reason) {
         http_reason::HTTP_REASON_NO_PROXY => Event::NoListener { netns: cookie, pid: slot },
+        http_reason::HTTP_REASON_REMOTE => Event::Remote { slot: Slot(slot), lease: cookie },
         http_reason::HTTP_REASON_POOL_EMPTY => Event::PoolEmpty { cookie, endpoint: slot },
         _ => {
             Event::Passed { cookie, reason: reason_name(reason), slot: (slot != NONE).then_some(Slot(slot)) }

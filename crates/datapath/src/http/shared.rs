@@ -39,6 +39,8 @@ pub(crate) struct SlotCell {
     pub(crate) phase: AtomicU8,
     pub(crate) far: AtomicU32,
     pub(crate) reason: AtomicU32,
+    noted: AtomicU32,
+    pub(crate) ended: AtomicU32,
     zero: AtomicU32,
     pub(crate) used: AtomicU64,
 }
@@ -76,7 +78,7 @@ macro_rules! same_place {
     };
 }
 same_place!(SlotCell, super::abi::http_slot: state, next, started_ns, left, request_bytes, response_bytes, pool, endpoint,
-    service, route, status, method, phase, far, reason, zero, used);
+    service, route, status, method, phase, far, reason, noted, ended, zero, used);
 same_place!(PoolCell, super::abi::http_pool: head, empty);
 
 /// Some values of an array map, one after the other.

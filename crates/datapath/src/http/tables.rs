@@ -11,7 +11,9 @@ use alize_model::http::{Http, KernelTable, RouteTable};
 use alize_model::{Endpoint, Mode, Service, ServiceName};
 use libbpf_rs::MapHandle;
 
-use super::abi::{ServiceWord, http_class, http_class_key, http_group, http_rule};
+use super::abi::{
+    ServiceWord, VERDICT_CHOICE, http_class, http_class_key, http_group, http_headers, http_rule,
+};
 use super::counters::{CounterMaps, RouterCounters};
 use super::lower::{Lowered, Place, Services, Usable};
 use super::shared::Shared;
@@ -27,10 +29,13 @@ use crate::{Error, grace};
 pub(crate) struct RouteMaps {
     pub(crate) services: Map<u32, u64>,
     pub(crate) classes: Map<http_class_key, http_class>,
+    pub(crate) headers: Map<u32, http_headers>,
     pub(crate) rules: Map<u32, http_rule>,
     pub(crate) groups: Map<u32, http_group>,
     pub(crate) targets: Map<u32, u64>,
     pub(crate) counters: CounterMaps,
+    /// `None`: the programs of back sockets are off.
+    pub(crate) remote: Option<Map<u32, u32>>,
 }
 
 impl RouteMaps {
@@ -38,6 +43,7 @@ impl RouteMaps {
         Ok(Self {
             services: Map::new(take("http_services")?)?,
             classes: Map::new(take("http_classes")?)?,
+            headers: Map::new(take("http_headers")?)?,
             rules: Map::new(take("http_rules")?)?,
             groups: Map::new(take("http_groups")?)?,
             targets: Map::new(take("http_targets")?)?,
@@ -47,6 +53,8 @@ impl RouteMaps {
                 slots: Map::new(take("http_slots")?)?,
                 load: Map::new(take("http_load")?)?,
             },
+            // Taken last: the object may be off, and nothing else is lost then.
+            remote: take("http_remote").ok().map(Map::new).transpose()?,
         })
     }
 
@@ -135,6 +143,11 @@ impl Tables {
         Ok(())
     }
 
+    /// Whether the proxy may give connections to endpoints elsewhere to the kernel.
+    pub(crate) fn allow_remote(&self, allowed: bool) -> Result<(), Error> {
+        self.maps.remote.as_ref().map_or(Ok(()), |remote| remote.put(&0, &u32::from(allowed)))
+    }
+
     pub(crate) fn is_allowed(&self) -> bool {
         self.allowed
     }
@@ -145,7 +158,7 @@ impl Tables {
         let changes = plan.phases.iter().flat_map(|phase| &phase.changes).filter(|change| change.is_new);
         for change in changes {
             if change.after.definition.as_deref().is_some_and(is_routed) {
-                let word = ServiceWord { on: true, strict: true, kernel: false, any: None, table: 0 };
+                let word = ServiceWord { on: true, strict: true, ..ServiceWord::default() };
                 self.maps.store(change.after.number, word)?;
             }
         }
@@ -233,6 +246,9 @@ impl Tables {
         self.maps.targets.put_all(lowered.targets(place))?;
         self.maps.groups.put_all(lowered.groups(place))?;
         self.maps.rules.put_all(lowered.rules(place))?;
+        self.maps
+            .headers
+            .put_all(lowered.headers(place).map(|headers| (place.table, headers)).into_iter())?;
         self.maps.classes.put_all(lowered.classes(place).into_iter())?;
         self.maps.store(number, lowered.word(place, self.allowed))
     }
@@ -291,6 +307,7 @@ impl Tables {
             }
         })?;
         self.maps.classes.delete_all(keys.into_iter())?;
+        self.maps.headers.delete_all(tables.into_iter())?;
         for taken in self.garbage.drain(..) {
             give_back(&mut self.rules, taken.rules);
             give_back(&mut self.groups, taken.groups);
@@ -313,12 +330,17 @@ impl Tables {
         }
         let mut rules: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
         self.maps.classes.for_each(|key, value| {
-            let named = value.iter().flat_map(|class| class.verdicts).filter_map(|rule| rule.checked_sub(1));
+            let verdicts =
+                value.iter().flat_map(|class| class.verdicts).filter(|verdict| verdict & VERDICT_CHOICE == 0);
+            let named = verdicts.filter_map(|rule| rule.checked_sub(1));
             rules.entry(key.table).or_default().extend(named);
         })?;
         for (number, word) in words {
             let mut named = rules.remove(&word.table).unwrap_or_default();
             named.extend(word.any);
+            if let Some(headers) = self.maps.headers.get(&word.table)? {
+                named.extend(headers.choice.iter().filter_map(|choice| choice.verdict.checked_sub(1)));
+            }
             let runs = self.adopt_one(word.table, &named)?;
             self.next_table = self.next_table.max(word.table.wrapping_add(1).max(1));
             self.live.insert(number, Live { runs, from: None });
@@ -387,7 +409,7 @@ fn lower(service: &Service, picture: &Picture) -> Lowered {
     let Some(http) = &service.http else { return Lowered::default() };
     let known = InPicture(picture);
     let kernel = if Arc::ptr_eq(http, &Http::plain()) {
-        KernelTable { any: Some(0), classes: Vec::new() }
+        KernelTable::of_rule(0)
     } else {
         let elsewhere = |name: &ServiceName| known.service(name)?.http.as_deref()?.proxy_reason();
         RouteTable::compile(http).kernel(elsewhere)

@@ -18,10 +18,10 @@ mod generated {
 
 pub(crate) use generated::types::{
     dns_event, dns_flags, dns_key, filter, filter_cgroup, filter_endpoint, filter_sets, filter_state,
-    identity, latency, method, path, record, request_event, request_flags, series, series_key, slowest_order,
-    tcp_event, template, template_byte,
+    http2_record, identity, latency, method, path, record, request_event, request_flags, series, series_key,
+    slowest_order, tcp_event, template, template_byte,
 };
-use generated::types::{event_type, observe_abi, path_label, side, tally, tcp_kind, tcp_reason};
+use generated::types::{event_type, http2_kind, observe_abi, path_label, side, tally, tcp_kind, tcp_reason};
 
 pub(crate) const VERSION: u32 = observe_abi::OBSERVE_ABI_VERSION.0;
 pub(crate) const PATH_SIZE: usize = observe_abi::PATH_SIZE.0 as usize;
@@ -35,6 +35,13 @@ pub(crate) const UNFOLLOWED: usize = tally::TALLY_UNFOLLOWED.0 as usize;
 pub(crate) const EVENT_TYPE_REQUEST: u32 = event_type::EVENT_TYPE_REQUEST.0;
 pub(crate) const EVENT_TYPE_TCP: u32 = event_type::EVENT_TYPE_TCP.0;
 pub(crate) const EVENT_TYPE_DNS: u32 = event_type::EVENT_TYPE_DNS.0;
+pub(crate) const HTTP2_KIND_BLOCK: u32 = http2_kind::HTTP2_KIND_BLOCK.0;
+pub(crate) const HTTP2_KIND_DATA: u32 = http2_kind::HTTP2_KIND_DATA.0;
+pub(crate) const HTTP2_KIND_RESET: u32 = http2_kind::HTTP2_KIND_RESET.0;
+pub(crate) const HTTP2_KIND_GAP: u32 = http2_kind::HTTP2_KIND_GAP.0;
+pub(crate) const HTTP2_KIND_END: u32 = http2_kind::HTTP2_KIND_END.0;
+pub(crate) const RECORDS: usize = observe_abi::RECORDS.0 as usize;
+pub(crate) const HOST_SIZE: usize = observe_abi::HOST_SIZE.0 as usize;
 pub(crate) const PATH_LABELS: usize = path_label::PATH_LABELS.0 as usize;
 pub(crate) const TCP_KINDS: usize = tcp_kind::TCP_KINDS.0 as usize;
 pub(crate) const TCP_REASONS: usize = tcp_reason::TCP_REASONS.0 as usize;
@@ -51,4 +58,4 @@ macro_rules! plain {
 }
 
 plain!(series_key, series, path, request_event, filter, filter_state, record, slowest_order);
-plain!(template, tcp_event, dns_event, dns_key, filter_endpoint, filter_cgroup);
+plain!(http2_record, template, tcp_event, dns_event, dns_key, filter_endpoint, filter_cgroup);

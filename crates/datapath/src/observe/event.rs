@@ -66,6 +66,12 @@ impl Method {
     pub(super) fn from_number(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number)).copied()
     }
+
+    /// By the token in the request.
+    pub(super) fn named(token: &[u8]) -> Self {
+        let known = Self::ALL.into_iter().skip(1).find(|method| method.as_str().as_bytes() == token);
+        known.unwrap_or(Method::Other)
+    }
 }
 
 impl fmt::Display for Method {
@@ -121,8 +127,76 @@ impl PathLabel {
         }
     }
 
-    fn from_number(number: u8) -> Option<Self> {
+    pub(super) fn from_number(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number)).copied()
+    }
+}
+
+/// What was spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// HTTP/1.0 or HTTP/1.1.
+    Http1,
+    /// HTTP/2 in plain text.
+    Http2,
+}
+
+impl Protocol {
+    /// As it is shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Protocol::Http1 => "http/1",
+            Protocol::Http2 => "http/2",
+        }
+    }
+}
+
+/// What a call of gRPC has besides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grpc {
+    /// The service, with its package: `shop.Orders`; empty: the path has none.
+    pub service: String,
+    /// The method.
+    pub method: String,
+    /// `grpc-status`: 0 is OK; `None`: the call ended without.
+    pub status: Option<u8>,
+}
+
+impl Grpc {
+    /// By the path, which is `/package.Service/Method`.
+    pub(super) fn of(target: &str, status: Option<u8>) -> Self {
+        let (service, method) = target.trim_start_matches('/').rsplit_once('/').unwrap_or(("", target));
+        Self { service: service.into(), method: method.into(), status }
+    }
+
+    /// Whether it is the server's fault, as OpenTelemetry has it.
+    pub fn failed(&self) -> bool {
+        // UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS
+        matches!(self.status, None | Some(2 | 4 | 12..=15))
+    }
+
+    /// The name of its status.
+    pub fn status_name(&self) -> Option<&'static str> {
+        const NAMES: [&str; 17] = [
+            "OK",
+            "CANCELLED",
+            "UNKNOWN",
+            "INVALID_ARGUMENT",
+            "DEADLINE_EXCEEDED",
+            "NOT_FOUND",
+            "ALREADY_EXISTS",
+            "PERMISSION_DENIED",
+            "RESOURCE_EXHAUSTED",
+            "FAILED_PRECONDITION",
+            "ABORTED",
+            "OUT_OF_RANGE",
+            "UNIMPLEMENTED",
+            "INTERNAL",
+            "UNAVAILABLE",
+            "DATA_LOSS",
+            "UNAUTHENTICATED",
+        ];
+        NAMES.get(usize::from(self.status?)).copied()
     }
 }
 
@@ -185,6 +259,14 @@ pub struct Request {
     pub pipelined: bool,
     /// The connection ended within the response.
     pub broken: bool,
+    /// What was spoken.
+    pub protocol: Protocol,
+    /// It is a call of gRPC.
+    pub grpc: Option<Grpc>,
+    /// The field of that name, as the application sent it.
+    pub trace_parent: Option<String>,
+    /// Some of it was missed: the connection was there before it was observed, or records were lost.
+    pub partial: bool,
 }
 
 /// A record that this version cannot read.
@@ -253,6 +335,10 @@ impl Request {
             reused: flag(request_flags::REQUEST_FLAG_REUSED),
             pipelined: flag(request_flags::REQUEST_FLAG_PIPELINED),
             broken: flag(request_flags::REQUEST_FLAG_BROKEN),
+            protocol: Protocol::Http1,
+            grpc: None,
+            trace_parent: trace_parent(&event.trace_parent),
+            partial: false,
         })
     }
 }
@@ -271,10 +357,16 @@ pub(super) fn identity_of(identity: &identity) -> Option<Identity> {
     })
 }
 
-/// The name of a process now: where its programs may not ask for it (see `choices` of identity.h), the kernel tells
+/// The name of a process now: where its programs may not ask for it (see `choices` of choices.h), the kernel tells
 /// none. Empty when the process has ended.
 fn name_of(pid: u32) -> String {
     std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
+}
+
+/// Up to the first NUL; `None` when there is nothing before it.
+fn trace_parent(bytes: &[std::ffi::c_char]) -> Option<String> {
+    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    (end != 0).then(|| printable(&bytes[..end]))
 }
 
 /// The first `length` bytes; `None` when there are not as many.
@@ -285,7 +377,16 @@ pub(super) fn text(bytes: &[std::ffi::c_char], length: u8) -> Option<String> {
 /// Foreign text for terminals and labels: what cannot be shown is replaced.
 pub(super) fn printable(bytes: &[std::ffi::c_char]) -> String {
     let bytes: Vec<u8> = bytes.iter().map(|&byte| byte as u8).collect();
-    let text = String::from_utf8_lossy(&bytes);
+    shown(&bytes)
+}
+
+/// The first bytes of a foreign text, and whether there were more than `most`.
+pub(super) fn cut_text(bytes: &[u8], most: usize) -> (String, bool) {
+    (shown(&bytes[..bytes.len().min(most)]), bytes.len() > most)
+}
+
+fn shown(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::abi::{self, filter, filter_sets};
-use super::event::Method;
+use super::event::{Identity, Method, Request};
 use crate::abi::NONE;
 
 /// A limit on events: so many a second, with so many at once after a pause.
@@ -136,6 +136,86 @@ impl Filter {
         // The last byte of the kernel's is always NUL.
         entry.comm_length = put("process name", &self.comm, &mut entry.comm, abi::COMM_SIZE - 1)?;
         Ok(entry)
+    }
+}
+
+impl Filter {
+    /// Whether it asks for this request; the same answer as the kernel's (`bpf/observe/trace.h`), for requests that only
+    /// user space can read.
+    fn asks_for(&self, request: &Request) -> bool {
+        self.kinds.requests
+            && request.latency >= self.min_latency
+            && self.asks_for_service(request)
+            && [&request.client, &request.server].iter().any(|end| self.asks_for_end(end.as_ref()))
+            && (self.methods.is_empty() || self.methods.contains(&request.method))
+            && self.status.is_none_or(|(from, to)| (from..=to).contains(&request.status.unwrap_or(0)))
+            && request.target.starts_with(&self.path_prefix)
+    }
+
+    fn asks_for_service(&self, request: &Request) -> bool {
+        match (self.service, &self.endpoints, request.service) {
+            (None, None, _) => true,
+            (Some(wanted), _, Some(dialled)) => wanted == dialled,
+            (_, Some(endpoints), _) => endpoints.contains(&request.server_address),
+            (_, None, _) => false,
+        }
+    }
+
+    fn asks_for_end(&self, end: Option<&Identity>) -> bool {
+        if self.pid.is_none() && self.cgroups.is_none() && self.comm.is_empty() {
+            return true;
+        }
+        end.is_some_and(|end| {
+            self.pid.is_none_or(|pid| end.pid == Some(pid))
+                && self.cgroups.as_ref().is_none_or(|cgroups| cgroups.contains(&end.cgroup))
+                && end.comm.starts_with(&self.comm)
+        })
+    }
+}
+
+/// A filter at work in user space.
+pub(super) struct Sieve {
+    filter: Filter,
+    /// When the next event is due, as in the kernel's `filter_allows()`.
+    due: Duration,
+    passed: u32,
+}
+
+impl Sieve {
+    pub(super) fn new(filter: &Filter) -> Self {
+        Self { filter: filter.clone(), due: Duration::ZERO, passed: 0 }
+    }
+
+    pub(super) fn kinds(&self) -> Kinds {
+        self.filter.kinds
+    }
+
+    pub(super) fn change(&mut self, filter: &Filter) {
+        self.filter = filter.clone();
+    }
+
+    /// Whether the request is for this trace; `limited` counts what its rate keeps back.
+    pub(super) fn lets(&mut self, request: &Request, limited: &mut u64) -> bool {
+        if !self.filter.asks_for(request) {
+            return false;
+        }
+        if self.filter.one_in > 1 {
+            // Every so many instead of by chance: nobody sees a difference, and it needs no dice.
+            self.passed = (self.passed + 1) % self.filter.one_in;
+            if self.passed != 0 {
+                return false;
+            }
+        }
+        let Some(Rate { per_second, burst }) = self.filter.rate else { return true };
+        let interval = Duration::from_secs(1) / per_second.max(1);
+        let now = request.started + request.latency;
+        let start = self.due.max(now.saturating_sub(interval * burst.saturating_sub(1)));
+        if start > now {
+            *limited += 1;
+            return false;
+        }
+        self.due = start + interval;
+        true
     }
 }
 

@@ -47,6 +47,28 @@ impl Latencies {
         None
     }
 
+    /// Counts one.
+    pub fn record(&mut self, latency: Duration) {
+        self.counts[Self::bucket(latency.as_nanos().try_into().unwrap_or(u64::MAX))] += 1;
+    }
+
+    /// The bucket of a latency in nanoseconds, worked out as the kernel does (`bpf/alize/latency.h`).
+    pub fn bucket(ns: u64) -> usize {
+        const UNIT: i32 = 30;
+        if ns >= 1 << 43 {
+            return Self::BUCKETS - 1;
+        }
+        let time = (ns * 1_125_900) >> 20;
+        let first = (UNIT + abi::latency::LATENCY_FIRST_OCTAVE.0 as i32) as u32;
+        if time >> first == 0 {
+            return 0;
+        }
+        let octave = time.ilog2();
+        let mantissa = if octave >= 24 { time >> (octave - 24) } else { time << (24 - octave) };
+        let quarter = [19_951_585, 23_726_566, 28_215_802].iter().filter(|bound| mantissa >= **bound).count();
+        ((octave - first) as usize * 4 + quarter).min(Self::BUCKETS - 1)
+    }
+
     /// Adds what another has counted.
     pub fn add(&mut self, other: &Latencies) {
         for (to, from) in self.counts.iter_mut().zip(other.counts) {

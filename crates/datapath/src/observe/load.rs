@@ -9,10 +9,11 @@ use tracing::warn;
 use super::abi::{dns_event, dns_key};
 use super::{Limits, Maps, abi};
 use crate::error::io_error;
-use crate::load::{LINES_KEPT, object, status};
+use crate::load::{object, status};
 use crate::log::Log;
 use crate::maps::Map;
 use crate::pin::Pins;
+use crate::rejection::{LINES_KEPT, Rejection};
 use crate::{Error, ProgramStatus, variant};
 
 /// What the programs are called.
@@ -31,11 +32,13 @@ pub(super) const DNS_PROGRAMS: [&str; 2] = ["alize_observe_dns_egress", "alize_o
 /// The observer itself.
 pub(crate) const OBSERVE: &[u8] = object!("observe");
 /// Requests of sockets that are closed before the response; without it they are in no count.
-const RELEASE: &[u8] = object!("observe_release");
+pub(crate) const RELEASE: &[u8] = object!("observe_release");
 /// Connections, for traces of TCP.
-const TCP: &[u8] = object!("observe_tcp");
+pub(crate) const TCP: &[u8] = object!("observe_tcp");
+/// Requests that the HTTP router serves in the kernel.
+pub(crate) const TOLD: &[u8] = object!("http_told");
 /// DNS.
-const DNS: &[u8] = object!("observe_dns");
+pub(crate) const DNS: &[u8] = object!("observe_dns");
 
 /// Working buffers of a CPU; see `bpf/observe/buffers.h`.
 const BUFFERS_PER_CPU: u32 = 4;
@@ -44,21 +47,27 @@ pub(super) struct Loaded {
     pub(super) objects: Vec<Object>,
     pub(super) maps: Maps,
     pub(super) traces: MapHandle,
+    pub(super) http2_heads: MapHandle,
     pub(super) every_map: Vec<MapHandle>,
     pub(super) programs: Vec<ProgramStatus>,
+    /// What tells of requests that the kernel routes; `None`: no data path routes here.
+    pub(super) told: Option<Object>,
+}
+
+/// What is off without an object.
+pub(crate) const fn lost(object: &str) -> &'static str {
+    match object.as_bytes() {
+        b"observe_release" => "requests of sockets that are closed before the response are not counted",
+        b"observe_tcp" => "TCP connections cannot be traced",
+        b"observe_dns" => "DNS cannot be traced",
+        b"http_told" => "requests that the kernel routes are not in trace, top and map",
+        _ => "HTTP is not seen: no trace, top or map",
+    }
 }
 
 pub(super) fn load(pins: &Pins, limits: &Limits) -> Result<Loaded, Error> {
     let mut loaded = keep(load_object("observe", OBSERVE, pins, limits)?)?;
-    let features = [
-        (
-            "observe_release",
-            RELEASE,
-            "requests of sockets that are closed before the response are not counted",
-        ),
-        ("observe_tcp", TCP, "TCP connections cannot be traced"),
-    ];
-    for (name, bytes, missed) in features {
+    for (name, bytes) in [("observe_release", RELEASE), ("observe_tcp", TCP)] {
         match load_object(name, bytes, pins, limits) {
             Ok(object) => {
                 for program in object.progs() {
@@ -66,11 +75,40 @@ pub(super) fn load(pins: &Pins, limits: &Limits) -> Result<Loaded, Error> {
                 }
                 loaded.objects.push(object);
             }
-            Err(error) => warn!("{missed}: {error}"),
+            Err(error) => warn!("{error}"),
+        }
+    }
+    if pins.map(NEXT).exists() {
+        match load_object("http_told", TOLD, pins, limits) {
+            Ok(object) => {
+                for program in object.progs() {
+                    loaded.programs.push(status(&program)?);
+                }
+                loaded.told = Some(object);
+            }
+            Err(error) => warn!("{error}"),
         }
     }
     Ok(loaded)
 }
+
+/// Where the router looks for what it goes on with; see `bpf/http/note.h`.
+pub(super) const NEXT: &str = "http_next";
+/// Whether it is to write notes.
+pub(super) const WATCHED: &str = "http_watched";
+
+/// The data path's maps that observing programs read: where it has pinned none, theirs are empty and their own.
+const OF_THE_DATA_PATH: [&str; 9] = [
+    "connections",
+    "http_far",
+    "http_slots",
+    "http_pool_heads",
+    "http_notes",
+    NEXT,
+    WATCHED,
+    "anomalies",
+    "http_load",
+];
 
 /// DNS, and the map of what was asked and not yet answered.
 pub(super) fn load_dns(pins: &Pins, limits: &Limits) -> Result<(Object, Map<dns_key, dns_event>), Error> {
@@ -84,15 +122,16 @@ pub(super) fn load_dns(pins: &Pins, limits: &Limits) -> Result<(Object, Map<dns_
 
 fn load_object(name: &'static str, bytes: &[u8], pins: &Pins, limits: &Limits) -> Result<Object, Error> {
     let log = Log::begin(LINES_KEPT);
-    let refused =
-        |error: libbpf_rs::Error| Error::Verifier { program: name.into(), lines: log.take_with(&error) };
+    let rejected = |error: libbpf_rs::Error| {
+        Error::Verifier(Box::new(Rejection::new(name, Some(lost(name)), log.take_with(&error), pins)))
+    };
     let mut object = ObjectBuilder::default()
         .name(name)
         .and_then(|builder| builder.open_memory(bytes))
-        .map_err(refused)?;
+        .map_err(rejected)?;
     variant::choose(&mut object);
     share(&mut object, pins, limits, |_| true)?;
-    object.load().map_err(refused)
+    object.load().map_err(rejected)
 }
 
 /// The maps of `bpf/observe/emit.h`, which other programs write to as well.
@@ -134,11 +173,19 @@ fn share(
         if name.contains('.') || !ours(&name) {
             continue;
         }
+        if OF_THE_DATA_PATH.contains(&name.as_str()) {
+            let path = pins.map(&name);
+            if let Ok(pinned) = MapHandle::from_pinned_path(&path) {
+                map.set_max_entries(pinned.max_entries()).map_err(error)?;
+                map.set_pin_path(&path).map_err(error)?;
+            }
+            continue;
+        }
         let path = pins.map(&pin_name(&name));
         let entries = match name.as_str() {
             "series" => limits.series,
             "paths" => limits.paths,
-            "traces" => limits.ring_bytes,
+            "traces" | "http2_heads" => limits.ring_bytes,
             "links" => limits.links,
             "windows" => cpus as u32 * BUFFERS_PER_CPU,
             _ => 0,
@@ -184,8 +231,9 @@ fn keep(object: Object) -> Result<Loaded, Error> {
         filter_cgroups: Map::new(take("filter_cgroups")?)?,
         slowest: Map::new(take("slowest")?)?,
         failed: Map::new(take("failed_exchanges")?)?,
+        http2_readers: Map::new(take("http2_readers")?)?,
     };
-    let traces = take("traces")?;
+    let (traces, http2_heads) = (take("traces")?, take("http2_heads")?);
     let programs = object.progs().map(|program| status(&program)).collect::<Result<_, _>>()?;
-    Ok(Loaded { objects: vec![object], maps, traces, every_map, programs })
+    Ok(Loaded { objects: vec![object], maps, traces, http2_heads, every_map, programs, told: None })
 }

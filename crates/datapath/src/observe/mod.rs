@@ -1,4 +1,4 @@
-//! HTTP seen from the kernel: passive programs that follow HTTP/1 in the meshed cgroups.
+//! HTTP seen from the kernel: passive programs that follow HTTP/1 and HTTP/2 in the meshed cgroups.
 //!
 //! [`Observer`] loads, attaches and pins them beside the data path's own, reads what they counted ([`Series`]) and
 //! recorded ([`Observer::slowest`], [`Observer::failed`]), and hands over single requests to whoever asks
@@ -7,11 +7,14 @@
 //! - Each exchange is counted once a host: at the client's socket where that is observed, else at the server's.
 //! - What could not be followed is counted with its reason ([`Observer::tallies`]), never guessed.
 //! - While nobody traces, single requests cost the kernel one load more.
+//! - Heads of HTTP/2 are decoded here: its requests are counted and recorded while this process lives and polls.
 
 mod abi;
+mod counted;
 mod dns;
 mod event;
 mod filter;
+mod http2;
 mod latency;
 mod load;
 mod recorder;
@@ -19,6 +22,7 @@ mod ring;
 mod series;
 mod tcp;
 mod template;
+mod told;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -31,16 +35,22 @@ use crate::maps::Map;
 use crate::pin::Pins;
 use crate::{Error, Options, ProgramStatus, attach};
 
+use counted::Counted;
+pub use counted::fold;
 use dns::Dns;
 pub use dns::DnsQuery;
-pub use event::{Identity, Malformed, Method, PathLabel, Request, Side};
+pub use event::{Grpc, Identity, Malformed, Method, PathLabel, Protocol, Request, Side};
+use filter::Sieve;
 pub use filter::{Filter, FilterError, Kinds, Rate};
+pub use http2::Decoder;
+use http2::Heads;
 pub use latency::Latencies;
-pub(crate) use load::OBSERVE;
+pub(crate) use load::{DNS, OBSERVE, RELEASE, TCP, TOLD, lost};
 pub use ring::Event;
 pub use series::{Destination, Series, SeriesKey};
 pub use tcp::{TcpEvent, TcpKind, TcpReason};
 pub use template::{PathTemplate, TemplateError};
+pub(crate) use told::look_away;
 
 use abi::{filter_cgroup, filter_endpoint, path, record};
 use ring::Ring;
@@ -108,6 +118,12 @@ impl Tallies {
         let both = self.unfollowed.iter().chain(&self.events);
         both.copied().find(|(known, _)| *known == name).map(|(_, count)| count)
     }
+
+    fn add(&mut self, name: &str, count: u64) {
+        if let Some((_, sum)) = self.events.iter_mut().find(|(known, _)| *known == name) {
+            *sum += count;
+        }
+    }
 }
 
 /// The names of `enum tally`, in its order; the reasons why a connection is not followed come first.
@@ -147,16 +163,25 @@ const TALLIES: [&str; abi::TALLIES] = [
     "dns-query",
     "dns-malformed",
     "dns-unmatched",
+    "http2-followed",
+    "http2-joined",
+    "http2-frame",
+    "http2-gap",
+    "http2-record",
+    "http2-lost",
 ];
 
-/// The loaded programs of one instance. Dropping it changes nothing in the kernel: they are pinned, and go on counting.
+/// The loaded programs of one instance. They are pinned, and go on counting when it is dropped; only heads of HTTP/2 are
+/// handed over no longer, as nobody would decode them.
 pub struct Observer {
     maps: Maps,
     ring: Ring,
     programs: Vec<ProgramStatus>,
     every_map: Vec<MapHandle>,
     /// What the traces of this process ask for, by the place of their filter.
-    traces: [Option<Kinds>; abi::FILTERS],
+    traces: [Option<Sieve>; abi::FILTERS],
+    heads: Heads,
+    counted: Counted,
     options: Options,
     limits: Limits,
     /// Attached while a trace asks for it.
@@ -178,6 +203,7 @@ struct Maps {
     filter_cgroups: Map<filter_cgroup, u32>,
     slowest: Map<u32, record>,
     failed: Map<u32, record>,
+    http2_readers: Map<u32, u64>,
 }
 
 /// Puts `wanted` into a set and takes out what else is `ours` in it.
@@ -222,6 +248,13 @@ pub fn share_maps(object: &mut OpenObject, options: &Options, limits: &Limits) -
     load::share_maps(object, &pins, limits)
 }
 
+impl Drop for Observer {
+    fn drop(&mut self) {
+        // If that fails the ring fills up, and what has no room in it is counted.
+        let _ = self.maps.http2_readers.put_all([(0, 0)].into_iter());
+    }
+}
+
 impl Observer {
     /// Loads, verifies, attaches and pins the programs, or adopts what is pinned already: maps are kept, programs are
     /// replaced by this binary's through an atomic link update. Traces of a process that is gone are stopped.
@@ -237,12 +270,14 @@ impl Observer {
             options.cgroups.iter().map(|path| environment::open_cgroup(path)).collect::<Result<_, _>>()?;
         pins.make_folders()?;
         let loaded = load::load(&pins, limits)?;
-        let observer = Self {
+        let mut observer = Self {
             ring: Ring::new(loaded.traces)?,
             maps: loaded.maps,
             programs: loaded.programs,
             every_map: loaded.every_map,
-            traces: [None; abi::FILTERS],
+            traces: [const { None }; abi::FILTERS],
+            heads: Heads::new(loaded.http2_heads)?,
+            counted: Counted::new(limits),
             options: options.clone(),
             limits: *limits,
             dns: None,
@@ -251,17 +286,26 @@ impl Observer {
         // Of a process that was killed while it traced.
         detach_programs(&pins, &load::DNS_PROGRAMS)?;
         observer.maps.tracing.put_all([(0, 0)].into_iter())?;
+        // What is still in the ring of an earlier process is of connections whose beginning this one has not seen.
+        observer.maps.http2_readers.put_all([(0, 0)].into_iter())?;
+        observer.heads.discard()?;
+        observer.maps.http2_readers.put_all([(0, 1)].into_iter())?;
         for program in loaded.objects.iter().flat_map(Object::progs_mut) {
             for cgroup in &cgroups {
                 attach::attach_one(&program, &pins, cgroup)?;
             }
+        }
+        if let Some(told) = &loaded.told {
+            told::watch(told, &pins)?;
         }
         Ok(observer)
     }
 
     /// Takes the programs out of the kernel's way, for good; what they counted stays until [`crate::unload`].
     pub fn detach(options: &Options) -> Result<(), Error> {
-        detach_programs(&Pins::new(options)?, &load::PROGRAMS)
+        let pins = Pins::new(options)?;
+        told::look_away(&pins)?;
+        detach_programs(&pins, &load::PROGRAMS)
     }
 
     /// Has the kernel send the events that `filter` describes; [`Observer::poll`] hands them over.
@@ -273,7 +317,7 @@ impl Observer {
         }
         self.write_sets(place as u32, filter)?;
         self.maps.filters.put_all([(place as u32, entry)].into_iter())?;
-        self.traces[place] = Some(filter.kinds);
+        self.traces[place] = Some(Sieve::new(filter));
         self.switch_traces()?;
         Ok(TraceId(place as u32))
     }
@@ -281,7 +325,7 @@ impl Observer {
     /// Ends a trace. What it had sent before may still be in the ring.
     pub fn stop_trace(&mut self, trace: TraceId) -> Result<(), Error> {
         self.traces[trace.0 as usize] = None;
-        if !self.traces.iter().flatten().any(|kinds| kinds.dns) && self.dns.take().is_some() {
+        if !self.traces.iter().flatten().any(|sieve| sieve.kinds().dns) && self.dns.take().is_some() {
             detach_programs(&Pins::new(&self.options)?, &load::DNS_PROGRAMS)?;
         }
         self.switch_traces()?;
@@ -294,6 +338,9 @@ impl Observer {
         let entry = filter.pack()?;
         self.write_sets(trace.0, filter)?;
         self.maps.filters.put_all([(trace.0, entry)].into_iter())?;
+        if let Some(sieve) = &mut self.traces[trace.0 as usize] {
+            sieve.change(filter);
+        }
         Ok(())
     }
 
@@ -323,9 +370,26 @@ impl Observer {
     }
 
     /// Hands over what has come in the ring since the last call, oldest first. Does not block. Nobody is woken when
-    /// something comes: call it on a timer, every 20 to 100 ms while a trace runs.
+    /// something comes: call it on a timer, every 20 to 50 ms. Requests of HTTP/2 are counted by this call, so that it is
+    /// needed while no trace runs, too.
     pub fn poll(&mut self, each: &mut dyn FnMut(Result<Event, Malformed>)) -> Result<(), Error> {
         self.ring.drain(each)?;
+        let (counted, traces, templates) = (&mut self.counted, &mut self.traces, &self.templates);
+        self.heads.drain(&mut |request| match request {
+            Ok(mut request) => {
+                counted.add(&request, templates);
+                for (place, sieve) in traces.iter_mut().enumerate() {
+                    let wanted =
+                        sieve.as_mut().is_some_and(|sieve| sieve.lets(&request, &mut counted.limited));
+                    request.matched |= u32::from(wanted) << place;
+                }
+                if request.matched != 0 {
+                    counted.events += 1;
+                    each(Ok(Event::Request(request)));
+                }
+            }
+            Err(malformed) => each(Err(malformed)),
+        })?;
         match &mut self.dns {
             Some(dns) => dns.unanswered(each),
             None => Ok(()),
@@ -335,12 +399,16 @@ impl Observer {
     /// Hands over all series with what was counted so far, added up over the CPUs. Series change while they are read.
     pub fn series(&self, each: &mut dyn FnMut(Series)) -> Result<(), Error> {
         let paths = self.paths()?;
-        series::read(&self.maps, &paths, each)
+        series::read(&self.maps, &paths, each)?;
+        self.counted.series().cloned().for_each(each);
+        Ok(())
     }
 
     /// What was counted of exchanges for which there was no room for a series.
     pub fn series_overflow(&self) -> Result<Series, Error> {
-        series::overflow(&self.maps)
+        let mut overflow = series::overflow(&self.maps)?;
+        overflow.add(self.counted.overflow());
+        Ok(overflow)
     }
 
     /// Texts of the paths that series have.
@@ -372,7 +440,8 @@ impl Observer {
     }
 
     /// Forgets all series and paths, so that there is room for others.
-    pub fn reset_series(&self) -> Result<(), Error> {
+    pub fn reset_series(&mut self) -> Result<(), Error> {
+        self.counted.reset();
         let mut keys = Vec::new();
         self.maps.series.for_each(|key, _| keys.push(key))?;
         self.maps.series.delete_all(keys.into_iter())?;
@@ -384,20 +453,36 @@ impl Observer {
 
     /// What happened how often.
     pub fn tallies(&self) -> Result<Tallies, Error> {
-        tallies(&self.maps.tallies)
+        let mut tallies = tallies(&self.maps.tallies)?;
+        let (undecoded, unpaired) = self.heads.missed();
+        let counted = &self.counted;
+        tallies.add("exchange", counted.exchanges);
+        tallies.add("unanswered", counted.unanswered);
+        tallies.add("series-overflow", counted.series_overflow);
+        tallies.add("path-overflow", counted.path_overflow);
+        tallies.add("event", counted.events);
+        tallies.add("event-limited", counted.limited);
+        tallies.events.push(("http2-exchange", counted.exchanges + counted.unanswered));
+        tallies.events.push(("http2-undecoded", undecoded));
+        tallies.events.push(("http2-unpaired", unpaired));
+        Ok(tallies)
     }
 
     /// The slowest requests of about the last ten minutes, slowest first; kept although nobody was watching.
     pub fn slowest(&self) -> Result<Vec<Request>, Error> {
         let mut requests = recorder::read(&self.maps.slowest)?;
+        requests.extend_from_slice(self.counted.slowest());
         requests.sort_by_key(|request| std::cmp::Reverse(request.latency));
+        requests.truncate(abi::RECORDS);
         Ok(requests)
     }
 
     /// The last requests that failed (5xx, or no response), latest first.
     pub fn failed(&self) -> Result<Vec<Request>, Error> {
         let mut requests = recorder::read(&self.maps.failed)?;
+        requests.extend(self.counted.failed().cloned());
         requests.sort_by_key(|request| std::cmp::Reverse(request.started + request.latency));
+        requests.truncate(abi::RECORDS);
         Ok(requests)
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Maps;
 use super::abi::{path, series, series_key};
-use super::event::{Method, Side, printable};
+use super::event::{Grpc, Method, PathLabel, Side, printable};
 use super::latency::Latencies;
 use crate::Error;
 use crate::abi::{NONE, socket_addr};
@@ -38,6 +38,18 @@ pub struct SeriesKey {
     pub status: Option<u16>,
     /// Where they were seen.
     pub side: Side,
+    /// The way that they took.
+    pub path_label: PathLabel,
+    /// Calls of gRPC alone: how they ended, `Some(None)` without a status.
+    pub grpc_status: Option<Option<u8>>,
+}
+
+impl SeriesKey {
+    /// Whether these requests failed by their server's fault: 5xx, no response, or a status of gRPC that says so.
+    pub fn failed(&self) -> bool {
+        let call = |status| Grpc { service: String::new(), method: String::new(), status }.failed();
+        self.status.is_none_or(|status| (500..600).contains(&status)) || self.grpc_status.is_some_and(call)
+    }
 }
 
 /// What was counted of them.
@@ -78,7 +90,7 @@ pub(super) fn overflow(maps: &Maps) -> Result<Series, Error> {
 }
 
 /// The key of what has none.
-fn everything() -> SeriesKey {
+pub(super) fn everything() -> SeriesKey {
     SeriesKey {
         source: None,
         destination: Destination { service: None, address: SocketAddr::from(([0; 4], 0)), cgroup: None },
@@ -86,6 +98,8 @@ fn everything() -> SeriesKey {
         path: None,
         status: None,
         side: Side::Client,
+        path_label: PathLabel::Observed,
+        grpc_status: None,
     }
 }
 
@@ -102,19 +116,37 @@ fn key_of(key: &series_key, paths: &HashMap<u64, String>) -> Option<SeriesKey> {
         path: paths.get(&key.path).cloned(),
         status: (key.status != 0).then_some(key.status),
         side: Side::from_number(key.side)?,
+        path_label: PathLabel::from_number(u8::try_from(key.path_label).ok()?)?,
+        grpc_status: None,
     })
 }
 
+impl Series {
+    /// Adds what another has counted; the key stays.
+    pub(super) fn add(&mut self, other: &Series) {
+        self.count += other.count;
+        self.request_bytes += other.request_bytes;
+        self.response_bytes += other.response_bytes;
+        self.latency += other.latency;
+        self.first_byte += other.first_byte;
+        self.latencies.add(&other.latencies);
+    }
+
+    pub(super) fn empty(key: SeriesKey) -> Self {
+        Self {
+            key,
+            count: 0,
+            request_bytes: 0,
+            response_bytes: 0,
+            latency: Duration::ZERO,
+            first_byte: Duration::ZERO,
+            latencies: Latencies::default(),
+        }
+    }
+}
+
 fn add_up(key: SeriesKey, values: &[series]) -> Series {
-    let mut sum = Series {
-        key,
-        count: 0,
-        request_bytes: 0,
-        response_bytes: 0,
-        latency: Duration::ZERO,
-        first_byte: Duration::ZERO,
-        latencies: Latencies::default(),
-    };
+    let mut sum = Series::empty(key);
     for value in values {
         sum.count += value.count;
         sum.request_bytes += value.request_bytes;

@@ -87,6 +87,28 @@ impl PathTemplate {
         &self.text
     }
 
+    /// Whether a folded path is one of these, as the kernel decides it.
+    pub(super) fn matches(&self, path: &str) -> bool {
+        let mut rest = path.as_bytes();
+        for wanted in &self.pattern {
+            match u32::from(*wanted) {
+                rest_of if rest_of == template_byte::TEMPLATE_REST.0 => return true,
+                segment if segment == template_byte::TEMPLATE_SEGMENT.0 => {
+                    let end = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
+                    if end == 0 {
+                        return false;
+                    }
+                    rest = &rest[end..];
+                }
+                _ => match rest.split_first() {
+                    Some((byte, after)) if byte == wanted => rest = after,
+                    _ => return false,
+                },
+            }
+        }
+        rest.is_empty()
+    }
+
     /// Of `paths`; the same for the same text, so that counters go on when the list changes.
     pub(super) fn key(&self) -> u64 {
         // FNV-1a. The kernel's hashes of paths are of another kind: that two meet is a matter of 64 bits.
@@ -116,6 +138,17 @@ impl PathTemplate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_template_is_what_its_paths_have_in_common() {
+        let matches = |template: &str, path: &str| template.parse::<PathTemplate>().unwrap().matches(path);
+        assert!(matches("/users/{name}/orders", "/users/bob/orders"));
+        assert!(
+            !matches("/users/{name}/orders", "/users//orders") && !matches("/users/{name}", "/users/a/b")
+        );
+        assert!(matches("/static/**", "/static/a/b") && matches("/static/**", "/static/"));
+        assert!(!matches("/static/**", "/static") && !matches("/a", "/ab") && !matches("/ab", "/a"));
+    }
 
     #[test]
     fn a_template_is_whole_segments() {

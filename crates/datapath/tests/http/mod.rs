@@ -40,6 +40,11 @@ pub(crate) fn free_address() -> SocketAddr {
 }
 
 pub(crate) fn nginx(name: &str) -> Server {
+    nginx_with(name, "")
+}
+
+/// nginx whose port is `listen ADDRESS MORE`.
+pub(crate) fn nginx_with(name: &str, more: &str) -> Server {
     let folder = std::env::temp_dir().join(format!("observe-{name}-{}", std::process::id()));
     fs::create_dir_all(folder.join("html")).unwrap();
     fs::write(folder.join("html/index.html"), "x".repeat(612)).unwrap();
@@ -52,7 +57,7 @@ pub(crate) fn nginx(name: &str) -> Server {
          http {{ log_format counted '$request_method $request_uri $status'; \
          access_log {path}/access.log counted; keepalive_requests 100000000; \
          client_body_temp_path {path}/body; client_max_body_size 10m; \
-         server {{ listen {address}; root {path}/html; location = /broken {{ return 503; }} \
+         server {{ listen {address} {more}; root {path}/html; location = /broken {{ return 503; }} \
          location = /slow {{ alias {path}/html/large; limit_rate 700k; }} \
          location /answer {{ return 200 \"an answer\\n\"; }} }} }}"
     );

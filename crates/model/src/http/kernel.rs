@@ -1,16 +1,17 @@
 //! Which requests the kernel may route alone, lowered from the route table.
 //!
 //! Paths are divided into classes: "the requests whose most specific pattern is this one". For each class and method
-//! there is one verdict, and it names a rule only if [`RouteTable::find`] gives that rule for *every* request of the
-//! class with that method, whatever its headers and query.
+//! there is one verdict, or a short list of them by headers that have just some value. It names a rule only if
+//! [`RouteTable::find`] gives that rule for *every* request of the class with that method and those headers, whatever
+//! else is in it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::ServiceName;
 
-use super::table::{Entry, PathTest};
-use super::{Action, Http, HttpBalance, Method, Reason, Route, RouteTable, Upstream, has_prefix};
+use super::table::{Entry, HeaderTest, PathTest};
+use super::{Action, Headers, Http, HttpBalance, Method, Reason, Route, RouteTable, Upstream, has_prefix};
 
 /// What the kernel may do with the requests of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,35 @@ pub struct KernelTable {
     pub any: Option<u16>,
     /// Sorted by pattern; [`KernelPattern::Prefix`] of `/` is among them. Empty if `any` is given.
     pub classes: Vec<KernelClass>,
+    /// What headers are held against, at most [`KernelTable::CONDITIONS`].
+    pub conditions: Vec<KernelCondition>,
+    /// What verdicts by header name, all together at most [`KernelTable::CHOICES`] long.
+    pub choices: Vec<Vec<KernelChoice>>,
+}
+
+/// A header that has to have just this value.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct KernelCondition {
+    /// In lower case: letters, digits and `-`, at most [`KernelCondition::NAME`].
+    pub name: Arc<str>,
+    /// At most [`KernelCondition::VALUE`] bytes, and not empty.
+    pub value: Arc<str>,
+}
+
+impl KernelCondition {
+    /// The longest name, in bytes.
+    pub const NAME: usize = 24;
+    /// The longest value, in bytes.
+    pub const VALUE: usize = 32;
+}
+
+/// The first whose conditions a request meets is its verdict; the last one has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelChoice {
+    /// Bit `i`: [`KernelTable::conditions`]`[i]`.
+    pub mask: u8,
+    /// Never [`KernelVerdict::Headers`].
+    pub verdict: KernelVerdict,
 }
 
 /// Requests whose most specific pattern is the same.
@@ -47,6 +77,8 @@ pub enum KernelVerdict {
     Rule(u16),
     /// The proxy decides.
     Proxy(Reason),
+    /// By its headers: the place of a list in [`KernelTable::choices`].
+    Headers(u16),
 }
 
 impl KernelPattern {
@@ -73,6 +105,35 @@ impl KernelPattern {
 }
 
 impl KernelTable {
+    /// So many conditions on headers the kernel holds a request against.
+    pub const CONDITIONS: usize = 8;
+    /// So many choices a service may have.
+    pub const CHOICES: usize = 64;
+
+    /// A table with one rule for every request.
+    pub fn of_rule(rule: u16) -> Self {
+        Self { any: Some(rule), classes: Vec::new(), conditions: Vec::new(), choices: Vec::new() }
+    }
+
+    /// The verdict for a request with these headers: as [`KernelTable::verdict`], and never one by header.
+    pub fn decide<H: Headers + ?Sized>(&self, method: Method, path: &str, headers: &H) -> KernelVerdict {
+        let verdict = self.verdict(method, path);
+        let KernelVerdict::Headers(list) = verdict else { return verdict };
+        let mut met = 0u8;
+        for (bit, condition) in self.conditions.iter().enumerate() {
+            let mut values = headers.values(&condition.name);
+            match (values.next(), values.next()) {
+                (Some(value), None) if value == condition.value.as_bytes() => met |= 1 << bit,
+                // Values of a header that comes twice are joined, which is the proxy's work.
+                (Some(_), Some(_)) => return KernelVerdict::Proxy(Reason::HeaderMatch),
+                _ => {}
+            }
+        }
+        let choices = self.choices.get(usize::from(list)).map_or(&[][..], Vec::as_slice);
+        let choice = choices.iter().find(|choice| met & choice.mask == choice.mask);
+        choice.map_or(KernelVerdict::Proxy(Reason::NoRoute), |choice| choice.verdict)
+    }
+
     /// The verdict for a request: what the kernel's tables have to give. Of a table that the model made every request
     /// has one.
     pub fn verdict(&self, method: Method, path: &str) -> KernelVerdict {
@@ -162,22 +223,54 @@ impl RouteTable {
         if let Some(reason) = http.proxy_reason() {
             let pattern = KernelPattern::Prefix("/".into());
             let verdicts = Method::ALL.map(|method| KernelVerdict::Proxy(method_reason(method, reason)));
-            return KernelTable { any: None, classes: vec![KernelClass { pattern, verdicts }] };
+            return KernelTable {
+                any: None,
+                classes: vec![KernelClass { pattern, verdicts }],
+                conditions: Vec::new(),
+                choices: Vec::new(),
+            };
         }
         let reasons = self.reasons(elsewhere);
         let told_apart = self.told_apart();
-        let class = |pattern: &KernelPattern| {
-            let candidates = self.candidates(pattern, &told_apart);
+        let conditions = self.conditions();
+        let mut choices = Choices::default();
+        let mut class = |pattern: &KernelPattern| {
+            let candidates = self.candidates(pattern, &told_apart, &conditions);
             KernelClass {
                 pattern: pattern.clone(),
-                verdicts: Method::ALL.map(|method| lower(&candidates, method, &reasons)),
+                verdicts: Method::ALL.map(|method| choices.verdict(&lower(&candidates, method, &reasons))),
             }
         };
-        let classes: Vec<KernelClass> = told_apart.patterns.iter().map(class).collect();
+        let classes: Vec<KernelClass> = told_apart.patterns.iter().map(&mut class).collect();
         match sole_rule(&classes) {
-            Some(rule) => KernelTable { any: Some(rule), classes: Vec::new() },
-            None => KernelTable { any: None, classes: without_repetition(classes) },
+            Some(rule) => KernelTable::of_rule(rule),
+            None if choices.lists.is_empty() => KernelTable {
+                any: None,
+                classes: without_repetition(classes),
+                conditions: Vec::new(),
+                choices: Vec::new(),
+            },
+            None => KernelTable {
+                any: None,
+                classes: without_repetition(classes),
+                conditions,
+                choices: choices.lists,
+            },
         }
+    }
+
+    /// The conditions on headers that the kernel can hold requests against, in the order of precedence.
+    fn conditions(&self) -> Vec<KernelCondition> {
+        let mut conditions: Vec<KernelCondition> = Vec::new();
+        for test in self.entries.iter().flat_map(|entry| &entry.headers) {
+            if let Some(condition) = condition(test)
+                && conditions.len() < KernelTable::CONDITIONS
+                && !conditions.contains(&condition)
+            {
+                conditions.push(condition);
+            }
+        }
+        conditions
     }
 
     /// Which way the requests of each route take, in the order of [`Http::routes`], and why they take it; `elsewhere` as in
@@ -191,21 +284,21 @@ impl RouteTable {
         }
         let reasons = self.reasons(elsewhere);
         let told_apart = self.told_apart();
+        let conditions = self.conditions();
+        let mut choices = Choices::default();
         for class in &told_apart.patterns {
-            let candidates = self.candidates(class, &told_apart);
+            let candidates = self.candidates(class, &told_apart, &conditions);
             for method in Method::ALL.into_iter().filter(|m| !matches!(m, Method::Connect | Method::Trace)) {
-                let verdict = lower(&candidates, method, &reasons);
-                for candidate in possible(&candidates, method) {
-                    let Some(way) = ways.get_mut(usize::from(candidate.rule)) else { continue };
-                    match verdict {
-                        KernelVerdict::Rule(rule) => way.kernel |= rule == candidate.rule,
-                        KernelVerdict::Proxy(reason) => {
-                            let patterns = way.proxy.entry(reason).or_default();
-                            // Classes come one after the other.
-                            if patterns.last() != Some(class) {
-                                patterns.push(class.clone());
-                            }
-                        }
+                let steps = lower(&candidates, method, &reasons);
+                let full = choices.verdict(&steps) == KernelVerdict::Proxy(Reason::HeaderMatch);
+                for (step, rule) in
+                    steps.iter().flat_map(|step| step.rules.iter().map(move |rule| (step, rule)))
+                {
+                    let Some(way) = ways.get_mut(usize::from(*rule)) else { continue };
+                    match step.verdict {
+                        KernelVerdict::Proxy(reason) => way.proxied(reason, class),
+                        _ if full => way.proxied(Reason::HeaderMatch, class),
+                        verdict => way.kernel |= verdict == KernelVerdict::Rule(*rule),
                     }
                 }
             }
@@ -238,7 +331,12 @@ impl RouteTable {
     }
 
     /// The matches that requests of a class may have as far as their path tells, in the order of precedence.
-    fn candidates(&self, class: &KernelPattern, told_apart: &ToldApart) -> Vec<Candidate> {
+    fn candidates(
+        &self,
+        class: &KernelPattern,
+        told_apart: &ToldApart,
+        conditions: &[KernelCondition],
+    ) -> Vec<Candidate> {
         let above = || super::table::prefixes(class.path(), usize::MAX);
         let mut indices: Vec<u16> = match class {
             KernelPattern::Exact(path) => {
@@ -254,14 +352,16 @@ impl RouteTable {
         indices.dedup();
         let entries = indices.into_iter().filter_map(|index| self.entries.get(usize::from(index)));
         let candidate = |entry: &Entry| {
+            let mask = mask(entry, conditions);
             let unsure = match path_stand(&entry.path, class, &told_apart.patterns) {
                 Stand::None => return None,
                 Stand::Some(reason) => Some(reason),
-                Stand::All if !entry.headers.is_empty() => Some(Reason::HeaderMatch),
+                Stand::All if mask.is_none() => Some(Reason::HeaderMatch),
                 Stand::All if !entry.query.is_empty() => Some(Reason::QueryMatch),
                 Stand::All => None,
             };
-            Some(Candidate { rule: entry.found.rule, method: entry.method, unsure })
+            let mask = mask.unwrap_or(0);
+            Some(Candidate { rule: entry.found.rule, method: entry.method, unsure, mask })
         };
         entries.filter_map(candidate).collect()
     }
@@ -272,8 +372,92 @@ impl RouteTable {
 struct Candidate {
     rule: u16,
     method: Option<Method>,
-    /// Why it may not take all of them.
+    /// Why it may not take all of them, beside what headers say.
     unsure: Option<Reason>,
+    /// Of those that meet these conditions. 0: whatever their headers.
+    mask: u8,
+}
+
+impl Candidate {
+    fn takes_all(&self) -> bool {
+        self.unsure.is_none() && self.mask == 0
+    }
+}
+
+/// The verdict on what is left behind the steps before it, if it meets the conditions; and for which rules it stands.
+struct Step {
+    mask: u8,
+    verdict: KernelVerdict,
+    rules: Vec<u16>,
+}
+
+/// The lists of choices of a table, each once.
+#[derive(Default)]
+struct Choices {
+    lists: Vec<Vec<KernelChoice>>,
+    length: usize,
+}
+
+impl Choices {
+    fn verdict(&mut self, steps: &[Step]) -> KernelVerdict {
+        if let [step] = steps {
+            return step.verdict;
+        }
+        let list: Vec<KernelChoice> =
+            steps.iter().map(|step| KernelChoice { mask: step.mask, verdict: step.verdict }).collect();
+        let known = self.lists.iter().position(|known| *known == list);
+        let place = known.unwrap_or(self.lists.len());
+        if known.is_none() {
+            if self.length + list.len() > KernelTable::CHOICES {
+                return KernelVerdict::Proxy(Reason::HeaderMatch);
+            }
+            self.length += list.len();
+            self.lists.push(list);
+        }
+        u16::try_from(place).map_or(KernelVerdict::Proxy(Reason::HeaderMatch), KernelVerdict::Headers)
+    }
+}
+
+impl Way {
+    fn proxied(&mut self, reason: Reason, class: &KernelPattern) {
+        let patterns = self.proxy.entry(reason).or_default();
+        // Classes come one after the other.
+        if patterns.last() != Some(class) {
+            patterns.push(class.clone());
+        }
+    }
+}
+
+/// What the kernel can look for in a header, if that is all the test asks.
+fn condition(test: &HeaderTest) -> Option<KernelCondition> {
+    /// What makes or ends a message is the parser's, and the proxy may see it changed.
+    const FRAMING: [&str; 10] = [
+        "connection",
+        "content-length",
+        "expect",
+        "http2-settings",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    let value = test.exact()?;
+    let plain = test.name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+    let fits =
+        test.name.len() <= KernelCondition::NAME && (1..=KernelCondition::VALUE).contains(&value.len());
+    (plain && fits && !FRAMING.contains(&&*test.name))
+        .then(|| KernelCondition { name: Arc::clone(&test.name), value: Arc::clone(value) })
+}
+
+/// The conditions that a match has on headers; `None`: one of them is the proxy's to look at.
+fn mask(entry: &Entry, conditions: &[KernelCondition]) -> Option<u8> {
+    entry.headers.iter().try_fold(0, |mask, test| {
+        let wanted = condition(test)?;
+        let bit = conditions.iter().position(|known| *known == wanted)?;
+        Some(mask | 1 << bit)
+    })
 }
 
 /// The patterns of the kernel, and what lies within each without being told apart.
@@ -289,31 +473,65 @@ fn possible(candidates: &[Candidate], method: Method) -> impl Iterator<Item = Ca
     let mut ended = false;
     let fits = move |candidate: &Candidate| candidate.method.is_none_or(|only| only == method);
     let all = candidates.iter().copied().filter(fits);
-    all.take_while(move |candidate| !std::mem::replace(&mut ended, candidate.unsure.is_none()))
+    all.take_while(move |candidate| !std::mem::replace(&mut ended, candidate.takes_all()))
 }
 
-/// The verdict for the requests of a class with one method.
-fn lower(candidates: &[Candidate], method: Method, reasons: &[Option<Reason>]) -> KernelVerdict {
+/// The verdicts for the requests of a class with one method, by their headers; the last one is for whatever is left.
+fn lower(candidates: &[Candidate], method: Method, reasons: &[Option<Reason>]) -> Vec<Step> {
+    let rest = |verdict, rules| vec![Step { mask: 0, verdict, rules }];
     if matches!(method, Method::Connect | Method::Trace) {
-        return KernelVerdict::Proxy(Reason::Method);
+        return rest(KernelVerdict::Proxy(Reason::Method), Vec::new());
     }
-    let mut possible = possible(candidates, method);
-    let Some(first) = possible.next() else { return KernelVerdict::Proxy(Reason::NoRoute) };
-    let (mut alike, mut last) = (true, first);
-    for next in possible {
-        alike &= next.rule == first.rule;
-        last = next;
-    }
+    let possible: Vec<Candidate> = possible(candidates, method).collect();
+    let (Some(first), Some(last)) = (possible.first(), possible.last()) else {
+        return rest(KernelVerdict::Proxy(Reason::NoRoute), Vec::new());
+    };
+    let of_rule = |rule: u16| match reasons.get(usize::from(rule)).copied().flatten() {
+        Some(reason) => KernelVerdict::Proxy(reason),
+        None => KernelVerdict::Rule(rule),
+    };
+    let rules = |candidates: &[Candidate]| candidates.iter().map(|candidate| candidate.rule).collect();
     // Several matches do no harm if all of them have the same route, and the last of them takes the rest.
-    match (first.unsure, last.unsure) {
-        (_, None) if alike => match reasons.get(usize::from(first.rule)).copied().flatten() {
-            Some(reason) => KernelVerdict::Proxy(reason),
-            None => KernelVerdict::Rule(first.rule),
-        },
-        (Some(reason), _) => KernelVerdict::Proxy(reason),
-        (None, _) => KernelVerdict::Proxy(Reason::NoRoute),
+    if last.takes_all() && possible.iter().all(|candidate| candidate.rule == first.rule) {
+        return rest(of_rule(first.rule), rules(&possible));
     }
+    let mut steps: Vec<Step> = Vec::new();
+    for (place, candidate) in possible.iter().enumerate() {
+        if let Some(reason) = candidate.unsure {
+            // What this one may take, and all behind it, only the proxy can tell.
+            let rules = rules(possible.get(place..).unwrap_or_default());
+            steps.push(Step { mask: 0, verdict: KernelVerdict::Proxy(reason), rules });
+            break;
+        }
+        let verdict = of_rule(candidate.rule);
+        steps.push(Step { mask: candidate.mask, verdict, rules: vec![candidate.rule] });
+    }
+    if steps.last().is_none_or(|step| step.mask != 0) {
+        steps.push(Step { mask: 0, verdict: KernelVerdict::Proxy(Reason::NoRoute), rules: Vec::new() });
+    }
+    without_needless(steps)
 }
+
+/// Takes out steps that decide as what is left behind them.
+fn without_needless(mut steps: Vec<Step>) -> Vec<Step> {
+    while let [.., before, last] = steps.as_mut_slice() {
+        let same = match (before.verdict, last.verdict) {
+            // All the same to the kernel.
+            (KernelVerdict::Proxy(_), KernelVerdict::Proxy(_)) => true,
+            (one, other) => one == other,
+        };
+        if !same {
+            break;
+        }
+        // The reason that comes first is told.
+        last.verdict = before.verdict;
+        last.rules.splice(0..0, before.rules.drain(..));
+        let place = steps.len() - 2;
+        steps.remove(place);
+    }
+    steps
+}
+
 fn method_reason(method: Method, reason: Reason) -> Reason {
     if matches!(method, Method::Connect | Method::Trace) { Reason::Method } else { reason }
 }
@@ -381,7 +599,7 @@ fn closest_class<'a>(path: &'a str, classes: &BTreeSet<KernelPattern>) -> Option
 fn sole_rule(classes: &[KernelClass]) -> Option<u16> {
     let rule = match classes.first()?.verdicts[0] {
         KernelVerdict::Rule(rule) => rule,
-        KernelVerdict::Proxy(_) => return None,
+        KernelVerdict::Proxy(_) | KernelVerdict::Headers(_) => return None,
     };
     let same = |method: &Method, verdict: &KernelVerdict| {
         matches!(method, Method::Connect | Method::Trace) || *verdict == KernelVerdict::Rule(rule)

@@ -22,7 +22,9 @@ use serde::{Deserialize, Serialize};
 
 pub use action::*;
 pub use field::{FieldName, FieldValue};
-pub use kernel::{KernelClass, KernelPattern, KernelTable, KernelVerdict, Way};
+pub use kernel::{
+    KernelChoice, KernelClass, KernelCondition, KernelPattern, KernelTable, KernelVerdict, Way,
+};
 pub use limits::*;
 pub use matching::*;
 pub use pattern::Pattern;

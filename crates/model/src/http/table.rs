@@ -237,6 +237,14 @@ impl Entry {
 }
 
 impl HeaderTest {
+    /// The value that it asks for, if it asks for one.
+    pub(super) fn exact(&self) -> Option<&Arc<str>> {
+        match &self.value {
+            Test::Exact(value) => Some(value),
+            Test::Regex(_) => None,
+        }
+    }
+
     pub(super) fn takes<H: Headers + ?Sized>(&self, headers: &H) -> bool {
         let mut values = headers.values(&self.name);
         let Some(first) = values.next() else { return false };

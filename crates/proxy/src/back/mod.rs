@@ -125,6 +125,12 @@ struct Connection {
 /// Counts an open connection of a pool for as long as it lives.
 struct Counted(Arc<PlacePool>);
 
+impl std::fmt::Debug for Counted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Counted")
+    }
+}
+
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
@@ -144,7 +150,9 @@ pub(crate) struct Back {
 }
 
 /// Where a connection goes when its response is complete and it can take another request.
-enum Home {
+#[derive(Debug)]
+pub(crate) enum Home {
+    #[expect(private_interfaces, reason = "only held elsewhere")]
     Pool(Counted),
     /// To who lent it.
     Lent(Lent),
@@ -211,8 +219,8 @@ impl Back {
     }
 
     /// The socket, and what was read from it beyond the response's head, of a connection that became a tunnel.
-    pub(crate) fn tunnel(&mut self) -> (&Socket, &mut BytesMut) {
-        (&self.socket, &mut self.buffer)
+    pub(crate) fn into_tunnel(self) -> (Socket, BytesMut, Home) {
+        (self.socket, self.buffer, self.home)
     }
 }
 
@@ -343,6 +351,8 @@ impl PlacePool {
     async fn connect(&self, counted: Counted, deadline: Instant) -> Result<Connection, Failure> {
         let endpoint = self.place.endpoint;
         let socket = self.kernel.socket(self.place.netns, endpoint).map_err(Failure::Connect)?;
+        let local = self.kernel.dialling(self.place.netns, &socket, endpoint).map_err(Failure::Connect)?;
+        let _dialling = local.map(|local| Dialling { kernel: &*self.kernel, local, endpoint });
         let connected = timeout_at(deadline, socket.connect(endpoint)).await;
         let stream = connected.map_err(|_| Failure::ConnectTimeout)?.map_err(Failure::Connect)?;
         Ok(Connection { socket: Socket::new(stream), reused: false, kept_for: None, _counted: counted })
@@ -364,6 +374,19 @@ impl PlacePool {
         }
         drop(idle);
         self.shared.sweep(timeout);
+    }
+}
+
+/// Ends what [`Kernel::dialling`] began.
+struct Dialling<'a> {
+    kernel: &'a dyn Kernel,
+    local: SocketAddr,
+    endpoint: SocketAddr,
+}
+
+impl Drop for Dialling<'_> {
+    fn drop(&mut self) {
+        self.kernel.dialled(self.local, self.endpoint);
     }
 }
 

@@ -48,7 +48,10 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, front: &Arc<Front>, deadline: Inst
     if let Some(Tunnel(back)) = response.extensions_mut().remove() {
         let back = lock(&back).take();
         return match back {
-            Some(back) => tunnel::open(front, response, back).await,
+            Some(back) => {
+                front.set_tunnel(tunnel::Tunnel::new(front, response, back));
+                End::Tunnel
+            }
             None => End::Close,
         };
     }

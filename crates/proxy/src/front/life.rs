@@ -19,6 +19,9 @@ const READ: usize = 4 * 1024;
 /// response before they send more come to this.
 const UNSETTLED: std::time::Duration = std::time::Duration::from_millis(1);
 
+/// The wait between two looks whether a response that the kernel carries has ended, before a connection is handed over.
+const OWED: std::time::Duration = std::time::Duration::from_millis(5);
+
 /// How serving a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
@@ -26,6 +29,8 @@ pub(super) enum End {
     Rest,
     /// An exchange is complete, but there is more to read already.
     More,
+    /// It became something else than HTTP, which the front holds.
+    Tunnel,
     /// The connection is over.
     Close,
 }
@@ -57,24 +62,34 @@ pub(crate) async fn live(
     mut phase: watch::Receiver<Phase>,
 ) -> Option<Leaving> {
     loop {
+        if let Some(tunnel) = front.take_tunnel() {
+            let carried = Box::pin(tunnel.run(&proxy, &front, phase.clone())).await;
+            front.set_tunnel(carried?);
+            let turn = Arc::clone(&proxy.leaving).acquire_owned().await;
+            return Some(Leaving::new(front, turn.ok()?));
+        }
         let present = *phase.borrow_and_update();
         let turn = || Arc::clone(&proxy.leaving);
         match present {
             Phase::Serving => {}
             Phase::Draining => return None,
             Phase::HandingOver => {
-                if let Ok(turn) = turn().try_acquire_owned() {
+                if let Ok(turn) = turn().try_acquire_owned()
+                    && !proxy.kernel.owes(&front.origin.client)
+                {
                     return Some(Leaving::new(front, turn));
                 }
             }
         }
+        // A response that the kernel has begun may have to be carried, or its end be told, by who has the connection to the
+        // endpoint. The successor's first act was to take all idle ones from the kernel, so no other can begin there.
+        let leaves = present == Phase::HandingOver && !proxy.kernel.owes(&front.origin.client);
         let mut ended = false;
         if !front.has_unread() {
             tokio::select! {
                 biased;
-                turn = turn().acquire_owned(), if present == Phase::HandingOver => {
-                    return Some(Leaving::new(front, turn.ok()?));
-                }
+                turn = turn().acquire_owned(), if leaves => return Some(Leaving::new(front, turn.ok()?)),
+                () = tokio::time::sleep(OWED), if present == Phase::HandingOver && !leaves => continue,
                 readable = front.socket.stream().readable() => readable.ok()?,
                 _ = phase.changed() => continue,
             }
@@ -107,7 +122,7 @@ pub(crate) async fn live(
                 front.shrink();
                 proxy.kernel.resting(&front.resting());
             }
-            End::More => {}
+            End::More | End::Tunnel => {}
             End::Close => return None,
         }
     }

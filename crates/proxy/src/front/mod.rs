@@ -8,7 +8,7 @@ mod http2;
 mod inbound;
 mod life;
 mod relay;
-mod tunnel;
+pub(crate) mod tunnel;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -26,6 +26,7 @@ pub(crate) use inbound::Inbound;
 pub(crate) use life::{Leaving, live};
 pub use relay::Outcome;
 pub(crate) use relay::{fail, relay};
+pub(crate) use tunnel::Tunnel;
 
 /// A connection of a client.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub(crate) struct Front {
     pub(crate) origin: Origin,
     /// What was read and not used, and where the body of the present request ends.
     incoming: Mutex<Incoming>,
+    /// What the connection became, if it is no HTTP any more and nobody carries it at this moment.
+    tunnel: Mutex<Option<Box<Tunnel>>>,
     /// Whoever writes to the socket holds this from the first to the last byte of a response.
     turn: tokio::sync::Mutex<()>,
 }
@@ -66,7 +69,16 @@ struct Incoming {
 impl Front {
     pub(crate) fn new(socket: Socket, origin: Origin, unread: BytesMut) -> Arc<Self> {
         let incoming = Mutex::new(Incoming { buffer: unread, decoder: Decoder::Done, begun: false });
-        Arc::new(Self { socket, origin, incoming, turn: tokio::sync::Mutex::default() })
+        let turn = tokio::sync::Mutex::default();
+        Arc::new(Self { socket, origin, incoming, tunnel: Mutex::default(), turn })
+    }
+
+    pub(crate) fn set_tunnel(&self, tunnel: Tunnel) {
+        *lock(&self.tunnel) = Some(Box::new(tunnel));
+    }
+
+    pub(crate) fn take_tunnel(&self) -> Option<Tunnel> {
+        lock(&self.tunnel).take().map(|tunnel| *tunnel)
     }
 
     /// Bytes that were read and not used.

@@ -136,10 +136,15 @@ impl Mesh {
     /// The endpoints that take requests.
     pub(crate) fn in_force(&self) -> Vec<InForce> {
         let of = |service: &Arc<Service>| {
-            let pool = service.http().pool;
+            let (pool, number) = (service.http().pool, service.spec.number);
             let usable = service.spec.endpoints.iter().filter(|endpoint| endpoint.usable);
             usable
-                .map(|endpoint| InForce { number: endpoint.number, address: endpoint.address, pool })
+                .map(|endpoint| InForce {
+                    service: number,
+                    number: endpoint.number,
+                    address: endpoint.address,
+                    pool,
+                })
                 .collect::<Vec<_>>()
         };
         self.by_number.values().flat_map(of).collect()

@@ -6,26 +6,34 @@
 //! kernel cannot finish is told by a slot's word and by an event, and done here: carrying a response that is too large or
 //! has no length, and telling a client that its response will not come.
 
+mod crowd;
+mod ends;
 mod namespaces;
+mod remote;
 mod slots;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use alize_datapath::http::{Event, Rest, Router, RouterOptions, Slot};
 use alize_model::http::Pool;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpSocket;
+use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::back::lock;
 use crate::kernel::{Accepted, Client, InForce, Kernel, Netns, Resting, Standing};
 use crate::run::Handle;
 
+use crowd::Crowd;
+use ends::Ends;
 use namespaces::Namespaces;
 use slots::Slots;
 
@@ -72,13 +80,42 @@ struct Known {
     pool: Pool,
 }
 
+/// Those of the state in force that take requests.
+#[derive(Default)]
+struct Endpoints {
+    /// By number of the kernel's.
+    known: HashMap<u32, Known>,
+    by_service: HashMap<u32, Vec<u32>>,
+}
+
+impl Endpoints {
+    fn new(endpoints: &[InForce]) -> Self {
+        let mut all = Self::default();
+        for one in endpoints {
+            all.known.insert(one.number, Known { address: one.address, pool: one.pool });
+            all.by_service.entry(one.service).or_default().push(one.number);
+        }
+        all
+    }
+
+    fn of(&self, service: u32) -> Vec<(u32, Pool)> {
+        let numbers = self.by_service.get(&service).map_or(&[][..], Vec::as_slice);
+        numbers.iter().filter_map(|number| Some((*number, self.known.get(number)?.pool))).collect()
+    }
+}
+
 /// The kernel side of a mesh that is loaded.
 pub struct Routed {
     router: Mutex<Router>,
     namespaces: Namespaces,
     slots: Slots,
-    /// By number of the kernel's; those of the state in force that take requests.
-    endpoints: Mutex<HashMap<u32, Known>>,
+    endpoints: Mutex<Endpoints>,
+    /// Clients that the kernel may serve.
+    crowd: Crowd,
+    /// This, for the tasks that it starts.
+    own: Weak<Routed>,
+    /// Of connections that the kernel reads from.
+    ends: Arc<Ends>,
     /// Clients with a connection here: where they are.
     clients: Mutex<HashMap<u64, Netns>>,
     /// Clients whose request cannot be finished.
@@ -87,6 +124,10 @@ pub struct Routed {
     /// They stay with the proxy.
     impatient: Mutex<HashMap<u64, Option<Instant>>>,
     handle: OnceLock<Handle>,
+    /// A state is in force: before there is one nobody could be served.
+    informed: AtomicBool,
+    /// Something has happened that makes it worth looking before it is time.
+    sooner: Notify,
 }
 
 impl Routed {
@@ -94,34 +135,39 @@ impl Routed {
     pub fn open(meshed: Meshed) -> Result<Arc<Self>, RoutedError> {
         let options = RouterOptions { instance: meshed.instance, bpffs: meshed.bpffs };
         let router = Router::open(&options)?;
-        Ok(Arc::new(Self {
+        let ends = Ends::new();
+        let ends =
+            ends.map_err(|source| RoutedError::System { what: "watch for the end of connections", source })?;
+        Ok(Arc::new_cyclic(|own| Self {
+            own: own.clone(),
+            crowd: Crowd::default(),
             router: Mutex::new(router),
             namespaces: Namespaces::new(meshed.cgroups),
             slots: Slots::default(),
+            ends: Arc::new(ends),
             endpoints: Mutex::default(),
             clients: Mutex::default(),
             broken: Mutex::default(),
             impatient: Mutex::default(),
             handle: OnceLock::new(),
+            informed: AtomicBool::new(false),
+            sooner: Notify::new(),
         }))
     }
 
-    /// Begins to listen in every namespace, and to look after slots; to be called when the proxy is ready.
+    /// Begins to listen in every namespace, once there is a state in force, and to look after slots; to be called when the
+    /// proxy is ready.
     pub fn start(self: &Arc<Self>, handle: Handle) -> Result<(), RoutedError> {
         let system = |source| RoutedError::System { what: "listen to the kernel's events", source };
-        let ring = {
-            let router = lock(&self.router);
-            rustix::io::dup(&*router).map_err(|errno| system(errno.into()))?
-        };
-        #[expect(
-            deprecated,
-            reason = "what replaces it is unsafe; the descriptor is owned, and closed with this"
-        )]
-        let ring = AsyncFd::new(ring).map_err(system)?;
+        let ring = readable(&*lock(&self.router)).map_err(system)?;
+        let ends = readable(&*self.ends).map_err(system)?;
         let _ = self.handle.set(handle);
+        // A successor listens in the same places, at the sockets that it was given, until it has its own: no connection is
+        // balanced as a whole meanwhile. Where the proxy before was killed nobody listens any more.
         self.look();
+        lock(&self.router).listen_only(&self.namespaces.cookies())?;
         let routed = Arc::clone(self);
-        tokio::spawn(async move { routed.watch(ring).await });
+        tokio::spawn(async move { routed.watch(ring, ends).await });
         Ok(())
     }
 
@@ -132,7 +178,7 @@ impl Routed {
         self.slots.retire_idle(&mut lock(&self.router));
     }
 
-    async fn watch(self: Arc<Self>, ring: AsyncFd<std::os::fd::OwnedFd>) {
+    async fn watch(self: Arc<Self>, ring: AsyncFd<OwnedFd>, ends: AsyncFd<OwnedFd>) {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -142,15 +188,26 @@ impl Routed {
                     Ok(mut ready) => ready.clear_ready(),
                     Err(_) => return,
                 },
+                ready = ends.readable() => match ready {
+                    Ok(mut ready) => {
+                        ready.clear_ready();
+                        self.ends.tell();
+                    }
+                    Err(_) => return,
+                },
                 _ = look.tick() => self.look(),
+                () = self.sooner.notified() => self.look(),
             }
             self.hear();
         }
     }
 
     fn look(self: &Arc<Self>) {
-        let Some(handle) = self.handle.get() else { return };
+        let Some(handle) = self.handle.get().filter(|_| self.informed.load(Ordering::Acquire)) else {
+            return;
+        };
         self.namespaces.refresh(&lock(&self.router), handle);
+        lock(&self.router).tidy();
         self.slots.look_after(self);
     }
 
@@ -168,6 +225,7 @@ impl Routed {
                     lock(&self.impatient).entry(cookie).or_default();
                 }
                 Event::Passed { .. } => {}
+                Event::Remote { slot, lease } => self.slots.wake(&lock(&self.router), slot, lease),
                 Event::PoolEmpty { cookie, endpoint } => {
                     let netns = lock(&self.clients).get(&cookie).copied();
                     if let Some(netns) = netns {
@@ -175,7 +233,8 @@ impl Routed {
                     }
                 }
                 Event::NoListener { pid, .. } => {
-                    if let Some(handle) = self.handle.get() {
+                    if let Some(handle) = self.handle.get().filter(|_| self.informed.load(Ordering::Acquire))
+                    {
                         self.namespaces.visit(pid, &lock(&self.router), handle);
                     }
                 }
@@ -184,7 +243,7 @@ impl Routed {
     }
 
     fn known(&self, endpoint: u32) -> Option<Known> {
-        lock(&self.endpoints).get(&endpoint).copied()
+        lock(&self.endpoints).known.get(&endpoint).copied()
     }
 
     /// The slot on which a response to the client is outstanding.
@@ -193,10 +252,23 @@ impl Routed {
     }
 }
 
+/// Waits until `of` is readable, on a descriptor of its own.
+fn readable(of: impl AsFd) -> io::Result<AsyncFd<OwnedFd>> {
+    let own = rustix::io::dup(of)?;
+    #[expect(
+        deprecated,
+        reason = "what replaces it is unsafe; the descriptor is owned, and closed with this"
+    )]
+    AsyncFd::with_interest(own, tokio::io::Interest::READABLE)
+}
+
 impl Kernel for Routed {
     fn identify(&self, accepted: &Accepted) -> Option<Client> {
         let netns = self.namespaces.cookie(accepted.netns)?;
         let front = lock(&self.router).front(netns, accepted.peer).ok().flatten()?;
+        if let Some(routed) = self.own.upgrade().filter(|_| front.eligible) {
+            routed.expect(front.cookie, accepted.netns, front.service);
+        }
         Some(Client { service: front.service, cookie: front.cookie })
     }
 
@@ -206,6 +278,23 @@ impl Kernel for Routed {
 
     fn socket(&self, netns: Netns, endpoint: SocketAddr) -> io::Result<TcpSocket> {
         self.namespaces.socket(netns, endpoint)
+    }
+
+    fn dialling(
+        &self,
+        netns: Netns,
+        socket: &TcpSocket,
+        endpoint: SocketAddr,
+    ) -> io::Result<Option<SocketAddr>> {
+        let local = slots::bind(self, netns, socket, endpoint)?;
+        lock(&self.router).dial_own(local, endpoint).map_err(io::Error::other)?;
+        Ok(Some(local))
+    }
+
+    fn dialled(&self, local: SocketAddr, endpoint: SocketAddr) {
+        if let Err(error) = lock(&self.router).dialled_own(local, endpoint) {
+            tracing::warn!("a connection to {endpoint} stays announced: {error}");
+        }
     }
 
     fn resting(&self, front: &Resting) {
@@ -219,7 +308,7 @@ impl Kernel for Routed {
     }
 
     fn standing(&self, client: &Client) -> Standing {
-        if let Some(routed) = self.slots.owner() {
+        if let Some(routed) = self.own.upgrade() {
             routed.hear();
         }
         if lock(&self.broken).contains(&client.cookie) {
@@ -243,11 +332,20 @@ impl Kernel for Routed {
         Standing::Settled
     }
 
+    fn owes(&self, client: &Client) -> bool {
+        self.lent_to(client.cookie).is_some()
+    }
+
+    fn is_there(&self, cookie: u64) -> bool {
+        lock(&self.router).is_open(cookie)
+    }
+
     fn may_be_owed(&self, client: &Client) -> Duration {
         if lock(&self.router).is_open(client.cookie) { DELIVERY } else { Duration::ZERO }
     }
 
     fn gone(&self, client: &Client) {
+        self.crowd.leave(client.cookie);
         lock(&self.clients).remove(&client.cookie);
         lock(&self.broken).remove(&client.cookie);
         lock(&self.impatient).remove(&client.cookie);
@@ -261,8 +359,14 @@ impl Kernel for Routed {
         }
     }
 
+    fn lent(&self) -> usize {
+        self.slots.lent(&lock(&self.router))
+    }
+
     fn applied(&self, endpoints: &[InForce]) {
-        let known = |one: &InForce| (one.number, Known { address: one.address, pool: one.pool });
-        *lock(&self.endpoints) = endpoints.iter().map(known).collect();
+        *lock(&self.endpoints) = Endpoints::new(endpoints);
+        if !self.informed.swap(true, Ordering::AcqRel) {
+            self.sooner.notify_one();
+        }
     }
 }

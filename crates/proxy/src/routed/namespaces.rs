@@ -20,6 +20,9 @@ use crate::run::Handle;
 /// Looks in a row without a process of it, after which a namespace is left: holding it would keep it alive.
 const EMPTY_LOOKS: u32 = 3;
 
+/// Sockets made at once in another namespace.
+const STOCK: usize = 16;
+
 pub(super) struct Namespaces {
     cgroups: Vec<PathBuf>,
     known: Mutex<HashMap<Netns, Namespace>>,
@@ -32,6 +35,22 @@ struct Namespace {
     door: Arc<File>,
     cookie: u64,
     empty_looks: u32,
+    /// Sockets made ahead, IPv4 and IPv6: the way there is a thread's life, and in a rush each connection would take it.
+    stock: [Vec<TcpSocket>; 2],
+    /// From which address an endpoint is reached, as it was between two looks.
+    sources: HashMap<IpAddr, IpAddr>,
+}
+
+impl Namespace {
+    fn new(door: &Arc<File>, cookie: u64) -> Self {
+        Self {
+            door: Arc::clone(door),
+            cookie,
+            empty_looks: 0,
+            stock: Default::default(),
+            sources: HashMap::new(),
+        }
+    }
 }
 
 impl Namespaces {
@@ -57,6 +76,9 @@ impl Namespaces {
         }
         let mut left = Vec::new();
         lock(&self.known).retain(|netns, namespace| {
+            // Routes may change, and what was made ahead was for a rush.
+            namespace.sources.clear();
+            namespace.stock = Default::default();
             namespace.empty_looks = if seen.contains(netns) { 0 } else { namespace.empty_looks + 1 };
             let stays = namespace.empty_looks < EMPTY_LOOKS;
             if !stays {
@@ -77,6 +99,11 @@ impl Namespaces {
         if let Some(netns) = netns_of(pid) {
             self.enter(netns, pid, router, handle);
         }
+    }
+
+    /// Where this proxy listens.
+    pub(super) fn cookies(&self) -> Vec<u64> {
+        lock(&self.known).values().map(|namespace| namespace.cookie).collect()
     }
 
     /// No connection comes to this proxy any more.
@@ -109,7 +136,7 @@ impl Namespaces {
         let (listeners, cookie) = self.within(netns, &door, listeners)??;
         let mut ports = (None, None);
         // Known before the first connection is: the kernel is told last.
-        lock(&self.known).insert(netns, Namespace { door: Arc::clone(&door), cookie, empty_looks: 0 });
+        lock(&self.known).insert(netns, Namespace::new(&door, cookie));
         for listener in listeners {
             match handle.listen(netns, listener)? {
                 SocketAddr::V4(address) => ports.0 = Some(address.port()),
@@ -117,7 +144,7 @@ impl Namespaces {
             }
         }
         router.listen(cookie, ports.0, ports.1).map_err(io::Error::other)?;
-        Ok(Namespace { door, cookie, empty_looks: 0 })
+        Ok(Namespace::new(&door, cookie))
     }
 
     /// A socket for a connection to an endpoint, made in the namespace.
@@ -126,17 +153,37 @@ impl Namespaces {
         if Some(netns) == self.own {
             return make();
         }
-        let door = lock(&self.known).get(&netns).map(|namespace| Arc::clone(&namespace.door));
-        let door =
-            door.ok_or_else(|| io::Error::other("the client's network namespace has no process any more"))?;
-        self.within(netns, &door, make)?
+        let family = usize::from(endpoint.is_ipv6());
+        let door = {
+            let mut known = lock(&self.known);
+            let namespace = known
+                .get_mut(&netns)
+                .ok_or_else(|| io::Error::other("the client's network namespace has no process any more"))?;
+            if let Some(socket) = namespace.stock[family].pop() {
+                return Ok(socket);
+            }
+            Arc::clone(&namespace.door)
+        };
+        let mut sockets =
+            self.within(netns, &door, || (0..STOCK).map(|_| make()).collect::<io::Result<Vec<_>>>())??;
+        let socket = sockets.pop().ok_or_else(|| io::Error::other("no socket was made"))?;
+        if let Some(namespace) = lock(&self.known).get_mut(&netns) {
+            namespace.stock[family] = sockets;
+        }
+        Ok(socket)
     }
 
     /// The address from which an endpoint is reached, so that a socket can be bound to it before it connects.
     pub(super) fn source(&self, netns: Netns, endpoint: SocketAddr) -> io::Result<Option<IpAddr>> {
-        let door = lock(&self.known).get(&netns).map(|namespace| Arc::clone(&namespace.door));
-        let Some(door) = door else { return Ok(None) };
-        self.within(netns, &door, move || {
+        let door = {
+            let known = lock(&self.known);
+            let Some(namespace) = known.get(&netns) else { return Ok(None) };
+            if let Some(source) = namespace.sources.get(&endpoint.ip()) {
+                return Ok(Some(*source));
+            }
+            Arc::clone(&namespace.door)
+        };
+        let source = self.within(netns, &door, move || {
             let any: SocketAddr = match endpoint {
                 SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
                 SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
@@ -144,8 +191,12 @@ impl Namespaces {
             // Connecting a datagram socket sends nothing, and tells what the routes say.
             let probe = UdpSocket::bind(any)?;
             probe.connect(endpoint)?;
-            Ok(Some(probe.local_addr()?.ip()))
-        })?
+            io::Result::Ok(probe.local_addr()?.ip())
+        })??;
+        if let Some(namespace) = lock(&self.known).get_mut(&netns) {
+            namespace.sources.insert(endpoint.ip(), source);
+        }
+        Ok(Some(source))
     }
 
     /// Does something inside a namespace: on a thread of its own, since a thread that has moved stays there.

@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use alize_datapath::http::{Armed, Lent, Router, Slot};
-use bytes::BytesMut;
-use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
+use rustix::net::{RecvFlags, recv};
+use tokio::io::Interest;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle, JoinSet};
 
-use super::Routed;
+use super::{Known, Routed, remote};
 use crate::back::lock;
 use crate::counters;
 use crate::kernel::{Kernel, Netns};
@@ -19,6 +21,8 @@ use crate::reason::Reason;
 
 /// Connections made at once where none was idle.
 const FIRST: usize = 4;
+/// Connections made at the same time to one endpoint.
+const AT_ONCE: usize = 16;
 /// After an attempt to reach an endpoint that is not on this host, none is made for so long.
 const ELSEWHERE: Duration = Duration::from_secs(30);
 /// After a connection that could not be made.
@@ -29,13 +33,14 @@ const FAILED: Duration = Duration::from_secs(1);
 pub(super) struct Slots {
     open: Mutex<HashMap<Slot, Held>>,
     places: Mutex<HashMap<(Netns, u32), Place>>,
-    owner: Mutex<Weak<Routed>>,
 }
 
 /// A connection that is open.
 struct Held {
     place: (Netns, u32),
     task: JoinHandle<()>,
+    /// Of one that the kernel reads from: wakes its task, which waits for no bytes.
+    wake: Option<Arc<Notify>>,
     /// Requests it had served when it was last looked at, and when that was another number.
     used: u64,
     since: Instant,
@@ -45,15 +50,13 @@ struct Held {
 #[derive(Default)]
 struct Place {
     open: usize,
+    /// While it grows: how many there are to be.
+    wanted: usize,
     growing: bool,
     not_before: Option<Instant>,
 }
 
 impl Slots {
-    pub(super) fn owner(&self) -> Option<Arc<Routed>> {
-        lock(&self.owner).upgrade()
-    }
-
     /// The slot that is lent to a client.
     pub(super) fn find(&self, router: &Router, cookie: u64) -> Option<Slot> {
         let lent =
@@ -61,52 +64,71 @@ impl Slots {
         lock(&self.open).keys().find(lent).copied()
     }
 
+    /// How many are lent to clients.
+    pub(super) fn lent(&self, router: &Router) -> usize {
+        let busy = |slot: &&Slot| router.state(**slot).lent.is_some_and(|lent| lent.busy);
+        lock(&self.open).keys().filter(busy).count()
+    }
+
+    /// The kernel has left bytes on the slot's connection to the proxy.
+    pub(super) fn wake(&self, router: &Router, slot: Slot, lease: u64) {
+        if let Some(wake) = lock(&self.open).get(&slot).and_then(|held| held.wake.as_ref())
+            && router.is_under(slot, lease)
+        {
+            wake.notify_one();
+        }
+    }
+
     /// Makes more connections from `netns` to an endpoint, twice as many as there are: requests find none idle.
     pub(super) fn grow(&self, routed: &Arc<Routed>, netns: Netns, endpoint: u32) {
+        let open = lock(&self.places).get(&(netns, endpoint)).map_or(0, |place| place.open);
+        self.reach(routed, netns, endpoint, open + open.clamp(FIRST, 64));
+    }
+
+    /// Makes connections from `netns` to an endpoint until `wanted` are open.
+    pub(super) fn reach(&self, routed: &Arc<Routed>, netns: Netns, endpoint: u32, wanted: usize) {
         let Some(known) = routed.known(endpoint) else { return };
-        let more = {
+        {
             let mut places = lock(&self.places);
             let place = places.entry((netns, endpoint)).or_default();
-            if place.growing || place.not_before.is_some_and(|at| Instant::now() < at) {
+            place.wanted = place.wanted.max(wanted.min(known.pool.max.get() as usize));
+            let late = place.not_before.is_some_and(|at| Instant::now() < at);
+            if place.growing || late || place.open >= place.wanted {
                 return;
             }
-            let most = known.pool.max.get() as usize;
-            let more = place.open.clamp(FIRST, 64).min(most.saturating_sub(place.open));
-            place.growing = more > 0;
-            more
-        };
-        if more == 0 {
-            return;
+            place.growing = true;
         }
         let routed = Arc::clone(routed);
         tokio::spawn(async move {
             let mut not_before = None;
-            for _ in 0..more {
-                let made = tokio::time::timeout(
-                    known.pool.connect_timeout,
-                    open(&routed, netns, endpoint, known.address),
-                );
-                match made.await {
-                    Ok(Ok(Armed::Here)) => continue,
-                    Ok(Ok(Armed::Elsewhere)) => not_before = Some(Instant::now() + ELSEWHERE),
-                    Ok(Err(error)) => {
-                        tracing::debug!(%error, endpoint = %known.address, "no connection for the kernel to route over");
-                        not_before = Some(Instant::now() + FAILED);
-                    }
-                    Err(_) => not_before = Some(Instant::now() + FAILED),
+            while not_before.is_none() {
+                let more = routed.slots.missing((netns, endpoint)).min(AT_ONCE);
+                if more == 0 {
+                    break;
                 }
-                break;
+                let mut makers = JoinSet::new();
+                for _ in 0..more {
+                    let routed = Arc::clone(&routed);
+                    makers.spawn(async move { make(&routed, netns, endpoint, known).await });
+                }
+                while let Some(made) = makers.join_next().await {
+                    let pause = made.unwrap_or(Err(FAILED)).err();
+                    not_before = not_before.max(pause.map(|pause| Instant::now() + pause));
+                }
             }
             if let Some(place) = lock(&routed.slots.places).get_mut(&(netns, endpoint)) {
-                place.growing = false;
+                (place.growing, place.wanted) = (false, 0);
                 place.not_before = not_before;
             }
         });
     }
 
+    fn missing(&self, place: (Netns, u32)) -> usize {
+        lock(&self.places).get(&place).map_or(0, |place| place.wanted.saturating_sub(place.open))
+    }
+
     /// Closes what was idle for long, and what goes to endpoints that take no requests any more.
     pub(super) fn look_after(&self, routed: &Arc<Routed>) {
-        *lock(&self.owner) = Arc::downgrade(routed);
         let mut router = lock(&routed.router);
         let now = Instant::now();
         let mut old = Vec::new();
@@ -119,7 +141,11 @@ impl Slots {
                 if state.used != held.used {
                     (held.used, held.since) = (state.used, now);
                 }
-                if state.lent.is_some() {
+                if let Some(lent) = state.lent {
+                    // In case that the event was lost.
+                    if let Some(wake) = held.wake.as_ref().filter(|_| lent.copy) {
+                        wake.notify_one();
+                    }
                     continue;
                 }
                 let known = routed.known(held.place.1);
@@ -171,7 +197,23 @@ impl Slots {
 /// Has the client hear that its response will not come.
 fn tell(routed: &Arc<Routed>, lent: Lent, begun: bool) {
     if let Some(handle) = routed.handle.get().cloned() {
-        tokio::spawn(async move { handle.fail(lent.cookie, Reason::EndpointClosed, begun).await });
+        tokio::spawn(async move {
+            handle.fail(lent.cookie, Reason::EndpointClosed, begun).await;
+        });
+    }
+}
+
+/// Makes a connection; if none could be made, for how long none is to be tried.
+async fn make(routed: &Arc<Routed>, netns: Netns, endpoint: u32, known: Known) -> Result<(), Duration> {
+    let opened = open(routed, netns, endpoint, known.address);
+    match tokio::time::timeout(known.pool.connect_timeout, opened).await {
+        Ok(Ok(Armed::Here | Armed::Remote { .. })) => Ok(()),
+        Ok(Ok(Armed::Elsewhere)) => Err(ELSEWHERE),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, endpoint = %known.address, "no connection for the kernel to route over");
+            Err(FAILED)
+        }
+        Err(_) => Err(FAILED),
     }
 }
 
@@ -179,14 +221,9 @@ fn tell(routed: &Arc<Routed>, lent: Lent, begun: bool) {
 async fn open(routed: &Arc<Routed>, netns: Netns, endpoint: u32, address: SocketAddr) -> io::Result<Armed> {
     let cookie = routed.namespaces.cookie(netns).ok_or_else(|| io::Error::other("the namespace was left"))?;
     let socket = routed.socket(netns, address)?;
-    // The endpoint's kernel has to know the connection by its addresses before it comes.
-    let any: SocketAddr = match address {
-        SocketAddr::V4(_) => (std::net::Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let source = routed.namespaces.source(netns, address)?.map_or(any, |ip| (ip, 0).into());
-    socket.bind(source)?;
-    let local = socket.local_addr()?;
+    // Where the kernel sends requests out of it, one must never be sent in part.
+    socket.set_send_buffer_size(remote::SENDING)?;
+    let local = bind(routed, netns, &socket, address)?;
     let slot = {
         let mut router = lock(&routed.router);
         let slot = router.reserve(cookie, endpoint).map_err(io::Error::other)?;
@@ -194,21 +231,39 @@ async fn open(routed: &Arc<Routed>, netns: Netns, endpoint: u32, address: Socket
         router.dial(slot, local, address).map_err(io::Error::other)?;
         slot
     };
-    let reserved = Reserved { routed, slot: Some(slot) };
+    let reserved = Reserved { routed, slot: Some(slot), local, address };
     let stream = socket.connect(address).await?;
     stream.set_nodelay(true)?;
-    let armed = lock(&routed.router).arm(slot, local, address).map_err(io::Error::other)?;
-    if armed == Armed::Here {
+    let armed = lock(&routed.router).arm(slot, local, address, &stream).map_err(io::Error::other)?;
+    if armed != Armed::Elsewhere {
         reserved.keep();
-        hold(routed, (netns, endpoint), slot, stream);
+        hold(routed, (netns, endpoint), slot, armed, stream);
     }
     Ok(armed)
+}
+
+/// The endpoint's kernel has to know a connection by its addresses before it comes.
+pub(super) fn bind(
+    routed: &Routed,
+    netns: Netns,
+    socket: &TcpSocket,
+    endpoint: SocketAddr,
+) -> io::Result<SocketAddr> {
+    let any: SocketAddr = match endpoint {
+        SocketAddr::V4(_) => (std::net::Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let source = routed.namespaces.source(netns, endpoint)?.map_or(any, |ip| (ip, 0).into());
+    socket.bind(source)?;
+    socket.local_addr()
 }
 
 /// A slot whose connection is not made yet.
 struct Reserved<'a> {
     routed: &'a Arc<Routed>,
     slot: Option<Slot>,
+    local: SocketAddr,
+    address: SocketAddr,
 }
 
 impl Reserved<'_> {
@@ -220,17 +275,24 @@ impl Reserved<'_> {
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
         if let Some(slot) = self.slot {
-            lock(&self.routed.router).release(slot);
+            lock(&self.routed.router).release(slot, self.local, self.address);
         }
     }
 }
 
-fn hold(routed: &Arc<Routed>, place: (Netns, u32), slot: Slot, stream: TcpStream) {
+fn hold(routed: &Arc<Routed>, place: (Netns, u32), slot: Slot, armed: Armed, stream: TcpStream) {
     let weak = Arc::downgrade(routed);
     let mut open = lock(&routed.slots.open);
-    let task = tokio::spawn(async move { attend(weak, slot, stream).await });
+    let (task, wake) = match armed {
+        Armed::Remote { cookie } => {
+            let wake = Arc::new(Notify::new());
+            let woken = Arc::clone(&wake);
+            (tokio::spawn(async move { remote::attend(weak, slot, cookie, stream, woken).await }), Some(wake))
+        }
+        _ => (tokio::spawn(async move { attend(weak, slot, stream).await }), None),
+    };
     let now = Instant::now();
-    open.insert(slot, Held { place, task, used: 0, since: now });
+    open.insert(slot, Held { place, task, wake, used: 0, since: now });
     lock(&routed.slots.places).entry(place).or_default().open += 1;
 }
 
@@ -248,20 +310,36 @@ async fn attend(routed: Weak<Routed>, slot: Slot, mut stream: TcpStream) {
                 Some(back) => stream = back,
                 None => break,
             },
-            _ => match stream.try_read_buf(&mut BytesMut::with_capacity(1)) {
+            _ => match has_bytes(&stream) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // They may have come since the look at the slot: the flag is set before the first of them is sent.
+                Ok(true) if lock(&routed.router).state(slot).lent.is_some_and(|lent| lent.copy) => {}
                 // The endpoint has closed it, or says what nobody asked for.
                 _ => break,
             },
         }
     }
     if let Some(routed) = routed.upgrade() {
-        end(&routed, slot);
+        let owed = lock(&routed.router).state(slot).lent.map(|lent| lent.cookie);
+        end(&routed, slot, owed);
     }
 }
 
+/// Whether there is something to read and not only the end; what there is stays where it is.
+fn has_bytes(stream: &TcpStream) -> io::Result<bool> {
+    stream.try_io(Interest::READABLE, || {
+        let (_, length) = recv(stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
+        Ok(length > 0)
+    })
+}
+
 /// Carries a response to its client; the connection, if another request may follow.
-async fn carry(routed: &Arc<Routed>, slot: Slot, lent: Lent, stream: TcpStream) -> Option<TcpStream> {
+pub(super) async fn carry(
+    routed: &Arc<Routed>,
+    slot: Slot,
+    lent: Lent,
+    stream: TcpStream,
+) -> Option<TcpStream> {
     let handle = routed.handle.get()?.clone();
     let (state, endpoint) = {
         let state = lock(&routed.router).state(slot);
@@ -294,7 +372,8 @@ async fn carry(routed: &Arc<Routed>, slot: Slot, lent: Lent, stream: TcpStream) 
     again
 }
 
-fn end(routed: &Arc<Routed>, slot: Slot) {
+/// The connection has ended. `owed`: who is told, if that client waits for a response.
+pub(super) fn end(routed: &Arc<Routed>, slot: Slot, owed: Option<u64>) {
     let (state, lent) = {
         let mut router = lock(&routed.router);
         let state = router.state(slot);
@@ -303,7 +382,7 @@ fn end(routed: &Arc<Routed>, slot: Slot) {
     if let Some(held) = lock(&routed.slots.open).remove(&slot) {
         routed.slots.leave(held.place);
     }
-    if let Some(lent) = lent.filter(|lent| lent.busy || lent.open) {
+    if let Some(lent) = lent.filter(|lent| (lent.busy || lent.open) && owed == Some(lent.cookie)) {
         tell(routed, lent, state.delivered > 0 || lent.open);
     }
 }

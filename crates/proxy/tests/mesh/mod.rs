@@ -37,6 +37,8 @@ pub struct Mesh {
 #[derive(Debug)]
 pub struct Counts {
     pub kernel: u64,
+    /// Of those, the ones that went out by TCP.
+    pub remote: u64,
     pub proxy: u64,
     pub reasons: Vec<(&'static str, u64)>,
 }
@@ -47,17 +49,31 @@ impl Counts {
     }
 }
 
+/// Where the server is, as the kernel sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the meshed cgroup.
+    Here,
+    /// In none that is meshed, as on another host.
+    Elsewhere,
+}
+
 impl Mesh {
     /// With further keys of the service, such as `routes: [...],`.
     pub fn new(test: &str, more: &str) -> Self {
+        Self::placed(Place::Here, test, more)
+    }
+
+    pub fn placed(place: Place, test: &str, more: &str) -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = format!("proxy-{test}-{}", std::process::id());
+        let name = format!("proxy-{test}-{place:?}-{}", std::process::id()).to_lowercase();
         let cgroup = alize_datapath::cgroup2_root().expect("cgroup v2 is mounted").join(&name);
         fs::create_dir(&cgroup)
             .expect("tests of the kernel need root and a cgroup v2 that can be written to");
-        join(&cgroup);
         // Sockets belong to the cgroup in which they, or the listener they came from, were made.
-        let server = Server::start("one");
+        let elsewhere = (place == Place::Elsewhere).then(|| Server::start("one"));
+        join(&cgroup);
+        let server = elsewhere.unwrap_or_else(|| Server::start("one"));
         let options = Options {
             instance: name.clone(),
             bpffs: "/sys/fs/bpf".into(),
@@ -67,6 +83,7 @@ impl Mesh {
         };
         let (mut data_path, _) = DataPath::open(&options).unwrap_or_else(|error| panic!("{error}"));
         data_path.allow_http(true).unwrap();
+        data_path.allow_remote(true).unwrap();
         let address = SocketAddr::from((
             [127, 78, (std::process::id() >> 8) as u8, std::process::id() as u8],
             7000 + NUMBER.fetch_add(1, Ordering::SeqCst) as u16,
@@ -110,7 +127,11 @@ impl Mesh {
 
     pub fn counts(&self) -> Counts {
         let http = self.data_path().http_counters().unwrap();
-        let kernel = http.requests.iter().map(|row| row.statuses.iter().sum::<u64>()).sum();
+        let requests = |remote: bool| {
+            let rows = http.requests.iter().filter(|row| row.remote || !remote);
+            rows.map(|row| row.statuses.iter().sum::<u64>()).sum()
+        };
+        let (kernel, remote) = (requests(false), requests(true));
         let counters = self.handle.counters();
         let proxy = counters
             .services
@@ -119,7 +140,7 @@ impl Mesh {
             .map(|row| row.statuses.iter().sum::<u64>())
             .sum();
         let reasons = http.reasons.into_iter().map(|row| (row.reason, row.count)).collect();
-        Counts { kernel, proxy, reasons }
+        Counts { kernel, remote, proxy, reasons }
     }
 
     /// Waits until no slot is lent any more and no connection of a client is open: nothing has leaked.
@@ -270,6 +291,10 @@ fn serve(name: &str, stream: TcpStream, served: &AtomicU64) -> std::io::Result<(
                 }
                 writer.write_all(b"0\r\n\r\n")?;
             }
+            Some("close") => {
+                writer.write_all(format!("HTTP/1.1 200 OK\r\n\r\n{name} {target}").as_bytes())?;
+                return Ok(());
+            }
             Some("die") => {
                 let half = number(parts.next());
                 if half > 0 {
@@ -322,19 +347,24 @@ fn read_message(reader: &mut BufReader<TcpStream>, head_only: bool) -> Option<Me
         return Some(message);
     }
     if message.header("transfer-encoding") == Some("chunked") {
-        loop {
-            let size = usize::from_str_radix(read_line(reader)?.trim(), 16).ok()?;
-            let chunk = read_exactly(reader, size)?;
-            message.body.extend(chunk);
-            read_line(reader)?;
-            if size == 0 {
-                return Some(message);
-            }
-        }
+        message.body = read_chunks(reader)?;
+        return Some(message);
     }
     let length = message.header("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
     message.body = read_exactly(reader, length)?;
     Some(message)
+}
+
+fn read_chunks(reader: &mut BufReader<TcpStream>) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let size = usize::from_str_radix(read_line(reader)?.trim(), 16).ok()?;
+        body.extend(read_exactly(reader, size)?);
+        read_line(reader)?;
+        if size == 0 {
+            return Some(body);
+        }
+    }
 }
 
 fn read_line(reader: &mut BufReader<TcpStream>) -> Option<String> {
@@ -381,6 +411,17 @@ impl Client {
 
     pub fn hear(&mut self) -> Message {
         read_message(&mut self.0, false).expect("a response")
+    }
+
+    /// A response that goes on until the connection ends, or in chunks if the proxy has made them of it.
+    pub fn hear_to_the_end(&mut self) -> Vec<u8> {
+        let head = self.hear_head();
+        if head.header("transfer-encoding").is_some() {
+            return read_chunks(&mut self.0).expect("chunks");
+        }
+        let mut body = Vec::new();
+        again(|| self.0.read_to_end(&mut body)).expect("the end");
+        body
     }
 
     pub fn hear_head(&mut self) -> Message {

@@ -92,9 +92,13 @@ async function answer(request, response) {
       response.write(Buffer.from([0, 0, 0, 0, 2, 104, 105]));
       response.addTrailers({ 'grpc-status': '0', 'grpc-message': name });
       return response.end();
-    default:
-      response.writeHead(200, { 'content-type': 'application/json', 'X-Name': name, 'x-secret': 'yes' });
-      return response.end(describe(request, length));
+    default: {
+      // With a length, as most answers have that are made whole.
+      const text = describe(request, length);
+      const size = Buffer.byteLength(text);
+      response.writeHead(200, { 'content-type': 'application/json', 'content-length': size, 'X-Name': name, 'x-secret': 'yes' });
+      return response.end(text);
+    }
   }
 }
 

@@ -94,13 +94,17 @@ pub(super) fn route(snapshot: &Snapshot, service: &Service, request: &Request) -
     let found = last.map(|last| considered[last].found);
     let rules = considered.iter().map(|each| rule(&table, each, request)).collect();
     let verdict = match Method::read(&request.method) {
-        Some(method) => snapshot.kernel_table(service).map(|table| table.verdict(method, path)),
+        Some(method) => {
+            snapshot.kernel_table(service).map(|table| table.decide(method, path, headers.as_slice()))
+        }
         None => None,
     };
     let (way, reason, because) = match verdict {
         Some(KernelVerdict::Rule(_)) => {
             ("kernel", None, "the kernel routes it alone, if its head is plain HTTP/1.1".to_owned())
         }
+        // It never is: headers were looked at.
+        Some(KernelVerdict::Headers(_)) => ("kernel", None, "the kernel routes it by its headers".to_owned()),
         Some(KernelVerdict::Proxy(reason)) => {
             ("proxy", Some(reason.name()), format!("the proxy routes it: {}", reason.sentence()))
         }
@@ -207,7 +211,7 @@ mod tests {
                 ("rest", String::new())
             ]
         );
-        assert_eq!((routed.way, routed.reason), ("proxy", Some("header-match")));
+        assert_eq!((routed.way, routed.reason), ("kernel", None));
         assert_eq!(ask("GET /api/x", &["x-beta:1"]).route.as_deref(), Some("beta"));
         let plain = ask("GET /other", &[]);
         assert_eq!((plain.way, plain.reason), ("kernel", None));

@@ -2,16 +2,19 @@
 //! it runs, adds why endpoints are not well.
 
 mod http;
+mod seen;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use alize_datapath::explain::{self, Candidate, Explanation, Question, Target, Verdict};
+use alize_model::api::ObservedRequest;
 use alize_model::{Budgets, Transport};
 use serde::Serialize;
 
 use super::args::{ExplainArgs, Global};
-use super::{block_on, caller, client};
+use super::caller::{self, Caller};
+use super::{block_on, client};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::style::{Paint, Tone, visible};
@@ -28,11 +31,16 @@ struct Answer {
     /// Of a request: which route it has.
     #[serde(skip_serializing_if = "Option::is_none")]
     http: Option<http::Routed>,
+    /// What really became of it, if it was seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seen: Option<ObservedRequest>,
 }
 
 pub(crate) fn explain(global: &Global, args: ExplainArgs, output: Output) -> Result<(), Failure> {
-    let request = args.http.as_deref().map(|line| http::Request::read(line, &args.headers)).transpose()?;
-    let caller = caller::find(&args.from)?;
+    let asked = match &args.trace {
+        Some(id) => seen::asked(block_on(async { Ok(client(global).request(id).await?) })?)?,
+        None => Asked::of(&args)?,
+    };
     let options = alize_datapath::Options {
         instance: global.instance.clone(),
         bpffs: args.place.bpffs,
@@ -41,19 +49,42 @@ pub(crate) fn explain(global: &Global, args: ExplainArgs, output: Output) -> Res
         budgets: Budgets::default(),
     };
     let question = Question {
-        cgroup: caller.cgroup,
-        pid: caller.pid,
-        target: match args.to.parse() {
+        cgroup: asked.caller.cgroup,
+        pid: asked.caller.pid,
+        target: match asked.to.parse() {
             Ok(address) => Target::Address(address),
-            Err(_) => Target::Service(args.to),
+            Err(_) => Target::Service(asked.to),
         },
         transport: if args.udp { Transport::Udp } else { Transport::Tcp },
     };
     let explanation = explain::explain(&options, &question)?;
     let reasons = reasons(global, &explanation);
-    let http = request.map(|request| routed(&options, &explanation, &request)).transpose()?.flatten();
-    let answer = Answer { explanation, reasons, http };
+    let http = match (&asked.request, &asked.seen) {
+        (None, _) => None,
+        (Some(request), None) => routed(&options, &explanation, request)?,
+        // Of a request that was seen the service may be one that nobody routes.
+        (Some(request), Some(_)) => routed(&options, &explanation, request).unwrap_or(None),
+    };
+    let answer = Answer { explanation, reasons, http, seen: asked.seen };
     output.answer(&answer, || report(&answer, output.paint, output.width()))
+}
+
+/// Who dials what, and what is asked then.
+struct Asked {
+    caller: Caller,
+    to: String,
+    request: Option<http::Request>,
+    seen: Option<ObservedRequest>,
+}
+
+impl Asked {
+    fn of(args: &ExplainArgs) -> Result<Self, Failure> {
+        let request =
+            args.http.as_deref().map(|line| http::Request::read(line, &args.headers)).transpose()?;
+        let from = args.from.as_deref().unwrap_or_default();
+        let to = args.to.clone().unwrap_or_default();
+        Ok(Self { caller: caller::find(from)?, to, request, seen: None })
+    }
 }
 
 /// What the routes do with the request, if the service has any and acts by them.
@@ -99,7 +130,13 @@ fn report(answer: &Answer, paint: Paint, width: Option<usize>) -> String {
         None => caller.cgroup.display().to_string(),
     };
     let how = if explanation.transport == Transport::Udp { "UDP" } else { "TCP" };
-    let mut text = format!("{} dials {} over {how}\n\n", visible(&who), explanation.target);
+    let mut text = match &answer.seen {
+        Some(request) => {
+            seen::report(request, explanation) + "\nThe steps, with the tables as they are now:\n"
+        }
+        None => String::new(),
+    };
+    text += &format!("{} dials {} over {how}\n\n", visible(&who), explanation.target);
     let longest = explanation.steps.iter().map(|step| step.name.len()).max().unwrap_or(0);
     for step in &explanation.steps {
         let tone = if step.name == "outcome" { tone(explanation) } else { Tone::Plain };

@@ -23,7 +23,7 @@ void *host_map_lookup(const void *map, const void *key, size_t key_size, size_t 
 long host_map_update(const void *map, const void *key, const void *value, size_t key_size, size_t value_size,
 		     int type, size_t entries, __u64 flags);
 void *host_storage(const void *map, const struct bpf_sock *sk, size_t value_size, __u64 flags);
-void host_ring(const void *bytes, size_t size);
+void host_ring(const void *map, const void *bytes, size_t size);
 long host_load_bytes(const struct __sk_buff *skb, __u32 offset, void *to, __u32 size);
 
 #define HOST_TYPE(map) ((int)(sizeof(*(map)->type) / sizeof(int)))
@@ -34,7 +34,7 @@ long host_load_bytes(const struct __sk_buff *skb, __u32 offset, void *to, __u32 
 	host_map_update(map, key_, value_, sizeof(*(map)->key), sizeof(*(map)->value), HOST_TYPE(map), \
 			HOST_ENTRIES(map), flags)
 #define bpf_sk_storage_get(map, sk, initial, flags) host_storage(map, sk, sizeof(*(map)->value), flags)
-#define bpf_ringbuf_output(map, bytes, size, flags) (host_ring(bytes, size), 0)
+#define bpf_ringbuf_output(map, bytes, size, flags) (host_ring(map, bytes, size), 0)
 #define bpf_skb_load_bytes(skb, offset, to, size) host_load_bytes(skb, offset, to, size)
 
 static inline long bpf_loop(__u32 steps, long (*step)(__u32, void *), void *context, __u64 flags)
@@ -62,6 +62,7 @@ extern struct host_now host_now;
 #define bpf_skb_cgroup_id(skb) (host_now.cgroup)
 #define bpf_get_current_pid_tgid() ((__u64)host_now.pid << 32 | host_now.pid)
 #define bpf_get_socket_uid(skb) 0
+#define bpf_get_socket_cookie(skb) ((__u64)(size_t)(skb)->sk)
 #define bpf_get_current_comm(to, size) memcpy(to, "host", 5)
 #define bpf_tcp_sock(sk) (&host_now.tcp)
 #define bpf_skc_to_tcp_sock(sk) ((void *)&host_now.owned)

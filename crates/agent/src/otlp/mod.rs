@@ -1,7 +1,9 @@
-//! OTLP over HTTP, as JSON: pushes what was counted of HTTP to a collector, by OpenTelemetry's names.
+//! OTLP over HTTP, as JSON: pushes what was counted of HTTP to a collector, by OpenTelemetry's names; and spans.
 //!
 //! Histograms are exponential ones of scale 2, which is how the kernel counts: nothing is rounded on the way. A collector
 //! that is away or slow costs nobody anything: what was counted meanwhile is in the next push.
+
+mod spans;
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,6 +22,8 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
 use crate::events::unix_time;
+pub(crate) use spans::push as push_spans;
+
 use crate::observer::{DurationLabels, Durations, Handle, HttpTraffic, RequestLabels};
 
 /// Between two pushes.
@@ -72,7 +76,9 @@ pub(crate) async fn push(collector: Collector, instance: String, observer: Handl
         ticks.tick().await;
         let Ok(traffic) = observer.metrics().await else { continue };
         let body = metrics(&traffic, &instance, &started, &nanoseconds(unix_time())).to_string();
-        let sent = timeout(PATIENCE, post(&collector, body)).await.unwrap_or_else(|_| Err("too slow".into()));
+        let sent = timeout(PATIENCE, post(&collector, "/v1/metrics", body))
+            .await
+            .unwrap_or_else(|_| Err("too slow".into()));
         match &sent {
             Err(error) if well => warn!("cannot push to the collector at {collector}: {error}"),
             Ok(()) if !well => info!("the collector at {collector} takes metrics again"),
@@ -82,12 +88,12 @@ pub(crate) async fn push(collector: Collector, instance: String, observer: Handl
     }
 }
 
-async fn post(collector: &Collector, body: String) -> Result<(), String> {
+async fn post(collector: &Collector, path: &str, body: String) -> Result<(), String> {
     let failed = |what: &str, error: &dyn fmt::Display| format!("{what} failed: {error}");
     let stream = TcpStream::connect(&collector.authority).await.map_err(|error| failed("connect", &error))?;
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed("HTTP", &error))?;
-    let request = Request::post("/v1/metrics")
+    let request = Request::post(path)
         .header(HOST, &collector.authority)
         .header(USER_AGENT, concat!("alize/", env!("CARGO_PKG_VERSION")))
         .header(CONTENT_TYPE, "application/json")
