@@ -5,6 +5,7 @@
  * responses of known length under HTTP_MESSAGE_SIZE go there, one at a time. What is passed waits for the proxy.
  */
 #include "http/back.h"
+#include "http/note.h"
 #include "http/response.h"
 
 /* The proxy sleeps, for each redirected piece would wake it: it waits for no bytes of such a socket until it is told. */
@@ -15,10 +16,13 @@ static __always_inline int tell(struct http_slot *slot, __u32 number, __u64 leas
 	return SK_PASS;
 }
 
-static __always_inline int carry(struct http_slot *slot, __u32 number, __u64 lease, __u32 reason)
+static __always_inline int carry(struct __sk_buff *skb, struct http_slot *slot, __u32 number, __u64 lease, __u32 reason)
 {
-	response_leave(slot, lease, reason);
-	return tell(slot, number, lease);
+	bool left = response_leave(slot, lease, reason);
+	tell(slot, number, lease);
+	if (left && slot->noted)
+		bpf_tail_call(skb, &http_back_next, HTTP_NEXT_TOLD);
+	return SK_PASS;
 }
 
 /* Bytes that no program follows. */
@@ -70,16 +74,22 @@ int alize_http_back(struct __sk_buff *skb)
 	if (!response_is_due(word, back->generation))
 		return leave(slot, number, word);
 	if (slot->phase == HTTP_PHASE_HEAD) {
+		if (slot->noted)
+			note_first_byte(number);
 		__u32 reason = begin(skb, slot, size);
 		if (reason)
-			return carry(slot, number, lease, reason);
+			return carry(skb, slot, number, lease, reason);
 	}
 	if (size > slot->left)
-		return carry(slot, number, lease, HTTP_REASON_EXCESS);
+		return carry(skb, slot, number, lease, HTTP_REASON_EXCESS);
 	if (bpf_sk_redirect_hash(skb, &http_client_sockets, &cookie, BPF_F_INGRESS) != SK_PASS)
-		return carry(slot, number, lease, HTTP_REASON_GONE);
-	if (response_moved(slot, number, size))
+		return carry(skb, slot, number, lease, HTTP_REASON_GONE);
+	if (response_moved(slot, number, size)) {
+		/* It gives the slot back itself, for the note is the slot's. */
+		if (slot->noted)
+			bpf_tail_call(skb, &http_back_next, HTTP_NEXT_TOLD);
 		slot_finish(number, lease, HTTP_SLOT_BUSY);
+	}
 	return SK_PASS;
 }
 

@@ -15,13 +15,6 @@ static __always_inline int carry(struct sk_msg_md *msg, struct http_slot *slot, 
 	return SK_PASS;
 }
 
-static __always_inline void note_first_byte(__u32 number)
-{
-	struct http_note *note = bpf_map_lookup_elem(&http_notes, &number);
-	if (note)
-		note->pending.first_byte_ns = bpf_ktime_get_ns();
-}
-
 /* Reads the head of the response. 0, or why the proxy carries it. */
 static __always_inline __u32 begin(struct sk_msg_md *msg, struct http_slot *slot)
 {

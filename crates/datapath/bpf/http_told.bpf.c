@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * sk_msg, called by far: the response to a request that somebody watches has ended, or is the proxy's from here on. The
- * request is counted, traced and recorded as if the observer had seen it. Loaded and put in `http_next` by the observer.
+ * Called by far and back: the response to a request that somebody watches has ended, or is the proxy's from here on. The
+ * request is counted, traced and recorded as if the observer had seen it. Loaded and put in `http_next` and
+ * `http_back_next` by the observer.
  */
+#include "http/back.h"
 #include "http/far.h"
 #include "http/note.h"
 #include "http/slot.h"
@@ -95,7 +97,8 @@ static __always_inline void told_event(const struct http_note *note, const struc
 	trace_emit(event, told->now);
 }
 
-static __always_inline void tell(struct sk_msg_md *msg, struct http_slot *slot, __u32 number, bool carried)
+/* `told` holds who answered. */
+static __always_inline void tell(struct told *told, struct http_slot *slot, __u32 number, bool carried)
 {
 	struct http_note *note = bpf_map_lookup_elem(&http_notes, &number);
 	/* What the proxy carries because not even its status could be read is no failure of the endpoint's. */
@@ -103,28 +106,37 @@ static __always_inline void tell(struct sk_msg_md *msg, struct http_slot *slot, 
 		tally(TALLY_EVENT_LOST);
 		return;
 	}
-	struct told told = {
-		.now = bpf_ktime_get_ns(),
-		.port = bpf_htons(msg->local_port),
-		.status = slot->status,
-		.service = slot->service,
-		/* Of a carried response what its head announces. */
-		.response_bytes = slot->response_bytes + (carried ? slot->left : 0),
-	};
+	told->now = bpf_ktime_get_ns();
+	told->status = slot->status;
+	told->service = slot->service;
+	/* Of a carried response what its head announces. */
+	told->response_bytes = slot->response_bytes + (carried ? slot->left : 0);
 	struct pending *pending = &note->pending;
 	pending->started_ns = slot->started_ns;
 	pending->request_bytes = slot->request_bytes;
-	told.latency_ns = told.now - slot->started_ns;
+	told->latency_ns = told->now - slot->started_ns;
 	if (pending->first_byte_ns > slot->started_ns)
-		told.first_byte_ns = pending->first_byte_ns - slot->started_ns;
-	SOCKET_ADDRESS(msg, local, told.address);
-	note_identity(&told.server);
+		told->first_byte_ns = pending->first_byte_ns - slot->started_ns;
 	note_path(pending);
 	tally(TALLY_REQUEST);
 	tally(TALLY_EXCHANGE);
-	told_count(note, &told);
-	if (trace_wanted(told.latency_ns, told.status, told.now))
-		told_event(note, &told);
+	told_count(note, told);
+	if (trace_wanted(told->latency_ns, told->status, told->now))
+		told_event(note, told);
+}
+
+/* The slot's note is told, and what the caller has left to this program is done. */
+static __always_inline void finish(struct told *told, __u32 number)
+{
+	struct http_slot *slot = slot_get(number);
+	if (!slot)
+		return;
+	__u64 word = READ_ONCE(slot->state);
+	bool carried = word & HTTP_SLOT_COPY;
+	slot->noted = 0;
+	tell(told, slot, number, carried);
+	if (!carried)
+		slot_finish(number, LEASE(word), HTTP_SLOT_BUSY);
 }
 
 SEC("sk_msg")
@@ -134,16 +146,25 @@ int alize_http_told(struct sk_msg_md *msg)
 	struct http_far *far = sk ? bpf_sk_storage_get(&http_far, sk, 0, 0) : 0;
 	if (!far)
 		return SK_PASS;
-	__u32 number = far->slot;
-	struct http_slot *slot = slot_get(number);
-	if (!slot)
+	struct told told = {.port = bpf_htons(msg->local_port)};
+	SOCKET_ADDRESS(msg, local, told.address);
+	note_identity(&told.server);
+	finish(&told, far->slot);
+	return SK_PASS;
+}
+
+/* Who answers is on another host: its address is all that is known. */
+SEC("sk_skb/stream_verdict")
+int alize_http_told_back(struct __sk_buff *skb)
+{
+	__u64 cookie = bpf_get_socket_cookie(skb);
+	struct http_far *back = bpf_map_lookup_elem(&http_backs, &cookie);
+	if (!back)
 		return SK_PASS;
-	__u64 word = READ_ONCE(slot->state);
-	bool carried = word & HTTP_SLOT_COPY;
-	slot->noted = 0;
-	tell(msg, slot, number, carried);
-	if (!carried)
-		slot_finish(number, LEASE(word), HTTP_SLOT_BUSY);
+	/* the kernel shows the remote port in the upper half of a word in network order */
+	struct told told = {.port = skb->remote_port >> 16};
+	SOCKET_ADDRESS(skb, remote, told.address);
+	finish(&told, back->slot);
 	return SK_PASS;
 }
 

@@ -14,4 +14,12 @@ struct {
 	__type(value, struct http_far);
 } http_backs SEC(".maps");
 
+/* What back goes on with; as `http_next`, for a prog array holds programs of one type. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, HTTP_NEXTS);
+	__type(key, __u32);
+	__type(value, __u32);
+} http_back_next SEC(".maps");
+
 #endif

@@ -59,6 +59,13 @@ static __always_inline bool http_is_watched(void)
 	return watched && READ_ONCE(*watched);
 }
 
+static __always_inline void note_first_byte(__u32 number)
+{
+	struct http_note *note = bpf_map_lookup_elem(&http_notes, &number);
+	if (note)
+		note->pending.first_byte_ns = bpf_ktime_get_ns();
+}
+
 /* Whose thread this is: sending runs in the process that sends. */
 static __always_inline void note_identity(struct identity *identity)
 {

@@ -94,17 +94,21 @@ pub(super) fn load(pins: &Pins, limits: &Limits) -> Result<Loaded, Error> {
 
 /// Where the router looks for what it goes on with; see `bpf/http/note.h`.
 pub(super) const NEXT: &str = "http_next";
+/// The same for responses from other hosts.
+pub(super) const BACK_NEXT: &str = "http_back_next";
 /// Whether it is to write notes.
 pub(super) const WATCHED: &str = "http_watched";
 
 /// The data path's maps that observing programs read: where it has pinned none, theirs are empty and their own.
-const OF_THE_DATA_PATH: [&str; 9] = [
+const OF_THE_DATA_PATH: [&str; 11] = [
     "connections",
     "http_far",
+    "http_backs",
     "http_slots",
     "http_pool_heads",
     "http_notes",
     NEXT,
+    BACK_NEXT,
     WATCHED,
     "anomalies",
     "http_load",

@@ -2,7 +2,7 @@
 
 use libbpf_rs::{MapHandle, Object};
 
-use super::load::{NEXT, WATCHED};
+use super::load::{BACK_NEXT, NEXT, WATCHED};
 use crate::Error;
 use crate::error::io_error;
 use crate::http::abi::NEXT_TOLD;
@@ -10,23 +10,30 @@ use crate::maps::Map;
 use crate::pin::Pins;
 use crate::switch::{self, Slot, Switch};
 
-const SLOT: Slot = Slot { program: "alize_http_told", array: NEXT, index: NEXT_TOLD };
+const SLOTS: [Slot; 2] = [
+    Slot { program: "alize_http_told", array: NEXT, index: NEXT_TOLD },
+    Slot { program: "alize_http_told_back", array: BACK_NEXT, index: NEXT_TOLD },
+];
 
 /// Has the router tell of its requests: first there is somebody to tell, then it writes down what there is to tell.
 pub(super) fn watch(object: &Object, pins: &Pins) -> Result<(), Error> {
-    let Some(program) = object.progs_mut().find(|program| program.name() == SLOT.program) else {
-        return Ok(());
-    };
-    Switch::on_trial().slot(&program, &SLOT, &pins.map(SLOT.array))?;
+    for slot in &SLOTS {
+        let program = object.progs_mut().find(|program| program.name() == slot.program);
+        // The programs that would call it were refused.
+        let Some(program) = program.filter(|_| pins.map(slot.array).exists()) else { continue };
+        Switch::on_trial().slot(&program, slot, &pins.map(slot.array))?;
+    }
     set(pins, 1)
 }
 
 /// The router tells nobody any more.
 pub(crate) fn look_away(pins: &Pins) -> Result<(), Error> {
     set(pins, 0)?;
-    let path = pins.map(NEXT);
-    if path.exists() {
-        switch::empty(&open(&path)?, SLOT.index);
+    for slot in &SLOTS {
+        let path = pins.map(slot.array);
+        if path.exists() {
+            switch::empty(&open(&path)?, slot.index);
+        }
     }
     Ok(())
 }
