@@ -65,7 +65,7 @@ pub(crate) async fn live(
         if let Some(tunnel) = front.take_tunnel() {
             let carried = Box::pin(tunnel.run(&proxy, &front, phase.clone())).await;
             front.set_tunnel(carried?);
-            let turn = Arc::clone(&proxy.leaving).acquire_owned().await;
+            let turn = Box::pin(Arc::clone(&proxy.leaving).acquire_owned()).await;
             return Some(Leaving::new(front, turn.ok()?));
         }
         let present = *phase.borrow_and_update();
@@ -86,10 +86,13 @@ pub(crate) async fn live(
         let leaves = present == Phase::HandingOver && !proxy.kernel.owes(&front.origin.client);
         let mut ended = false;
         if !front.has_unread() {
+            if present == Phase::HandingOver && !leaves {
+                Box::pin(tokio::time::sleep(OWED)).await;
+                continue;
+            }
             tokio::select! {
                 biased;
                 turn = turn().acquire_owned(), if leaves => return Some(Leaving::new(front, turn.ok()?)),
-                () = tokio::time::sleep(OWED), if present == Phase::HandingOver && !leaves => continue,
                 readable = front.socket.stream().readable() => readable.ok()?,
                 _ = phase.changed() => continue,
             }

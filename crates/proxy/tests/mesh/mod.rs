@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
@@ -98,6 +99,7 @@ impl Mesh {
         data_path.apply(Desired { snapshot: &snapshot, unavailable: &Availability::new() }).unwrap();
         let (handle, stop, proxy) = proxy(&options);
         handle.apply(state(&data_path, &snapshot, 1)).unwrap();
+        listening(&options);
         Self {
             data_path: Some(data_path),
             handle,
@@ -207,6 +209,23 @@ fn proxy(options: &Options) -> (Handle, tokio::sync::oneshot::Sender<()>, thread
     });
     let handle = receiver.recv_timeout(Duration::from_secs(20)).expect("the proxy is ready");
     (handle, stop, thread)
+}
+
+/// Waits until the proxy listens, which it does once it knows what to serve; a connection made before is balanced as a whole.
+fn listening(options: &Options) {
+    let instance = options.bpffs.join("alize").join(&options.instance);
+    let version = fs::read_dir(instance).unwrap().next().expect("the data path is pinned").unwrap();
+    let pin = version.path().join("maps/http_listeners");
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let dump = Command::new("bpftool").args(["-j", "map", "dump", "pinned"]).arg(&pin).output().unwrap();
+        assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+        if dump.stdout.trim_ascii() != b"[]" {
+            return;
+        }
+        assert!(Instant::now() < end, "the proxy does not listen");
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// What an agent would tell the proxy.
