@@ -467,12 +467,10 @@ fn judge(torture: &Torture, seen: &Book, rounds: u32, began: Instant) -> Result<
                 .and_then(|rest| rest.get(2..)?.split('?').next())
                 .map(|nonce| {
                     let logs: String = torture.origins.iter().map(|(_, origin)| origin.log()).collect();
-                    let line = logs
-                        .lines()
+                    logs.lines()
                         .find(|line| line.starts_with("closed ") && line.ends_with(nonce))
                         .unwrap_or("none")
-                        .to_owned();
-                    line
+                        .to_owned()
                 });
             let near: Vec<String> = torture
                 .kills

@@ -164,7 +164,7 @@ GATE(recvmsg4, "cgroup/recvmsg4", GATE_RECVMSG4, ADDR, lane_of(ctx->sk), COOKIE,
 GATE(recvmsg6, "cgroup/recvmsg6", GATE_RECVMSG6, ADDR, lane_of(ctx->sk), COOKIE, false)
 GATE(sendmsg4, "cgroup/sendmsg4", GATE_SENDMSG4, ADDR, choose(ctx, ctx->user_ip4), COOKIE, is_refused())
 GATE(sendmsg6, "cgroup/sendmsg6", GATE_SENDMSG6, ADDR, choose(ctx, IP6), COOKIE, is_refused())
-GATE(http_socko, "sockops", GATE_HTTP_SOCKOPS, OPS, lane_of(ctx->sk), COOKIE, false)
+GATE(http_sock, "sockops", GATE_HTTP_SOCKOPS, OPS, lane_of(ctx->sk), COOKIE, false)
 GATE(connect4, "cgroup/connect4", GATE_CONNECT4, ADDR, choose(ctx, ctx->user_ip4), COOKIE, is_refused())
 GATE(connect6, "cgroup/connect6", GATE_CONNECT6, ADDR, choose(ctx, IP6), COOKIE, is_refused())
 

@@ -107,7 +107,7 @@ fn objdump(path: &Path, machine: &str) -> io::Result<std::process::Output> {
         .output()
 }
 
-/// Instructions as `    12:	mov ...`, each line of C above the first of those that it became.
+/// Instructions as `    12: mov ...`, each line of C above the first of those that it became.
 fn annotated(function: &MachineCode, listing: &str) -> String {
     let mut text = format!("{}: {} bytes\n", visible(&function.name), function.bytes.len());
     let mut lines = function.lines.iter().peekable();

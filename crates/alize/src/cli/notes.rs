@@ -85,12 +85,12 @@ mod tests {
     #[test]
     fn a_route_that_suffers_from_another_is_told() {
         let routes =
-            "routes: [{name: beta, match: {path: /api, headers: {x: '1'}}, to: {v: '2'}}, {name: rest}]";
+            "routes: [{name: beta, match: {path: /api, query: {x: '1'}}, to: {v: '2'}}, {name: rest}]";
         assert_eq!(
             told(routes),
             [
                 "requests of route \"rest\" of service \"web\" for /api/* go through the proxy: a route that may be for \
-                 them looks at a header"
+                 them looks at the query"
             ]
         );
         assert_eq!(

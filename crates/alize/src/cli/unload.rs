@@ -10,7 +10,6 @@ use super::check::plural;
 use super::proxy::{self, Drained};
 use crate::failure::Failure;
 use crate::output::Output;
-use crate::units;
 
 /// What was removed.
 #[derive(Serialize)]
@@ -53,8 +52,8 @@ fn bar(left: u64, all: u64, time: Duration) -> String {
     const WIDTH: u64 = 30;
     let done = (all.saturating_sub(left) * WIDTH).checked_div(all).unwrap_or(WIDTH);
     let bar: String = (0..WIDTH).map(|at| if at < done { '#' } else { '.' }).collect();
-    let seconds = units::seconds(time.as_secs_f64().ceil());
-    format!("[{bar}] {left} of {} left with the proxy, cut in {seconds}", plural(all as usize, "connection"))
+    let seconds = time.as_secs_f64().ceil();
+    format!("[{bar}] {left} of {} left with the proxy, cut in {seconds} s", plural(all as usize, "connection"))
 }
 
 /// What starting an agent would take for a neighbour in the way is here the one to be stopped.

@@ -30,14 +30,14 @@ enum canary_hook {
 /* Who gets the new programs. */
 struct canary_scope {
 	__u64 cgroup; /* number of the cgroup whose subtree does; 0: none */
-	__u32 level;  /* of that cgroup, the root's being 0 */
-	__u32 share;  /* per cent of the addresses that are dialled */
+	__u32 level; /* of that cgroup, the root's being 0 */
+	__u32 share; /* per cent of the addresses that are dialled */
 };
 
 /* Of one hook and lane, on one CPU. */
 struct canary_count {
 	__u64 calls;
-	__u64 timed;   /* calls whose time is known */
+	__u64 timed; /* calls whose time is known */
 	__u64 time_ns; /* of those */
 	__u64 refused; /* calls after which the caller hears an error */
 };

@@ -251,7 +251,7 @@ mod tests {
                 load_object(file, &budgets, &Log::begin(40)).unwrap_or_else(|log| panic!("{log:#?}"));
             // Sockets are ours to choose: who else has a program on one is seen when it is put into a map.
             let on_hooks = |program: &libbpf_rs::Program<'_>| {
-                !matches!(program.prog_type(), ProgramType::Tracing | ProgramType::SkMsg)
+                !matches!(program.prog_type(), ProgramType::Tracing | ProgramType::SkMsg | ProgramType::SkSkb)
             };
             for program in object.progs().filter(on_hooks) {
                 let hook = program.attach_type();
