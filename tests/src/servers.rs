@@ -36,7 +36,7 @@ impl Place {
     }
 
     /// nginx, in one process so that killing it leaves no worker, that answers every request with its name and
-    /// `GET /healthz` with 200.
+    /// `GET /healthz` with 200, but `/absent` with 404.
     pub fn nginx(&self, name: &str, addresses: &[SocketAddr]) -> Result<Process> {
         let folder = self.logs.join(format!("nginx-{name}"));
         fs::create_dir_all(&folder)?;
@@ -49,6 +49,7 @@ impl Place {
              events {{ worker_connections 8192; }}\n\
              http {{\n  access_log off;\n  default_type text/plain;\n{scratch}  server {{\n{listens}\
              \x20   location / {{ return 200 \"{name}\\n\"; }}\n\
+             \x20   location = /absent {{ return 404; }}\n\
              \x20   location = /healthz {{ return 200 \"well\\n\"; }}\n  }}\n}}\n",
             folder = folder.display(),
         );

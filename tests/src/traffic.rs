@@ -48,7 +48,7 @@ impl Servers {
     pub fn services(&self) -> Vec<String> {
         let http = |name, address: SocketAddr, endpoints: Vec<String>| {
             // Each WebSocket has a connection of its own to an endpoint.
-            service(name, address, &["protocol: http", "pool: {max: 16384}"], &endpoints)
+            service(name, address, &["protocol: http", "http: {pool: {max: 16384}}"], &endpoints)
         };
         let behind = &self.shops[..2];
         let shops = || endpoints(behind.iter().map(|shop| shop.0));

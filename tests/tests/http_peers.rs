@@ -240,9 +240,10 @@ fn haproxy_as_client_hangs_nowhere() -> Result<()> {
                 .client
                 .run("h2load", &["--h1", "-n2000", "-c8", "--connection-active-timeout=30s", &url])?;
             ensure!(text.contains("2000 succeeded, 0 failed"), "{text}");
-            // Bodies that are large enough to be spliced, in both directions.
+            // Bodies that are large enough to be spliced, in both directions. (At 4 MB HAProxy 2.6 stalls before Python's server
+            // without any mesh.)
             let target = format!("http://127.0.0.1:{port}/echo");
-            for size in [1_000, 40_000, 400_000, 4_000_000] {
+            for size in [1_000, 40_000, 400_000] {
                 let body = peers.world.folder().join("body");
                 fs::write(&body, vec![b'b'; size])?;
                 let data = format!("@{}", body.display());

@@ -61,7 +61,7 @@ const HOOKS: [Hook; canary_hook::GATES.0 as usize] = [
     Hook { program: "alize_recvmsg6", short: "recvmsg6" },
     Hook { program: "alize_sendmsg4", short: "sendmsg4" },
     Hook { program: "alize_sendmsg6", short: "sendmsg6" },
-    Hook { program: "alize_http_sockps", short: "http_socko" },
+    Hook { program: "alize_http_sockops", short: "http_sock" },
     Hook { program: "alize_connect4", short: "connect4" },
     Hook { program: "alize_connect6", short: "connect6" },
     Hook { program: "alize_http_client", short: "http_clie" },

@@ -146,7 +146,7 @@ fn counted() -> Vec<Counted> {
     let counters = ServiceCounters {
         service: alize_model::ServiceName::new("team/svc-0").unwrap(),
         requests: vec![series, none],
-        reasons: BTreeMap::from([("header-match".into(), 4)]),
+        reasons: BTreeMap::from([("header-match".into(), 4), ("no-proxy".into(), 2)]),
         refused: BTreeMap::from([("no-route".into(), 3)]),
         retries: 6,
         remote: 0,
@@ -170,6 +170,7 @@ fn routed_requests_are_told_by_route_and_endpoint() {
         format!("alize_http_request_duration_seconds_count{{{labels},path=\"proxy\"}} 8"),
         format!("alize_http_request_bytes_total{{{labels},{endpoint},path=\"proxy\"}} 10"),
         "alize_http_left_kernel_total{service=\"team/svc-0\",reason=\"header-match\",path=\"proxy\"} 4".into(),
+        "alize_http_unproxied_connections_total{service=\"team/svc-0\"} 2".into(),
         "alize_http_refused_total{service=\"team/svc-0\",reason=\"no-route\",path=\"proxy\"} 3".into(),
         "alize_http_retries_total{service=\"team/svc-0\",path=\"proxy\"} 6".into(),
     ] {

@@ -53,7 +53,10 @@ fn bar(left: u64, all: u64, time: Duration) -> String {
     let done = (all.saturating_sub(left) * WIDTH).checked_div(all).unwrap_or(WIDTH);
     let bar: String = (0..WIDTH).map(|at| if at < done { '#' } else { '.' }).collect();
     let seconds = time.as_secs_f64().ceil();
-    format!("[{bar}] {left} of {} left with the proxy, cut in {seconds} s", plural(all as usize, "connection"))
+    format!(
+        "[{bar}] {left} of {} left with the proxy, cut in {seconds} s",
+        plural(all as usize, "connection")
+    )
 }
 
 /// What starting an agent would take for a neighbour in the way is here the one to be stopped.

@@ -62,11 +62,8 @@ pub(crate) async fn live(
     mut phase: watch::Receiver<Phase>,
 ) -> Option<Leaving> {
     loop {
-        if let Some(tunnel) = front.take_tunnel() {
-            let carried = Box::pin(tunnel.run(&proxy, &front, phase.clone())).await;
-            front.set_tunnel(carried?);
-            let turn = Box::pin(Arc::clone(&proxy.leaving).acquire_owned()).await;
-            return Some(Leaving::new(front, turn.ok()?));
+        if front.has_tunnel() {
+            return Box::pin(tunnelled(proxy, front, phase)).await;
         }
         let present = *phase.borrow_and_update();
         let turn = || Arc::clone(&proxy.leaving);
@@ -129,6 +126,14 @@ pub(crate) async fn live(
             End::Close => return None,
         }
     }
+}
+
+/// Carries what is no HTTP any more until it ends, or until it is handed over.
+async fn tunnelled(proxy: Arc<Proxy>, front: Arc<Front>, phase: watch::Receiver<Phase>) -> Option<Leaving> {
+    let carried = front.take_tunnel()?.run(&proxy, &front, phase).await;
+    front.set_tunnel(carried?);
+    let turn = Arc::clone(&proxy.leaving).acquire_owned().await;
+    Some(Leaving::new(front, turn.ok()?))
 }
 
 async fn serve(proxy: &Arc<Proxy>, front: &Arc<Front>, phase: watch::Receiver<Phase>) -> End {

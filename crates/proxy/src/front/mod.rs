@@ -77,6 +77,10 @@ impl Front {
         *lock(&self.tunnel) = Some(Box::new(tunnel));
     }
 
+    pub(crate) fn has_tunnel(&self) -> bool {
+        lock(&self.tunnel).is_some()
+    }
+
     pub(crate) fn take_tunnel(&self) -> Option<Tunnel> {
         lock(&self.tunnel).take().map(|tunnel| *tunnel)
     }

@@ -43,8 +43,9 @@ pub(crate) fn show(
         "    {:<22}{:>12}{:>10}{:>10}{:>16}{:>10}",
         "", "requests/s", "p50 µs", "p99 µs", "CPU µs/request", "memory"
     );
-    let alize = agent.status()?.pid;
-    let held = [None, Some(family(alize)?), Some(sidecars.iter().map(Process::pid).collect())];
+    let status = agent.status()?;
+    let proxy = status.proxy.and_then(|proxy| proxy.pid).context("the proxy runs")?;
+    let held = [None, Some(vec![status.pid, proxy]), Some(sidecars.iter().map(Process::pid).collect())];
     for (((name, _), slices), held) in ways.iter().zip(&slices).zip(held) {
         let middle = |of: fn(&Slice) -> f64| median(slices.iter().map(of).collect());
         let memory = match held {
@@ -132,14 +133,6 @@ fn busy() -> Result<f64> {
     let ticks: Vec<f64> = fields.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
     // user, nice, system, (idle, iowait,) irq, softirq; in hundredths, as the kernel tells every user space.
     Ok([0, 1, 2, 5, 6].iter().filter_map(|place| ticks.get(*place)).sum::<f64>() / 100.0)
-}
-
-/// A process and its children.
-fn family(pid: u32) -> Result<Vec<u32>> {
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
-    let mut all = vec![pid];
-    all.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
-    Ok(all)
 }
 
 /// Proportional set size, in MB.
