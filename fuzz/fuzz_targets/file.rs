@@ -72,7 +72,12 @@ fn check_http(snapshot: &Snapshot, service: &Service) {
         }
         for condition in &route.matches {
             if let PathMatch::Exact(path) | PathMatch::Prefix(path) = &condition.path {
-                assert!(path.starts_with('/') && (path.len() == 1 || matches!(condition.path, PathMatch::Exact(_)) || !path.ends_with('/')));
+                assert!(
+                    path.starts_with('/')
+                        && (path.len() == 1
+                            || matches!(condition.path, PathMatch::Exact(_))
+                            || !path.ends_with('/'))
+                );
                 paths.extend([path.to_string(), format!("{path}/x")]);
             }
         }
@@ -81,9 +86,10 @@ fn check_http(snapshot: &Snapshot, service: &Service) {
     for path in &paths {
         for method in Method::ALL {
             let found = table.find(&Head { method: method.as_str(), path, query: None, headers });
-            match kernel.verdict(method, path) {
+            match kernel.decide(method, path, headers) {
                 KernelVerdict::Rule(rule) => assert_eq!(found.map(|found| found.rule), Some(rule), "{path}"),
                 KernelVerdict::Proxy(Reason::NoRoute) => assert_eq!(found, None, "{path}"),
+                KernelVerdict::Headers(_) => unreachable!("it is decided"),
                 KernelVerdict::Proxy(_) => {}
             }
         }

@@ -42,11 +42,12 @@ static __always_inline __u32 begin(struct __sk_buff *skb, struct http_slot *slot
 	struct http_window *window = window_take();
 	if (!window)
 		return HTTP_REASON_BUSY;
-	length = length < HTTP_HEAD_SIZE ? length : HTTP_HEAD_SIZE;
-	HIDE(length);
+	/* Before Linux 6.8 a verifier does not learn from `length != 0` that it is at least 1. */
+	__u64 last = (length < HTTP_HEAD_SIZE ? length : HTTP_HEAD_SIZE) - 1ULL;
+	HIDE(last);
 	__u32 reason = HTTP_REASON_BUSY;
-	if (length && length <= HTTP_HEAD_SIZE && !bpf_skb_load_bytes(skb, 0, window->bytes, length))
-		reason = response_begin(slot, window, length);
+	if (last < HTTP_HEAD_SIZE && !bpf_skb_load_bytes(skb, 0, window->bytes, last + 1))
+		reason = response_begin(slot, window, last + 1);
 	window_give(window);
 	return reason;
 }

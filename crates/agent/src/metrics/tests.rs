@@ -149,7 +149,7 @@ fn counted() -> Vec<Counted> {
         reasons: BTreeMap::from([("header-match".into(), 4), ("no-proxy".into(), 2)]),
         refused: BTreeMap::from([("no-route".into(), 3)]),
         retries: 6,
-        remote: 0,
+        remote: 3,
     };
     vec![Counted { path: "proxy", services: vec![counters] }]
 }
