@@ -352,7 +352,7 @@ pub(super) const FAMILIES: &[Family] = &[
         "Requests among those with the path `kernel-l7` that went out by TCP: the endpoint is on another host, or not in a \
          meshed cgroup.",
         |view, out| {
-            if view.path == "kernel-l7" {
+            if view.counters.remote > 0 {
                 out.add(&[("service", &view.counters.service)], view.counters.remote);
             }
         },

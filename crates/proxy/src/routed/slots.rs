@@ -23,8 +23,9 @@ use crate::reason::Reason;
 const FIRST: usize = 4;
 /// Connections made at the same time to one endpoint.
 const AT_ONCE: usize = 16;
-/// After an attempt to reach an endpoint that is not on this host, none is made for so long.
-const ELSEWHERE: Duration = Duration::from_secs(30);
+/// After a connection that the kernel may not use, none is made for so long. It may be that the agent has not tried yet
+/// what the kernel does with sockets to other hosts.
+const ELSEWHERE: Duration = Duration::from_secs(2);
 /// After a connection that could not be made.
 const FAILED: Duration = Duration::from_secs(1);
 
