@@ -16,7 +16,7 @@ build: ## Build the release binary, target/release/alize
 	$(CARGO) build --release -p alize
 
 .PHONY: demo
-demo: ## Show real servers, clients and a changing split in under a minute
+demo: ## Show real servers and clients: shares, canaries, a live trace, sidecars beside it, in a minute
 	@script/setup build test
 	@$(CARGO) build --release --quiet -p alize -p alize-tests
 	@$(ROOT) target/release/alize-demo
