@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, UnixListener};
 
@@ -63,10 +64,22 @@ impl Drop for SocketFile {
     }
 }
 
+/// An address in use may be that of the agent before, killed while a child of its was trying the kernel: the child holds the
+/// listener a moment longer.
+const RELEASED: Duration = Duration::from_secs(2);
+
 /// Listens for scrapes.
 pub(crate) async fn metrics(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
     let failed = |source| Error::Metrics { address, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let end = Instant::now() + RELEASED;
+    let listener = loop {
+        match TcpListener::bind(address).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            bound => break bound.map_err(failed)?,
+        }
+    };
     let address = listener.local_addr().map_err(failed)?;
     Ok((listener, address))
 }
