@@ -1,6 +1,9 @@
 //! What the Gateway API says of routes in a mesh, through the whole product: the cases of the proxy's own test, with clients
 //! whose requests the kernel routes. Each case says who has to route it.
 
+#[path = "../../crates/proxy/tests/gateway/case.rs"]
+mod case;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -11,47 +14,9 @@ use std::time::Duration;
 use alize_tests::wait::until_true;
 use alize_tests::{Agent, Place, Process, World};
 use anyhow::{Context, Result, ensure};
+use case::Case;
 use serde::Deserialize;
 use serde_json::{Value, json};
-
-/// One line of crates/proxy/tests/gateway/requests.json, which explains it.
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct Case {
-    what: String,
-    service: String,
-    path: String,
-    request: String,
-    #[serde(default)]
-    headers: BTreeMap<String, String>,
-    #[serde(default)]
-    send: String,
-    #[serde(default = "once")]
-    times: u32,
-    #[serde(default = "ok")]
-    status: u16,
-    from: Option<String>,
-    url: Option<String>,
-    #[serde(default)]
-    sees: BTreeMap<String, Option<String>>,
-    #[serde(default)]
-    answers: BTreeMap<String, Option<String>>,
-    body: Option<String>,
-    #[serde(default)]
-    shares: BTreeMap<String, f64>,
-    #[serde(default)]
-    hits: BTreeMap<String, u64>,
-    #[serde(default)]
-    at_least_ms: u64,
-}
-
-fn once() -> u32 {
-    1
-}
-
-fn ok() -> u16 {
-    200
-}
 
 #[derive(Debug, Deserialize)]
 struct Answer {

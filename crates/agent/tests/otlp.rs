@@ -6,6 +6,7 @@ mod world;
 
 use std::fs;
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
@@ -102,14 +103,19 @@ impl Drop for Receiver {
     }
 }
 
-#[test]
-fn a_strict_receiver_takes_what_is_pushed() {
-    let world = World::new();
+/// A strict receiver of what is pushed, its port, and the file in which it keeps the last of that.
+fn receiver(world: &World) -> (Receiver, String, PathBuf) {
     let (script, last) = (world.folder.join("receiver.py"), world.folder.join("last.json"));
     fs::write(&script, RECEIVER).unwrap();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
     let receiver = Command::new("python3").arg(&script).arg(&port).arg(&last).stderr(Stdio::null()).spawn();
-    let _receiver = Receiver(receiver.expect("python3 is installed"));
+    (Receiver(receiver.expect("python3 is installed")), port, last)
+}
+
+#[test]
+fn a_strict_receiver_takes_what_is_pushed() {
+    let world = World::new();
+    let (_receiver, port, last) = receiver(&world);
     let blue = Server::start("blue");
     let text =
         format!("services:\n  - {{name: web, address: '10.96.7.1:80', endpoints: ['{}']}}\n", blue.address);
@@ -153,11 +159,7 @@ fn meshed_server(world: &World) -> (Receiver, u16) {
 #[test]
 fn spans_of_both_ends_are_below_that_of_the_application() {
     let world = World::new();
-    let (script, last) = (world.folder.join("receiver.py"), world.folder.join("last.json"));
-    fs::write(&script, RECEIVER).unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
-    let receiver = Command::new("python3").arg(&script).arg(&port).arg(&last).stderr(Stdio::null()).spawn();
-    let _receiver = Receiver(receiver.expect("python3 is installed"));
+    let (_receiver, port, _) = receiver(&world);
     let (_server, server) = meshed_server(&world);
     let text = format!(
         "services:\n  - {{name: web, address: '10.96.7.1:80', endpoints: ['127.0.0.1:{server}'], mode: observe}}\n"

@@ -221,16 +221,22 @@ fn web_service(more: &str, endpoints: &[SocketAddr]) -> Snapshot {
     snapshot(&world::service("web", WEB, &format!("protocol: http, {more}"), endpoints))
 }
 
-#[test]
-fn a_request_goes_straight_to_an_endpoint_and_back() {
-    let world = World::new("http-straight");
+/// The service with one server, and a proxy with so many connections to it; the server's number as an endpoint.
+fn routed(world: &World, connections: usize) -> (Server, DataPath, Proxy, u32) {
     let server = Server::start("one");
     let mut data_path = world.open();
     data_path.allow_http(true).unwrap();
     apply(&mut data_path, &web_service("", &[server.address]));
     let endpoint = data_path.endpoints(data_path.service_id("web").unwrap())[0].id;
-    let mut proxy = Proxy::start(&world);
-    proxy.warm(endpoint, server.address, 2);
+    let mut proxy = Proxy::start(world);
+    proxy.warm(endpoint, server.address, connections);
+    (server, data_path, proxy, endpoint)
+}
+
+#[test]
+fn a_request_goes_straight_to_an_endpoint_and_back() {
+    let world = World::new("http-straight");
+    let (server, _data_path, proxy, _) = routed(&world, 2);
 
     let mut client = Client::connect(WEB);
     assert_eq!(client.0.get_ref().peer_addr().unwrap(), WEB.parse().unwrap(), "the client sees the service");
@@ -384,13 +390,7 @@ fn a_header_that_is_just_so_is_routed_by_the_kernel() {
 #[test]
 fn who_has_ended_a_connection_is_not_asked_over_it_again() {
     let world = World::new("http-ended");
-    let server = Server::start("one");
-    let mut data_path = world.open();
-    data_path.allow_http(true).unwrap();
-    apply(&mut data_path, &web_service("", &[server.address]));
-    let endpoint = data_path.endpoints(data_path.service_id("web").unwrap())[0].id;
-    let mut proxy = Proxy::start(&world);
-    proxy.warm(endpoint, server.address, 4);
+    let (_server, _data_path, proxy, endpoint) = routed(&world, 4);
     let mut client = Client::connect(WEB);
     let dead = |proxy: &Proxy| {
         let router = proxy.router.lock().unwrap();

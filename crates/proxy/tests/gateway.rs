@@ -1,6 +1,8 @@
 //! What the Gateway API says of routes in a mesh, request by request over real sockets: `gateway/requests.json` on the
 //! services of `gateway/mesh.yaml`. Both files know nothing of who routes.
 
+#[path = "gateway/case.rs"]
+mod case;
 mod world;
 
 use std::collections::BTreeMap;
@@ -8,58 +10,8 @@ use std::time::{Duration, Instant};
 
 use alize_model::control::ProxyService;
 use alize_model::{Budgets, HostFacts, Source, parse};
-use serde::Deserialize;
+use case::Case;
 use world::{Answer, Client, Server, World};
-
-/// One line of the table.
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct Case {
-    what: String,
-    service: String,
-    /// Who routes it where there is a kernel beside the proxy: tests/tests/gateway.rs.
-    #[serde(rename = "path")]
-    _path: String,
-    /// Method and target.
-    request: String,
-    #[serde(default)]
-    headers: BTreeMap<String, String>,
-    /// The body.
-    #[serde(default)]
-    send: String,
-    /// How often it is sent.
-    #[serde(default = "once")]
-    times: u32,
-    #[serde(default = "ok")]
-    status: u16,
-    /// Who answers.
-    from: Option<String>,
-    /// The target that the endpoint sees.
-    url: Option<String>,
-    /// Headers that the endpoint sees, or does not.
-    #[serde(default)]
-    sees: BTreeMap<String, Option<String>>,
-    /// Headers that the client sees, or does not.
-    #[serde(default)]
-    answers: BTreeMap<String, Option<String>>,
-    body: Option<String>,
-    /// Who answers how many of many.
-    #[serde(default)]
-    shares: BTreeMap<String, f64>,
-    /// How many requests arrive at other services' endpoints besides.
-    #[serde(default)]
-    hits: BTreeMap<String, u64>,
-    #[serde(default)]
-    at_least_ms: u64,
-}
-
-fn once() -> u32 {
-    1
-}
-
-fn ok() -> u16 {
-    200
-}
 
 struct Mesh {
     world: World,
