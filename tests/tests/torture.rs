@@ -18,10 +18,6 @@ use rustix::process::Signal;
 
 const SHORT: u64 = 20_000;
 
-/// One in so many requests is answered 502 although no kill or closing explains it, or is cut at a handover: both are known and
-/// not understood yet. What must never be is never excused, see [`Kind`].
-const UNEXPLAINED: u64 = 2_000;
-
 /// Between two kills.
 const CALM: Duration = Duration::from_millis(1500);
 
@@ -347,10 +343,10 @@ fn files(pid: u32) -> Result<usize> {
     Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
 }
 
-/// Proportional set size, in kB.
+/// What the process has written itself, in kB. Its program's pages are shared with others, now more and now less.
 fn memory(pid: u32) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).context("Pss")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:")).context("Anonymous")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
@@ -493,15 +489,7 @@ fn judge(torture: &Torture, seen: &Book, rounds: u32, began: Instant) -> Result<
             )
         })
         .collect();
-    if !left.is_empty() {
-        eprintln!("{} failures that nothing excuses: {shown:#?}", left.len());
-    }
-    let bound = seen.requests / UNEXPLAINED;
-    ensure!(
-        left.len() as u64 <= bound,
-        "{} failures that nothing excuses, where {bound} are known",
-        left.len()
-    );
+    ensure!(left.is_empty(), "{} failures that nothing excuses: {shown:#?}", left.len());
     ensure!(seen.right() * 10 > seen.requests * 9, "hardly anything was served");
     Ok(())
 }

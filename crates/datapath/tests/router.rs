@@ -14,7 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use alize_datapath::DataPath;
-use alize_datapath::http::{Armed, Event, Rest, Router, RouterOptions, Slot, netns_cookie};
+use alize_datapath::http::{Armed, Event, Predecessor, Rest, Router, RouterOptions, Slot, netns_cookie};
 use alize_datapath::observe::{self, Filter, Limits, Observer, PathLabel, Request};
 use alize_model::Snapshot;
 use world::{World, snapshot};
@@ -114,7 +114,8 @@ impl Proxy {
     fn start(world: &World) -> Self {
         let options =
             RouterOptions { instance: world.options.instance.clone(), bpffs: world.options.bpffs.clone() };
-        let router = Router::open(&options).unwrap_or_else(|error| panic!("{error}"));
+        let mut router = Router::open(&options).unwrap_or_else(|error| panic!("{error}"));
+        router.take_over(Predecessor::Gone).unwrap_or_else(|error| panic!("{error}"));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let netns = netns_cookie(listener.as_fd()).unwrap();
         router.listen(netns, Some(listener.local_addr().unwrap().port()), None).unwrap();
@@ -147,6 +148,17 @@ impl Proxy {
             assert_eq!(router.arm(slot, local, address, &stream).unwrap(), Armed::Here);
             self.back.push((slot, stream));
         }
+    }
+
+    /// Another takes its place; what this one had.
+    fn succeed(&mut self, world: &World) -> (Arc<Mutex<Router>>, Vec<(Slot, TcpStream)>) {
+        let options =
+            RouterOptions { instance: world.options.instance.clone(), bpffs: world.options.bpffs.clone() };
+        let mut successor = Router::open(&options).unwrap_or_else(|error| panic!("{error}"));
+        self.router.lock().unwrap().let_go().unwrap();
+        successor.take_over(Predecessor::Finishing).unwrap();
+        let old = std::mem::replace(&mut self.router, Arc::new(Mutex::new(successor)));
+        (old, std::mem::take(&mut self.back))
     }
 
     fn passed(&self) -> Vec<&'static str> {
@@ -409,7 +421,98 @@ fn who_has_ended_a_connection_is_not_asked_over_it_again() {
     let mut numbers: Vec<Slot> =
         std::iter::from_fn(|| router.reserve(proxy.netns, endpoint).unwrap()).take(100_000).collect();
     let all = numbers.len();
-    numbers.sort_unstable();
-    numbers.dedup();
+    numbers.sort_unstable_by_key(|slot| slot.number());
+    numbers.dedup_by_key(|slot| slot.number());
     assert_eq!(numbers.len(), all);
+}
+
+#[test]
+fn a_successor_takes_over_and_what_is_lent_is_finished_and_not_lent_again() {
+    let world = World::new("http-successor");
+    let (server, _data_path, mut proxy, endpoint) = routed(&world, 3);
+    let mut early = Client::connect(WEB);
+    let body = "b".repeat(1000);
+    early.send("POST /early HTTP/1.1\r\nHost: web\r\nContent-Length: 1000\r\n\r\n");
+    early.send(&body[..600]);
+
+    let (old, mut backs) = proxy.succeed(&world);
+    let mut old = old.lock().unwrap();
+    assert_eq!(old.reserve(proxy.netns, endpoint).unwrap(), None, "the successor gives numbers out");
+    let (lent, idle): (Vec<_>, Vec<_>) =
+        backs.drain(..).partition(|(slot, _)| old.state(*slot).lent.is_some());
+    assert_eq!((lent.len(), idle.len()), (1, 2));
+    assert!(idle.iter().all(|(slot, _)| old.state(*slot).dead), "nobody is lent what goes away");
+    proxy.warm(endpoint, server.address, 4);
+
+    let mut late = Client::connect(WEB);
+    assert_eq!(late.ask(&get("/late")), "one /late 0");
+    early.send(&body[600..]);
+    assert_eq!(early.hear(), "one /early 1000");
+    let state = old.state(lent[0].0).lent.expect("it is not put back");
+    assert!(!state.busy && !state.open);
+    // Whatever the old one does to what it had, also to numbers that are the successor's by now.
+    for (slot, _) in lent.iter().chain(&idle) {
+        old.retire(*slot);
+        assert!(!old.finish(*slot) && old.state(*slot).lent.is_none());
+    }
+    drop((lent, idle));
+    for turn in 0..20 {
+        let client = if turn % 2 == 0 { &mut early } else { &mut late };
+        assert_eq!(client.ask(&get("/on")), "one /on 0");
+    }
+    let router = proxy.router.lock().unwrap();
+    let served: u64 = proxy.back.iter().map(|(slot, _)| router.state(*slot).used).sum();
+    assert_eq!((served, server.served()), (21, 22));
+    assert_eq!(proxy.passed(), Vec::<&str>::new(), "nothing reached the proxy");
+}
+
+#[test]
+fn a_proxy_that_was_killed_leaves_no_endpoint_loaded() {
+    let world = World::new("http-load");
+    let (server, data_path, mut proxy, endpoint) = routed(&world, 1);
+    let mut early = Client::connect(WEB);
+    early.send("POST /early HTTP/1.1\r\nHost: web\r\nContent-Length: 10\r\n\r\n12345");
+    assert_eq!(data_path.http_outstanding().unwrap(), (1, 1));
+    // As one that is killed when it has retired a slot, and not taken the request off yet.
+    let options =
+        RouterOptions { instance: world.options.instance.clone(), bpffs: world.options.bpffs.clone() };
+    let load = format!("{}/alize/{}", options.bpffs.display(), options.instance);
+    let pins = std::process::Command::new("find").args([&load, "-name", "http_load"]).output().unwrap();
+    let pin = String::from_utf8(pins.stdout).unwrap();
+    let key = endpoint.to_ne_bytes().map(|byte| byte.to_string());
+    let mut update = std::process::Command::new("bpftool");
+    update
+        .args(["map", "update", "pinned", pin.trim(), "key"])
+        .args(&key)
+        .args(["value", "4", "0", "0", "0"]);
+    assert!(update.status().unwrap().success());
+    assert_eq!(data_path.http_outstanding().unwrap(), (1, 4));
+
+    let mut next = Router::open(&options).unwrap_or_else(|error| panic!("{error}"));
+    next.take_over(Predecessor::Gone).unwrap();
+    assert_eq!(data_path.http_outstanding().unwrap(), (1, 1), "what is lent still counts");
+    proxy.router = Arc::new(Mutex::new(next));
+    early.send("67890");
+    assert_eq!(early.hear(), "one /early 10");
+    world::eventually("nothing is outstanding", || data_path.http_outstanding().unwrap() == (0, 0));
+    assert_eq!(server.served(), 1);
+}
+
+#[test]
+fn numbers_of_pools_that_nobody_uses_come_back() {
+    const OTHERS: u64 = 1 << 40;
+    let world = World::new("http-pools");
+    let (_server, _data_path, proxy, endpoint) = routed(&world, 1);
+    let nowhere = "127.77.7.9:9".parse().unwrap();
+    let mut router = proxy.router.lock().unwrap();
+    // More than twice as many namespaces as there are pools, ten at a time.
+    for number in 0..20_000 {
+        let netns = OTHERS + number;
+        router.reclaim(|of, _| of == proxy.netns || of + 10 > netns).unwrap();
+        let slot = router.reserve(netns, endpoint).unwrap_or_else(|error| panic!("pool {number}: {error}"));
+        router.release(slot.expect("slots are left"), nowhere, nowhere);
+    }
+    drop(router);
+    let mut client = Client::connect(WEB);
+    assert_eq!(client.ask(&get("/still")), "one /still 0", "the pool that is used stays");
 }

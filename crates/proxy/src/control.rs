@@ -10,6 +10,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::proxy::Proxy;
 use crate::route::Plan;
@@ -17,9 +18,9 @@ use crate::route::Plan;
 /// The longest line: a state of 100,000 services.
 const LONGEST: u64 = 256 * 1024 * 1024;
 
-/// Takes agents' connections. Asked to drain, it says for how long.
+/// Takes agents' connections. Asked to drain, it says for how long. Its end is the end of all conversations.
 pub(crate) async fn serve(proxy: Arc<Proxy>, listener: Arc<UnixListener>, drain: mpsc::Sender<Duration>) {
-    let mut newest: Option<tokio::task::JoinHandle<()>> = None;
+    let mut newest = JoinSet::new();
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -30,15 +31,13 @@ pub(crate) async fn serve(proxy: Arc<Proxy>, listener: Arc<UnixListener>, drain:
             }
         };
         // The newest connection is the one that counts: an agent that was replaced says nothing more.
-        if let Some(older) = newest.take() {
-            older.abort();
-        }
+        newest.shutdown().await;
         let (proxy, drain) = (Arc::clone(&proxy), drain.clone());
-        newest = Some(tokio::spawn(async move {
+        newest.spawn(async move {
             if let Err(error) = converse(&proxy, stream, &drain).await {
                 tracing::debug!(%error, "an agent's connection ended");
             }
-        }));
+        });
     }
 }
 

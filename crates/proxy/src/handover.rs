@@ -1,9 +1,9 @@
 //! How one proxy takes the place of another without a connection lost.
 //!
 //! The successor connects to `<instance>.proxy.handover`, a socket of packets that carry descriptors. The old proxy sends
-//! the state, the control socket and the listeners, and goes on serving. When the successor says that it serves, the old
-//! one stops accepting and sends each front connection as it comes to rest. A successor that fails before that word
-//! has changed nothing.
+//! the state, the control socket and the listeners, and goes on serving. When the successor says that it can serve, the old
+//! one stops accepting, lets go of the kernel side, and says so: from there on the place is the successor's. Then it sends each
+//! front connection as it comes to rest. A successor that fails before its word has changed nothing.
 
 pub(crate) mod hex;
 mod packet;
@@ -46,11 +46,13 @@ enum Word {
     Listeners { netns: Vec<Netns> },
     /// All listeners were sent.
     Complete,
-    /// From the successor: it serves, and takes tunnels if it is not of an earlier version.
+    /// From the successor: it can serve, and takes tunnels if it is not of an earlier version.
     Serving {
         #[serde(default)]
         tunnels: bool,
     },
+    /// The successor has the place.
+    Yours,
     /// With one front connection.
     Front(Box<FrontRecord>),
     /// There are no more.
@@ -80,8 +82,11 @@ pub(crate) struct Taken {
     pub(crate) state: Plan,
     pub(crate) control: StdUnixListener,
     pub(crate) listeners: Vec<(Netns, StdListener)>,
-    packets: Packets,
+    ancestor: Ancestor,
 }
+
+/// The old proxy, as its successor sees it.
+pub(crate) struct Ancestor(Packets);
 
 /// Asks the proxy that runs for its place; `None` if none runs.
 pub(crate) async fn take(path: &Path) -> Result<Option<Taken>, String> {
@@ -108,7 +113,7 @@ async fn take_from(packets: Packets) -> Result<Taken, String> {
         }
     }
     let (state, control) = offer.ok_or("it offered nothing")?;
-    Ok(Taken { state, control, listeners, packets })
+    Ok(Taken { state, control, listeners, ancestor: Ancestor(packets) })
 }
 
 fn read_state(mut file: File) -> Result<Plan, String> {
@@ -129,16 +134,29 @@ async fn receive(packets: &Packets) -> Result<Option<(Word, Sockets)>, String> {
 }
 
 impl Taken {
-    /// Says that the successor serves, and takes front connections in as long as they come.
-    pub(crate) async fn take_fronts(packets: Packets, doors: Arc<Doors>) {
-        let serving = send(&packets, &Word::Serving { tunnels: true }, &[]).await;
-        if let Err(error) = serving {
-            tracing::warn!(%error, "the old proxy is gone");
-            return;
+    pub(crate) fn split(self) -> (Plan, StdUnixListener, Vec<(Netns, StdListener)>, Ancestor) {
+        (self.state, self.control, self.listeners, self.ancestor)
+    }
+}
+
+impl Ancestor {
+    /// Says that the successor can serve, and waits until the place is its own.
+    pub(crate) async fn take_place(&self) -> Result<(), String> {
+        send(&self.0, &Word::Serving { tunnels: true }, &[]).await?;
+        let heard = timeout(PATIENCE, receive(&self.0)).await;
+        match heard.map_err(|_| "it did not let go within 10 s".to_owned())?? {
+            Some((Word::Yours, _)) => Ok(()),
+            Some((other, _)) => Err(format!("it said {other:?} where it should let go")),
+            // What it had is nobody's now.
+            None => Ok(()),
         }
+    }
+
+    /// Takes front connections in as long as they come.
+    pub(crate) async fn take_fronts(self, doors: Arc<Doors>) {
         let mut count = 0_u64;
         loop {
-            match receive(&packets).await {
+            match receive(&self.0).await {
                 Ok(Some((Word::Front(record), sockets))) => match front(*record, sockets) {
                     Ok(front) => {
                         count += 1;
@@ -155,10 +173,6 @@ impl Taken {
             }
         }
         tracing::info!(connections = count, "took over from the old proxy");
-    }
-
-    pub(crate) fn split(self) -> (Plan, StdUnixListener, Vec<(Netns, StdListener)>, Packets) {
-        (self.state, self.control, self.listeners, self.packets)
     }
 }
 
@@ -257,14 +271,16 @@ fn state_file(state: &ProxyState) -> io::Result<File> {
 pub(crate) struct Heir(Packets);
 
 impl Heir {
-    /// Gives it the front connections as they come to rest, until there are none, at most until `deadline`.
+    /// Gives it the place, and the front connections as they come to rest, until there are none, at most until `deadline`.
     pub(crate) async fn give(
         self,
         doors: &Doors,
         leaving: &mut mpsc::UnboundedReceiver<Leaving>,
         deadline: Instant,
     ) {
-        doors.close_all();
+        if let Err(error) = send(&self.0, &Word::Yours, &[]).await {
+            tracing::warn!(%error, "the successor is gone");
+        }
         doors.phase(Phase::HandingOver);
         let mut drained = std::pin::pin!(doors.drained(deadline));
         loop {

@@ -57,8 +57,12 @@ pub enum Standing {
     Settled,
     /// A response is on its way.
     Owed,
-    /// A request was sent in part to an endpoint that is gone: what comes now is no beginning of a request.
-    Broken,
+    /// A request was sent in part to an endpoint that is gone: what comes now is no beginning of a request. Its response
+    /// has `begun` or not.
+    Broken {
+        /// Then there is no way to tell the client but to end the connection.
+        begun: bool,
+    },
 }
 
 /// An endpoint that takes requests.
@@ -148,7 +152,13 @@ pub trait Kernel: Send + Sync + 'static {
         let _ = endpoints;
     }
 
-    /// Requests that the kernel has routed over connections of this process and whose response is not complete: it must
+    /// This process is about to end. The kernel routes nothing more over its connections, and what runs on them is finished.
+    /// `succeeded`: clients go on connecting to the same listeners, which a successor has; it takes over when this returns.
+    fn let_go(&self, succeeded: bool) {
+        let _ = succeeded;
+    }
+
+    /// Requests that the kernel has routed over connections of this process and whose exchange is not complete: it must
     /// not end before.
     fn lent(&self) -> usize {
         0

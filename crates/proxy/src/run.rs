@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::control;
 use crate::error::Error;
 use crate::front::Outcome;
-use crate::handover::{self, Heir, Successors, Taken};
+use crate::handover::{self, Heir, Successors};
 use crate::kernel::{Kernel, Netns};
 use crate::listen::Doors;
 use crate::proxy::{Limits, Phase, Proxy};
@@ -137,7 +137,7 @@ pub struct Ready {
     pub handle: Handle,
     /// Path of the control socket.
     pub control: PathBuf,
-    /// Whether it took the place of another.
+    /// Whether it took the place of another, which finishes what is lent of its connections.
     pub succeeded: bool,
 }
 
@@ -157,6 +157,8 @@ pub async fn run(options: Options, on_ready: impl FnOnce(Ready)) -> Result<(), E
         Some(taken) => {
             let (state, control, listeners, packets) = taken.split();
             proxy.apply(state).map_err(Error::Handover)?;
+            packets.take_place().await.map_err(Error::Handover)?;
+            // Nothing is accepted before the kernel side has taken over: there is no wait until `on_ready` has returned.
             open(&doors, listeners)?;
             control
                 .set_nonblocking(true)
@@ -174,7 +176,7 @@ pub async fn run(options: Options, on_ready: impl FnOnce(Ready)) -> Result<(), E
     let agents = tokio::spawn(control::serve(Arc::clone(&proxy), Arc::clone(&control), drain));
     let sweeper = tokio::spawn(sweep(Arc::clone(&proxy)));
     if let Some(packets) = packets {
-        tokio::spawn(Taken::take_fronts(packets, Arc::clone(&doors)));
+        tokio::spawn(packets.take_fronts(Arc::clone(&doors)));
     }
     let handle = Handle { proxy: Arc::clone(&proxy), doors: Arc::clone(&doors) };
     on_ready(Ready { handle, control: control_path.clone(), succeeded });
@@ -185,9 +187,12 @@ pub async fn run(options: Options, on_ready: impl FnOnce(Ready)) -> Result<(), E
         _ = terminate.recv() => End::Told(options.drain),
         _ = interrupt.recv() => End::Told(options.drain),
     };
-    agents.abort();
     match end {
         End::Succeeded(heir) => {
+            // While this one drains, the agent's word must reach the one that accepts: it hears the end, and finds that one.
+            agents.abort();
+            drop(doors.close_all());
+            proxy.kernel.let_go(true);
             let until = Instant::now() + options.drain;
             heir.give(&doors, &mut left, until).await;
             finished(&proxy, until).await;
@@ -195,6 +200,7 @@ pub async fn run(options: Options, on_ready: impl FnOnce(Ready)) -> Result<(), E
         End::Told(within) => {
             let _ = (fs::remove_file(&control_path), fs::remove_file(successors.path()));
             drop(doors.close_all());
+            proxy.kernel.let_go(false);
             doors.phase(Phase::Draining);
             let until = Instant::now() + within;
             let drained = doors.drained(until).await;
@@ -205,6 +211,8 @@ pub async fn run(options: Options, on_ready: impl FnOnce(Ready)) -> Result<(), E
             }
         }
     }
+    // Until here whoever waits for the end may ask how far it is.
+    agents.abort();
     sweeper.abort();
     Ok(())
 }

@@ -136,6 +136,26 @@ fn what_runs_is_finished_by_the_old_proxy() {
 }
 
 #[test]
+fn the_agent_talks_to_the_successor_while_the_old_proxy_drains() {
+    let (server, other) = (Server::node("a", "http1"), Server::node("b", "http1"));
+    let state =
+        |server: &Server| vec![service(1, "web", Http::default(), vec![endpoint(server.address, 1, &[])])];
+    let mut world = World::new(state(&server));
+    let mut slow = world.connect();
+    slow.send("GET /delay/3000 HTTP/1.1\r\nHost: a\r\n\r\n");
+    thread::sleep(Duration::from_millis(100));
+    let next = start(&world.folder, &world.doors, 20);
+    let mut old = std::mem::replace(&mut world.proxy, next);
+    assert!(world.agent.is_over(), "an agent that hears nothing would tell the old one what is to be served");
+    let mut agent = Agent::connect(&world.folder);
+    agent.state(state(&other)).unwrap();
+    assert_eq!(world.connect().get("/x").json()["name"], "b");
+    assert!(!ended(&mut old), "it serves what runs");
+    assert_eq!(slow.answer("GET").json()["name"], "a");
+    until("the old proxy ends", || ended(&mut old));
+}
+
+#[test]
 fn http2_is_told_to_go_elsewhere_and_loses_no_request() {
     let server = Server::node("a", "http1");
     let mut world =

@@ -34,7 +34,7 @@ pub(crate) fn proxy(global: &Global, args: ProxyArgs, output: Output) -> Result<
     block_on(async {
         let ran = alize_proxy::run(options, |ready| {
             if let Some(routed) = &routed
-                && let Err(error) = routed.start(ready.handle.clone())
+                && let Err(error) = routed.start(&ready)
             {
                 error!("no request is routed in the kernel: {error}");
             }

@@ -215,6 +215,7 @@ enum http_slot_word {
 	HTTP_SLOT_DEAD = 8, /* its connection is to be, or is, closed */
 	HTTP_SLOT_OUT = 16, /* with DEAD: it is in no pool, so that its number may be used again */
 	HTTP_SLOT_LOST = 32, /* idle, but not put back for contention: the proxy does it */
+	HTTP_SLOT_LAST = 64, /* it is not put back: its proxy ends, and this response is the last that it waits for */
 	HTTP_SLOT_FLAGS = 0xff,
 	HTTP_SLOT_GENERATION_SHIFT = 8,
 	HTTP_SLOT_GENERATION_BITS = 16,

@@ -18,15 +18,6 @@ struct {
 	__type(value, struct http_traffic);
 } http_traffic SEC(".maps");
 
-/* endpoint -> requests outstanding. Written by client, far and the proxy (mapped); read by client. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1); /* budgets.endpoints */
-	__type(key, __u32);
-	__type(value, __u32);
-} http_load SEC(".maps");
-
 static const struct http_traffic no_http_traffic;
 
 static __always_inline struct http_traffic *http_traffic_of(const struct http_traffic_key *key)
@@ -40,13 +31,6 @@ static __always_inline struct http_traffic *http_traffic_of(const struct http_tr
 	if (!traffic)
 		count_anomaly(ANOMALY_ENDPOINT_UNCOUNTED);
 	return traffic;
-}
-
-static __always_inline void load_change(__u32 endpoint, __s32 change)
-{
-	__u32 *load = bpf_map_lookup_elem(&http_load, &endpoint);
-	if (load)
-		__sync_fetch_and_add(load, change);
 }
 
 /* Counts the exchange that has just ended on the slot; the caller still holds its lease. */

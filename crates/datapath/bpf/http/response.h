@@ -51,7 +51,6 @@ static __always_inline bool response_moved(struct http_slot *slot, __u32 number,
 	if (slot->left)
 		return false;
 	exchange_count(number);
-	load_change(slot->endpoint, -1);
 	return true;
 }
 

@@ -35,6 +35,22 @@ struct {
 	__type(value, struct http_pool);
 } http_pool_heads SEC(".maps");
 
+/* endpoint -> requests outstanding. Written by the programs and, mapped, by the proxy. Whoever clears HTTP_SLOT_BUSY takes one off. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1); /* budgets.endpoints */
+	__type(key, __u32);
+	__type(value, __u32);
+} http_load SEC(".maps");
+
+static __always_inline void load_change(__u32 endpoint, __s32 change)
+{
+	__u32 *load = bpf_map_lookup_elem(&http_load, &endpoint);
+	if (load)
+		__sync_fetch_and_add(load, change);
+}
+
 static __always_inline struct http_slot *slot_get(__u32 number)
 {
 	return bpf_map_lookup_elem(&http_slots, &number);
@@ -170,7 +186,12 @@ __noinline __u32 slot_finish(__u32 number, __u64 lease, __u32 clear)
 {
 	__u32 flags;
 	struct http_slot *slot = slot_get(number);
-	if (!slot || !slot_flag(slot, lease, 0, clear, &flags) || flags)
+	if (!slot || !slot_flag(slot, lease, 0, clear, &flags))
+		return 0;
+	/* Once, by whoever has cleared the flag: the proxy, which may retire the slot at this moment, does likewise. */
+	if (clear & HTTP_SLOT_BUSY)
+		load_change(slot->endpoint, -1);
+	if (flags)
 		return 0;
 	/* Another's by now, perhaps: then what follows comes to nothing. */
 	__u32 pool_number = READ_ONCE(slot->pool);

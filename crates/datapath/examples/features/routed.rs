@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use alize_datapath::DataPath;
-use alize_datapath::http::{Armed, Router, RouterOptions, netns_cookie};
+use alize_datapath::http::{Armed, Predecessor, Router, RouterOptions, netns_cookie};
 
 use crate::world::{World, apply, eventually, service};
 
@@ -21,6 +21,7 @@ pub(crate) fn try_out(world: &World, data_path: &mut DataPath) {
     let options =
         RouterOptions { instance: world.options.instance.clone(), bpffs: world.options.bpffs.clone() };
     let mut router = Router::open(&options).unwrap_or_else(|error| panic!("{error}"));
+    router.take_over(Predecessor::Gone).unwrap_or_else(|error| panic!("{error}"));
     let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
     let netns = netns_cookie(proxy.as_fd()).unwrap();
     router.listen(netns, Some(proxy.local_addr().unwrap().port()), None).unwrap();

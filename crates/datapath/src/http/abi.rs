@@ -65,6 +65,7 @@ pub(crate) const COPY: u64 = flag::HTTP_SLOT_COPY.0 as u64;
 pub(crate) const DEAD: u64 = flag::HTTP_SLOT_DEAD.0 as u64;
 pub(crate) const OUT: u64 = flag::HTTP_SLOT_OUT.0 as u64;
 pub(crate) const LOST: u64 = flag::HTTP_SLOT_LOST.0 as u64;
+pub(crate) const LAST: u64 = flag::HTTP_SLOT_LAST.0 as u64;
 pub(crate) const FLAGS: u64 = flag::HTTP_SLOT_FLAGS.0 as u64;
 pub(crate) const GENERATION_SHIFT: u32 = flag::HTTP_SLOT_GENERATION_SHIFT.0;
 pub(crate) const GENERATION_BITS: u32 = flag::HTTP_SLOT_GENERATION_BITS.0;

@@ -16,4 +16,6 @@ pub(crate) mod tables;
 
 pub use counters::{Passed, Routed, RouterCounters};
 pub use netns::netns_cookie;
-pub use router::{Armed, Event, Front, Lent, Rest, Router, RouterOptions, Slot, SlotState, reason_name};
+pub use router::{
+    Armed, Event, Front, Lent, Predecessor, Rest, Router, RouterOptions, Slot, SlotState, reason_name,
+};

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::{Front, http1, http2};
+use super::{Front, http1, http2, relay};
 use crate::back::lock;
 use crate::kernel::Standing;
 use crate::proxy::{Phase, Proxy};
+use crate::reason::Reason;
 
 /// How HTTP/2 with prior knowledge begins, RFC 9113 section 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -79,7 +80,7 @@ pub(crate) async fn live(
             }
         }
         // A response that the kernel has begun may have to be carried, or its end be told, by who has the connection to the
-        // endpoint. The successor's first act was to take all idle ones from the kernel, so no other can begin there.
+        // endpoint. This process has let go of all idle ones before it says so, so no other can begin there.
         let leaves = present == Phase::HandingOver && !proxy.kernel.owes(&front.origin.client);
         let mut ended = false;
         if !front.has_unread() {
@@ -104,10 +105,11 @@ pub(crate) async fn live(
         // After the look into the socket: what came has come by now, and the kernel tells before it lets bytes pass.
         loop {
             match proxy.kernel.standing(&front.origin.client) {
+                _ if front.is_refused() => return None,
                 Standing::Settled => break,
                 Standing::Owed => tokio::time::sleep(UNSETTLED).await,
-                Standing::Broken => {
-                    front.socket.reset();
+                Standing::Broken { begun } => {
+                    Box::pin(relay::fail(&proxy, &front, Reason::EndpointClosed, begun)).await;
                     return None;
                 }
             }

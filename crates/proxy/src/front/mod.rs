@@ -11,6 +11,7 @@ mod relay;
 pub(crate) mod tunnel;
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::BytesMut;
@@ -39,6 +40,8 @@ pub(crate) struct Front {
     tunnel: Mutex<Option<Box<Tunnel>>>,
     /// Whoever writes to the socket holds this from the first to the last byte of a response.
     turn: tokio::sync::Mutex<()>,
+    /// The client was told that what it asked for will not come, and that the connection ends: it is told once.
+    refused: AtomicBool,
 }
 
 /// Where a connection comes from.
@@ -70,7 +73,17 @@ impl Front {
     pub(crate) fn new(socket: Socket, origin: Origin, unread: BytesMut) -> Arc<Self> {
         let incoming = Mutex::new(Incoming { buffer: unread, decoder: Decoder::Done, begun: false });
         let turn = tokio::sync::Mutex::default();
-        Arc::new(Self { socket, origin, incoming, tunnel: Mutex::default(), turn })
+        let refused = AtomicBool::new(false);
+        Arc::new(Self { socket, origin, incoming, tunnel: Mutex::default(), turn, refused })
+    }
+
+    /// Whether nobody has told the client yet that the connection ends; now the caller does.
+    fn begin_refusal(&self) -> bool {
+        !self.refused.swap(true, Ordering::AcqRel)
+    }
+
+    fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Acquire)
     }
 
     pub(crate) fn set_tunnel(&self, tunnel: Tunnel) {

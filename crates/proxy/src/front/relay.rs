@@ -61,9 +61,14 @@ pub(crate) async fn relay(proxy: &Proxy, front: &Arc<Front>, back: TcpStream, me
 /// `begun` there is no way to say so but to end the connection.
 pub(crate) async fn fail(proxy: &Arc<Proxy>, front: &Arc<Front>, reason: Reason, begun: bool) {
     let _turn = front.turn.lock().await;
+    if !front.begin_refusal() {
+        return;
+    }
     if begun {
         front.socket.reset();
     } else {
         http1::refuse(proxy, front, reason).await;
+        // Wakes the front where it sleeps, and it ends.
+        front.socket.shutdown_read();
     }
 }

@@ -32,6 +32,10 @@ impl Crowd {
         *size
     }
 
+    pub(super) fn knows(&self, cookie: u64) -> bool {
+        lock(&self.clients).contains_key(&cookie)
+    }
+
     pub(super) fn leave(&self, cookie: u64) {
         let Some(place) = lock(&self.clients).remove(&cookie) else { return };
         let mut sizes = lock(&self.sizes);

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use alize_datapath::http::{Event, Rest, Router, RouterOptions, Slot};
+use alize_datapath::http::{Event, Lent, Predecessor, Rest, Router, RouterOptions, Slot};
 use alize_model::http::Pool;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpSocket;
@@ -30,7 +30,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::back::lock;
 use crate::kernel::{Accepted, Client, InForce, Kernel, Netns, Resting, Standing};
-use crate::run::Handle;
+use crate::run::{Handle, Ready};
 
 use crowd::Crowd;
 use ends::Ends;
@@ -39,6 +39,9 @@ use slots::Slots;
 
 /// How often namespaces are looked for, slots are looked after, and events are heard that nobody was woken for.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How often a proxy that has let go looks after what is still lent: nothing wakes it.
+const FINISHING: Duration = Duration::from_millis(10);
 
 /// A slot is free again a moment before its response has come to the client: what the program decides is done by the
 /// endpoint's thread after the program has ended (net/ipv4/tcp_bpf.c, tcp_bpf_send_verdict), and that thread may have to
@@ -118,20 +121,22 @@ pub struct Routed {
     ends: Arc<Ends>,
     /// Clients with a connection here: where they are.
     clients: Mutex<HashMap<u64, Netns>>,
-    /// Clients whose request cannot be finished.
-    broken: Mutex<HashSet<u64>>,
+    /// Clients whose request cannot be finished, and whether the response to it has begun.
+    broken: Mutex<HashMap<u64, bool>>,
     /// Clients that did not wait for a response before they sent more, or sent no more: when it was seen to have ended.
     /// They stay with the proxy.
     impatient: Mutex<HashMap<u64, Option<Instant>>>,
     handle: OnceLock<Handle>,
     /// A state is in force: before there is one nobody could be served.
     informed: AtomicBool,
+    /// The process is about to end.
+    has_let_go: AtomicBool,
     /// Something has happened that makes it worth looking before it is time.
     sooner: Notify,
 }
 
 impl Routed {
-    /// Opens the data path of an instance.
+    /// Opens the data path of an instance, and changes nothing.
     pub fn open(meshed: Meshed) -> Result<Arc<Self>, RoutedError> {
         let options = RouterOptions { instance: meshed.instance, bpffs: meshed.bpffs };
         let router = Router::open(&options)?;
@@ -151,37 +156,34 @@ impl Routed {
             impatient: Mutex::default(),
             handle: OnceLock::new(),
             informed: AtomicBool::new(false),
+            has_let_go: AtomicBool::new(false),
             sooner: Notify::new(),
         }))
     }
 
-    /// Begins to listen in every namespace, once there is a state in force, and to look after slots; to be called when the
-    /// proxy is ready.
-    pub fn start(self: &Arc<Self>, handle: Handle) -> Result<(), RoutedError> {
+    /// Takes over from the proxy before, begins to listen in every namespace, once there is a state in force, and to look
+    /// after slots; to be called when the proxy is ready.
+    pub fn start(self: &Arc<Self>, ready: &Ready) -> Result<(), RoutedError> {
         let system = |source| RoutedError::System { what: "listen to the kernel's events", source };
         let ring = readable(&*lock(&self.router)).map_err(system)?;
         let ends = readable(&*self.ends).map_err(system)?;
-        let _ = self.handle.set(handle);
-        // A successor listens in the same places, at the sockets that it was given, until it has its own: no connection is
-        // balanced as a whole meanwhile. Where the proxy before was killed nobody listens any more.
+        let handle = self.handle.get_or_init(|| ready.handle.clone());
+        let before = if ready.succeeded { Predecessor::Finishing } else { Predecessor::Gone };
+        lock(&self.router).take_over(before)?;
+        // A successor listens in the same places, at the sockets that it was given: no connection is balanced as a whole
+        // meanwhile. Where the proxy before was killed nobody listens any more.
         self.look();
         lock(&self.router).listen_only(&self.namespaces.cookies())?;
+        self.namespaces.leave_others(handle);
         let routed = Arc::clone(self);
         tokio::spawn(async move { routed.watch(ring, ends).await });
         Ok(())
     }
 
-    /// Takes everything back from the kernel: no connection comes to this proxy any more, no slot is lent any more. Those
-    /// that are lent are finished.
-    pub fn stop(&self) {
-        self.namespaces.silence(&lock(&self.router));
-        self.slots.retire_idle(&mut lock(&self.router));
-    }
-
     async fn watch(self: Arc<Self>, ring: AsyncFd<OwnedFd>, ends: AsyncFd<OwnedFd>) {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
+        while !self.has_let_go.load(Ordering::Acquire) {
             tokio::select! {
                 ready = ring.readable() => match ready {
                     // Cleared before the ring is read: what comes meanwhile wakes again.
@@ -200,6 +202,24 @@ impl Routed {
             }
             self.hear();
         }
+        self.finish(ends).await;
+    }
+
+    /// What is lent when this process has let go comes to its end.
+    async fn finish(self: Arc<Self>, ends: AsyncFd<OwnedFd>) {
+        let mut step = interval(FINISHING);
+        step.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                ready = ends.readable() => match ready {
+                    Ok(mut ready) => ready.clear_ready(),
+                    Err(_) => return,
+                },
+                _ = step.tick() => {}
+            }
+            self.ends.tell();
+            self.slots.finish(&self);
+        }
     }
 
     fn look(self: &Arc<Self>) {
@@ -209,27 +229,37 @@ impl Routed {
         self.namespaces.refresh(&lock(&self.router), handle);
         lock(&self.router).tidy();
         self.slots.look_after(self);
+        self.reclaim();
+    }
+
+    /// Pools of namespaces and endpoints that are gone make room for others.
+    fn reclaim(&self) {
+        let namespaces: HashSet<u64> = self.namespaces.cookies().into_iter().collect();
+        let mut router = lock(&self.router);
+        let endpoints = lock(&self.endpoints);
+        let used = |netns, endpoint| namespaces.contains(&netns) && endpoints.known.contains_key(&endpoint);
+        if let Err(error) = router.reclaim(used) {
+            tracing::warn!("pools of endpoints that are gone stay: {error}");
+        }
     }
 
     /// Deals with what the kernel has told.
-    fn hear(self: &Arc<Self>) {
+    fn hear(&self) {
         let events = lock(&self.router).events();
         for event in events {
             match event {
-                Event::Passed { reason: "endpoint-gone" | "excess", slot: Some(slot), .. } => {
-                    // What was begun on it cannot be finished.
-                    let lent = self.slots.drop_slot(&mut lock(&self.router), slot);
-                    lock(&self.broken).extend(lent.filter(|lent| lent.open).map(|lent| lent.cookie));
+                Event::Passed { reason: "endpoint-gone" | "excess", cookie, slot: Some(number) } => {
+                    self.give_up(number, cookie);
                 }
                 Event::Passed { reason: "pipelined", cookie, slot: Some(_) } => {
                     lock(&self.impatient).entry(cookie).or_default();
                 }
                 Event::Passed { .. } => {}
-                Event::Remote { slot, lease } => self.slots.wake(&lock(&self.router), slot, lease),
+                Event::Remote { slot, lease } => self.slots.wake(slot, lease),
                 Event::PoolEmpty { cookie, endpoint } => {
                     let netns = lock(&self.clients).get(&cookie).copied();
-                    if let Some(netns) = netns {
-                        self.slots.grow(self, netns, endpoint);
+                    if let Some((netns, routed)) = netns.zip(self.own.upgrade()) {
+                        self.slots.grow(&routed, netns, endpoint);
                     }
                 }
                 Event::NoListener { pid, .. } => {
@@ -240,6 +270,22 @@ impl Routed {
                 }
             }
         }
+    }
+
+    /// What a client has begun on a slot cannot be finished. What it has been lent since is another matter.
+    fn give_up(&self, number: u32, cookie: u64) {
+        let mut router = lock(&self.router);
+        let lent_to = |slot: &Slot| router.state(*slot).lent.is_some_and(|lent| lent.cookie == cookie);
+        if let Some(slot) = self.slots.own(number).filter(lent_to) {
+            let begun = router.state(slot).delivered > 0;
+            let lent = self.slots.drop_slot(&mut router, slot);
+            self.note_broken(lent, begun);
+        }
+    }
+
+    /// Of a slot that was taken out of use: if its client has sent a part of a request, what it sends now is the rest.
+    fn note_broken(&self, lent: Option<Lent>, begun: bool) {
+        lock(&self.broken).extend(lent.filter(|lent| lent.open).map(|lent| (lent.cookie, begun)));
     }
 
     fn known(&self, endpoint: u32) -> Option<Known> {
@@ -274,6 +320,13 @@ impl Kernel for Routed {
 
     fn joined(&self, client: &Client, netns: Netns) {
         lock(&self.clients).insert(client.cookie, netns);
+        // Of one that was handed over. Who was accepted here is expected already.
+        if !self.crowd.knows(client.cookie)
+            && lock(&self.router).is_open(client.cookie)
+            && let Some(routed) = self.own.upgrade()
+        {
+            routed.expect(client.cookie, netns, client.service);
+        }
     }
 
     fn socket(&self, netns: Netns, endpoint: SocketAddr) -> io::Result<TcpSocket> {
@@ -308,11 +361,9 @@ impl Kernel for Routed {
     }
 
     fn standing(&self, client: &Client) -> Standing {
-        if let Some(routed) = self.own.upgrade() {
-            routed.hear();
-        }
-        if lock(&self.broken).contains(&client.cookie) {
-            return Standing::Broken;
+        self.hear();
+        if let Some(begun) = lock(&self.broken).get(&client.cookie) {
+            return Standing::Broken { begun: *begun };
         }
         let Some(slot) = self.lent_to(client.cookie) else {
             let mut impatient = lock(&self.impatient);
@@ -357,6 +408,19 @@ impl Kernel for Routed {
         if let Err(error) = router.forget(client.cookie) {
             tracing::debug!(%error, "what is known of a client that is gone stays in the kernel");
         }
+    }
+
+    fn let_go(&self, succeeded: bool) {
+        self.hear();
+        let mut router = lock(&self.router);
+        if !succeeded {
+            self.namespaces.silence(&router);
+        }
+        if let Err(error) = router.let_go() {
+            tracing::warn!("connections that are being made stay announced: {error}");
+        }
+        self.has_let_go.store(true, Ordering::Release);
+        self.sooner.notify_one();
     }
 
     fn lent(&self) -> usize {

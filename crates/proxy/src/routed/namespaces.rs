@@ -106,6 +106,16 @@ impl Namespaces {
         lock(&self.known).values().map(|namespace| namespace.cookie).collect()
     }
 
+    /// Closes listeners of the proxy before this one in namespaces where nobody is any more: they would keep them alive.
+    pub(super) fn leave_others(&self, handle: &Handle) {
+        let known = lock(&self.known);
+        for (netns, _) in handle.listeners() {
+            if !known.contains_key(&netns) {
+                handle.close(netns);
+            }
+        }
+    }
+
     /// No connection comes to this proxy any more.
     pub(super) fn silence(&self, router: &Router) {
         for namespace in lock(&self.known).values() {
@@ -133,16 +143,23 @@ impl Namespaces {
 
     fn listen(&self, netns: Netns, pid: u32, router: &Router, handle: &Handle) -> io::Result<Namespace> {
         let door = Arc::new(File::open(format!("/proc/{pid}/ns/net"))?);
-        let (listeners, cookie) = self.within(netns, &door, listeners)??;
-        let mut ports = (None, None);
+        let own: Vec<SocketAddr> = handle
+            .listeners()
+            .into_iter()
+            .filter(|(of, _)| *of == netns)
+            .map(|(_, address)| address)
+            .collect();
+        // Those that this proxy was given are as good as new ones, and clients may be waiting there.
+        let make = || if own.is_empty() { listeners() } else { Ok((Vec::new(), cookie_here()?)) };
+        let (listeners, cookie) = self.within(netns, &door, make)??;
         // Known before the first connection is: the kernel is told last.
         lock(&self.known).insert(netns, Namespace::new(&door, cookie));
+        let mut addresses = own;
         for listener in listeners {
-            match handle.listen(netns, listener)? {
-                SocketAddr::V4(address) => ports.0 = Some(address.port()),
-                SocketAddr::V6(address) => ports.1 = Some(address.port()),
-            }
+            addresses.push(handle.listen(netns, listener)?);
         }
+        let port = |v4| addresses.iter().find(|address| address.is_ipv4() == v4).map(SocketAddr::port);
+        let ports = (port(true), port(false));
         router.listen(cookie, ports.0, ports.1).map_err(io::Error::other)?;
         Ok(Namespace::new(&door, cookie))
     }
@@ -231,6 +248,11 @@ fn listeners() -> io::Result<(Vec<TcpListener>, u64)> {
     };
     let cookie = netns_cookie(first.as_fd())?;
     Ok((found, cookie))
+}
+
+fn cookie_here() -> io::Result<u64> {
+    use rustix::net::{AddressFamily, SocketType, socket};
+    netns_cookie(socket(AddressFamily::UNIX, SocketType::DGRAM, None)?.as_fd())
 }
 
 /// Connections wait here while the proxy is busy or changes hands.

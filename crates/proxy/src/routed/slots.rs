@@ -32,12 +32,14 @@ const FAILED: Duration = Duration::from_secs(1);
 /// All slots of the proxy.
 #[derive(Default)]
 pub(super) struct Slots {
-    open: Mutex<HashMap<Slot, Held>>,
+    /// By the slot's number.
+    open: Mutex<HashMap<u32, Held>>,
     places: Mutex<HashMap<(Netns, u32), Place>>,
 }
 
 /// A connection that is open.
 struct Held {
+    slot: Slot,
     place: (Netns, u32),
     task: JoinHandle<()>,
     /// Of one that the kernel reads from: wakes its task, which waits for no bytes.
@@ -61,21 +63,26 @@ impl Slots {
     /// The slot that is lent to a client.
     pub(super) fn find(&self, router: &Router, cookie: u64) -> Option<Slot> {
         let lent =
-            |slot: &&Slot| router.state(**slot).lent.is_some_and(|lent| lent.cookie == cookie && lent.busy);
-        lock(&self.open).keys().find(lent).copied()
+            |slot: &Slot| router.state(*slot).lent.is_some_and(|lent| lent.cookie == cookie && lent.busy);
+        lock(&self.open).values().map(|held| held.slot).find(lent)
+    }
+
+    /// The slot with this number, if it is of this proxy.
+    pub(super) fn own(&self, number: u32) -> Option<Slot> {
+        lock(&self.open).get(&number).map(|held| held.slot)
     }
 
     /// How many are lent to clients.
     pub(super) fn lent(&self, router: &Router) -> usize {
-        let busy = |slot: &&Slot| router.state(**slot).lent.is_some_and(|lent| lent.busy);
-        lock(&self.open).keys().filter(busy).count()
+        let state = |held: &Held| router.state(held.slot).lent;
+        lock(&self.open).values().filter_map(state).filter(|lent| lent.busy || lent.open).count()
     }
 
     /// The kernel has left bytes on the slot's connection to the proxy.
-    pub(super) fn wake(&self, router: &Router, slot: Slot, lease: u64) {
-        if let Some(wake) = lock(&self.open).get(&slot).and_then(|held| held.wake.as_ref())
-            && router.is_under(slot, lease)
-        {
+    pub(super) fn wake(&self, number: u32, lease: u64) {
+        let open = lock(&self.open);
+        let held = open.get(&number).filter(|held| held.slot.is_under(lease));
+        if let Some(wake) = held.and_then(|held| held.wake.as_ref()) {
             wake.notify_one();
         }
     }
@@ -136,9 +143,9 @@ impl Slots {
         {
             let places = lock(&self.places);
             let mut spare: HashMap<(Netns, u32), usize> = HashMap::new();
-            for (slot, held) in lock(&self.open).iter_mut() {
-                router.mend(*slot);
-                let state = router.state(*slot);
+            for held in lock(&self.open).values_mut() {
+                router.mend(held.slot);
+                let state = router.state(held.slot);
                 if state.used != held.used {
                     (held.used, held.since) = (state.used, now);
                 }
@@ -149,14 +156,16 @@ impl Slots {
                     }
                     continue;
                 }
-                let known = routed.known(held.place.1);
+                // A namespace that was left would live on by its sockets.
+                let is_left = routed.namespaces.cookie(held.place.0).is_none();
+                let known = routed.known(held.place.1).filter(|_| !is_left);
                 let keep = known.map_or(0, |known| known.pool.min_idle as usize);
                 let timeout = known.map_or(Duration::ZERO, |known| known.pool.idle_timeout);
                 let open = places.get(&held.place).map_or(0, |place| place.open);
                 let gone = spare.entry(held.place).or_default();
                 if known.is_none() || (now - held.since > timeout && open - *gone > keep) {
                     *gone += 1;
-                    old.push(*slot);
+                    old.push(held.slot);
                 }
             }
         }
@@ -168,24 +177,39 @@ impl Slots {
         }
     }
 
-    /// Takes back every slot that is idle.
-    pub(super) fn retire_idle(&self, router: &mut Router) {
-        let slots: Vec<Slot> = lock(&self.open).keys().copied().collect();
-        for slot in slots {
-            if router.state(slot).lent.is_none() {
-                self.drop_slot(router, slot);
+    /// Closes what is not lent any more, and looks after what is, once this process has let go.
+    pub(super) fn finish(&self, routed: &Routed) {
+        let mut router = lock(&routed.router);
+        let mut over = Vec::new();
+        for held in lock(&self.open).values() {
+            match router.state(held.slot).lent {
+                // The event goes to the successor.
+                Some(lent) if lent.copy => held.wake.iter().for_each(|wake| wake.notify_one()),
+                Some(lent) if lent.busy || lent.open => {}
+                _ => over.push(held.slot),
             }
+        }
+        for slot in over {
+            self.drop_slot(&mut router, slot);
         }
     }
 
     /// Takes a slot out of use and closes its connection; to whom it was lent.
     pub(super) fn drop_slot(&self, router: &mut Router, slot: Slot) -> Option<Lent> {
         let lent = router.retire(slot);
-        if let Some(held) = lock(&self.open).remove(&slot) {
+        if let Some(held) = self.take(slot) {
             held.task.abort();
-            self.leave(held.place);
         }
         lent
+    }
+
+    fn take(&self, slot: Slot) -> Option<Held> {
+        let mut open = lock(&self.open);
+        open.get(&slot.number()).filter(|held| held.slot == slot)?;
+        let held = open.remove(&slot.number())?;
+        drop(open);
+        self.leave(held.place);
+        Some(held)
     }
 
     fn leave(&self, place: (Netns, u32)) {
@@ -293,7 +317,7 @@ fn hold(routed: &Arc<Routed>, place: (Netns, u32), slot: Slot, armed: Armed, str
         _ => (tokio::spawn(async move { attend(weak, slot, stream).await }), None),
     };
     let now = Instant::now();
-    open.insert(slot, Held { place, task, wake, used: 0, since: now });
+    open.insert(slot.number(), Held { slot, place, task, wake, used: 0, since: now });
     lock(&routed.slots.places).entry(place).or_default().open += 1;
 }
 
@@ -344,7 +368,7 @@ pub(super) async fn carry(
     let handle = routed.handle.get()?.clone();
     let (state, endpoint) = {
         let state = lock(&routed.router).state(slot);
-        let place = lock(&routed.slots.open).get(&slot).map(|held| held.place.1);
+        let place = lock(&routed.slots.open).get(&slot.number()).map(|held| held.place.1);
         (state, place.and_then(|endpoint| routed.known(endpoint)).map(|known| known.address))
     };
     let method = http::Method::from_bytes(state.method.as_str().as_bytes()).ok()?;
@@ -367,8 +391,8 @@ pub(super) async fn carry(
     }
     if again.is_none() {
         // Whatever happened was told to the client by the relay.
-        let mut router = lock(&routed.router);
-        router.retire(slot);
+        let lent = lock(&routed.router).retire(slot);
+        routed.note_broken(lent, true);
     }
     again
 }
@@ -380,9 +404,9 @@ pub(super) fn end(routed: &Arc<Routed>, slot: Slot, owed: Option<u64>) {
         let state = router.state(slot);
         (state, router.retire(slot))
     };
-    if let Some(held) = lock(&routed.slots.open).remove(&slot) {
-        routed.slots.leave(held.place);
-    }
+    drop(routed.slots.take(slot));
+    // Before the client can be heard: what it sends from here on is no beginning of a request.
+    routed.note_broken(lent, state.delivered > 0);
     if let Some(lent) = lent.filter(|lent| (lent.busy || lent.open) && owed == Some(lent.cookie)) {
         tell(routed, lent, state.delivered > 0 || lent.open);
     }

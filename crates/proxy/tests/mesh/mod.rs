@@ -198,7 +198,7 @@ fn proxy(options: &Options) -> (Handle, tokio::sync::oneshot::Sender<()>, thread
             let routed = Routed::open(meshed).unwrap_or_else(|error| panic!("{error}"));
             let options = alize_proxy::Options::new(instance, run_dir, routed.clone());
             let ready = |ready: alize_proxy::Ready| {
-                routed.start(ready.handle.clone()).unwrap_or_else(|error| panic!("{error}"));
+                routed.start(&ready).unwrap_or_else(|error| panic!("{error}"));
                 sender.send(ready.handle).unwrap();
             };
             tokio::select! {

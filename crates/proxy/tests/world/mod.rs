@@ -196,6 +196,11 @@ impl Agent {
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"))
     }
 
+    /// Whether the proxy has ended the conversation.
+    pub fn is_over(&mut self) -> bool {
+        matches!(self.reader.fill_buf(), Ok([]))
+    }
+
     pub fn ask(&mut self, word: &ToProxy) -> FromProxy {
         self.say(&serde_json::to_string(word).unwrap());
         self.hear()
