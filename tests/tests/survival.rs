@@ -1,4 +1,6 @@
-//! The data path does not depend on the agent being alive.
+//! The data path does not depend on the agent being alive, nor on the proxy.
+
+#![expect(clippy::print_stdout, reason = "figures are for people")]
 
 use std::fs;
 use std::net::SocketAddr;
@@ -8,8 +10,10 @@ use std::time::Duration;
 use alize_model::api::ServiceStatus;
 use alize_tests::mesh::{endpoint, endpoints, file, service, web};
 use alize_tests::servers::at;
-use alize_tests::{Agent, AgentOptions, Kind, World};
+use alize_tests::wait::{until, until_true};
+use alize_tests::{Agent, AgentOptions, Kind, Place, Process, World};
 use anyhow::Result;
+use rustix::process::Signal;
 
 fn address() -> SocketAddr {
     at([10, 96, 0, 10], 80)
@@ -188,5 +192,117 @@ fn services_of_before_the_restart_that_are_no_longer_wanted_go() -> Result<()> {
     assert_eq!(client.connect(address(), 5)?.failed(), 5);
     assert_eq!(client.connect(other, 5)?.of("a"), 5);
     assert_eq!(agent.status()?.usage.services, 1);
+    Ok(())
+}
+
+fn proxy(agent: &Agent, than: u32) -> Result<u32> {
+    until("a proxy that serves", Duration::from_secs(30), || {
+        let proxy = agent.status()?.proxy;
+        let serves = proxy.filter(|proxy| proxy.problem.is_none() && proxy.generation > 0);
+        Ok(serves.and_then(|proxy| proxy.pid).filter(|pid| *pid != than))
+    })
+}
+
+/// A shop in the place, behind a service with these routes.
+fn shop(place: &Place, routes: &str) -> Result<(Process, String)> {
+    let at = |port| SocketAddr::new(place.namespace.v4().into(), port);
+    let shop = place.shop("one", at(8080), at(8081))?;
+    let text = file(&[service("shop", address(), &["protocol: http", routes], &endpoints([at(8080)]))]);
+    Ok((shop, text))
+}
+
+#[test]
+fn a_proxy_killed_in_the_midst_of_requests_loses_only_what_it_held() -> Result<()> {
+    const IDLE: u64 = 300;
+    const KILLS: u64 = 4;
+    let world = World::new("proxykill")?;
+    let place = world.meshed("all")?;
+    // What has a query of that name is for the proxy, and what has none might have.
+    let (_shop, text) = shop(&place, "routes: [{name: odd, match: {query: {odd: '1'}}}, {name: rest}]")?;
+    let mut agent = Agent::start(&world, &text)?;
+    let mut pid = proxy(&agent, 0)?;
+    let mut idle = place.request(address(), &[&format!("--idle={IDLE}")])?;
+    assert_eq!(idle.read()?.failed(), 0);
+    let mut busy = place.request(address(), &["--kept=4", "--fresh=2", "--downloads=1"])?;
+    let mut lost = 0;
+    for kill in 1..=KILLS {
+        std::thread::sleep(Duration::from_millis(700));
+        let before = busy.ask()?;
+        assert_eq!(before.failed(), 0, "{:?}", before.errors);
+        Process::signal_other(pid, Signal::KILL)?;
+        // Asked while no proxy is there.
+        let asked = idle.ask()?;
+        assert_eq!((asked.failed(), asked.answered()), (0, IDLE), "kill {kill}: {:?}", asked.errors);
+        pid = proxy(&agent, pid)?;
+        let asked = idle.ask()?;
+        assert_eq!((asked.failed(), asked.answered()), (0, IDLE), "after kill {kill}: {:?}", asked.errors);
+        let seen = busy.ask()?;
+        println!(
+            "kill {kill}: {} answered, lost {:?}, slowest {:.2} s",
+            seen.answered(),
+            seen.errors,
+            seen.slowest
+        );
+        assert!(!seen.errors.contains_key("ConnectionRefused"), "{:?}", seen.errors);
+        lost += seen.failed();
+        if kill == 2 {
+            // The next one learns anew what there is.
+            agent.kill()?;
+            agent = Agent::start(&world, &text)?;
+            assert_eq!(proxy(&agent, 0)?, pid, "the agent's end is not the proxy's");
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    }
+    // Of those that ask without a pause one each may be in the proxy's hands when it is killed.
+    assert!(lost <= KILLS * 7, "{lost} requests were lost");
+    Ok(())
+}
+
+#[test]
+fn requests_that_the_kernel_routes_go_on_without_a_proxy() -> Result<()> {
+    const IDLE: u64 = 16;
+    let world = World::new("kernelkill")?;
+    let place = world.meshed("all")?;
+    let (_shop, text) = shop(&place, "http: {pool: {min-idle: 64, max: 256}}")?;
+    let mut agent = Agent::start(&world, &text)?;
+    let mut pid = proxy(&agent, 0)?;
+    // Who connects before the kernel has been tried out stays with the proxy.
+    until_true("the kernel to route", Duration::from_secs(30), || {
+        let mut first = place.request(address(), &["--kept=1"])?;
+        std::thread::sleep(Duration::from_millis(300));
+        first.ask()?;
+        Ok(agent.metrics()?.lines().any(|line| line.contains("kernel-l7") && line.contains("2xx")))
+    })?;
+    let mut idle = place.request(address(), &[&format!("--idle={IDLE}"), "--timeout=10"])?;
+    assert_eq!(idle.read()?.failed(), 0);
+    let mut busy = place.request(address(), &["--kept=4", "--timeout=10"])?;
+    for kill in 1..=3 {
+        // Those that the proxy has served first are the kernel's by now, and connections to the endpoint are there.
+        std::thread::sleep(Duration::from_secs(1));
+        idle.ask()?;
+        busy.ask()?;
+        // No proxy is started as long as the agent does nothing.
+        agent.process().signal(Signal::STOP)?;
+        Process::signal_other(pid, Signal::KILL)?;
+        std::thread::sleep(Duration::from_millis(300));
+        busy.ask()?;
+        std::thread::sleep(Duration::from_millis(500));
+        let (asked, seen) = (idle.ask()?, busy.ask()?);
+        println!("kill {kill}: without a proxy {} answered, slowest {:.3} s", seen.answered(), seen.slowest);
+        assert_eq!((asked.failed(), asked.answered()), (0, IDLE), "kill {kill}: {:?}", asked.errors);
+        assert_eq!(seen.failed(), 0, "kill {kill}: {:?}", seen.errors);
+        assert!(seen.answered() > 20, "only {}", seen.answered());
+        agent.process().signal(Signal::CONT)?;
+        pid = proxy(&agent, pid)?;
+        let (asked, seen) = (idle.ask()?, busy.ask()?);
+        assert_eq!(
+            (asked.failed(), seen.failed()),
+            (0, 0),
+            "after kill {kill}: {:?} {:?}",
+            asked.errors,
+            seen.errors
+        );
+    }
+    assert_eq!(busy.finish()?.failed(), 0);
     Ok(())
 }

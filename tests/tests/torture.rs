@@ -65,12 +65,10 @@ impl Kill {
                         _ => false,
                     }
             }
-            // Its sockets are lost with it, and until the next listens nobody can connect.
-            What::Proxy => match kind {
-                Kind::Refused => meanwhile,
-                Kind::Cut | Kind::CutWithin => *connected <= self.to && *ended >= self.from,
-                _ => false,
-            },
+            // What was in its hands, and connections that were too young to be kept. Those that are made meanwhile wait.
+            What::Proxy => {
+                matches!(kind, Kind::Cut | Kind::CutWithin) && *connected <= self.to && *ended >= self.from
+            }
         }
     }
 }

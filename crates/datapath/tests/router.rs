@@ -115,7 +115,7 @@ impl Proxy {
         let options =
             RouterOptions { instance: world.options.instance.clone(), bpffs: world.options.bpffs.clone() };
         let mut router = Router::open(&options).unwrap_or_else(|error| panic!("{error}"));
-        router.take_over(Predecessor::Gone).unwrap_or_else(|error| panic!("{error}"));
+        router.take_over(Predecessor::Gone, &Default::default()).unwrap_or_else(|error| panic!("{error}"));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let netns = netns_cookie(listener.as_fd()).unwrap();
         router.listen(netns, Some(listener.local_addr().unwrap().port()), None).unwrap();
@@ -156,7 +156,7 @@ impl Proxy {
             RouterOptions { instance: world.options.instance.clone(), bpffs: world.options.bpffs.clone() };
         let mut successor = Router::open(&options).unwrap_or_else(|error| panic!("{error}"));
         self.router.lock().unwrap().let_go().unwrap();
-        successor.take_over(Predecessor::Finishing).unwrap();
+        successor.take_over(Predecessor::Finishing, &Default::default()).unwrap();
         let old = std::mem::replace(&mut self.router, Arc::new(Mutex::new(successor)));
         (old, std::mem::take(&mut self.back))
     }
@@ -467,35 +467,45 @@ fn a_successor_takes_over_and_what_is_lent_is_finished_and_not_lent_again() {
 }
 
 #[test]
-fn a_proxy_that_was_killed_leaves_no_endpoint_loaded() {
-    let world = World::new("http-load");
-    let (server, data_path, mut proxy, endpoint) = routed(&world, 1);
+fn connections_that_were_kept_outlive_the_proxy_that_made_them() {
+    let world = World::new("http-kept");
+    let (server, data_path, mut proxy, endpoint) = routed(&world, 3);
     let mut early = Client::connect(WEB);
     early.send("POST /early HTTP/1.1\r\nHost: web\r\nContent-Length: 10\r\n\r\n12345");
-    assert_eq!(data_path.http_outstanding().unwrap(), (1, 1));
-    // As one that is killed when it has retired a slot, and not taken the request off yet.
+    let (lost, kept) = proxy.back.split_at(1);
+    let is_lent = |slot: Slot| proxy.router.lock().unwrap().state(slot).lent.is_some();
+    assert!(
+        !is_lent(lost[0].0) && kept.iter().any(|(slot, _)| is_lent(*slot)),
+        "the last made is lent first"
+    );
+    let (lost, kept): (Slot, Vec<Slot>) = (lost[0].0, kept.iter().map(|(slot, _)| *slot).collect());
+
+    // As one that is killed: it says nothing more, and others have its connections.
     let options =
         RouterOptions { instance: world.options.instance.clone(), bpffs: world.options.bpffs.clone() };
-    let load = format!("{}/alize/{}", options.bpffs.display(), options.instance);
-    let pins = std::process::Command::new("find").args([&load, "-name", "http_load"]).output().unwrap();
-    let pin = String::from_utf8(pins.stdout).unwrap();
-    let key = endpoint.to_ne_bytes().map(|byte| byte.to_string());
-    let mut update = std::process::Command::new("bpftool");
-    update
-        .args(["map", "update", "pinned", pin.trim(), "key"])
-        .args(&key)
-        .args(["value", "4", "0", "0", "0"]);
-    assert!(update.status().unwrap().success());
-    assert_eq!(data_path.http_outstanding().unwrap(), (1, 4));
-
     let mut next = Router::open(&options).unwrap_or_else(|error| panic!("{error}"));
-    next.take_over(Predecessor::Gone).unwrap();
-    assert_eq!(data_path.http_outstanding().unwrap(), (1, 1), "what is lent still counts");
+    next.take_over(Predecessor::Gone, &kept.iter().copied().collect()).unwrap();
+    assert!(next.state(lost).dead && kept.iter().all(|slot| !next.state(*slot).dead));
+    assert_eq!(next.lent_by_others().len(), 0);
     proxy.router = Arc::new(Mutex::new(next));
     early.send("67890");
     assert_eq!(early.hear(), "one /early 10");
-    world::eventually("nothing is outstanding", || data_path.http_outstanding().unwrap() == (0, 0));
-    assert_eq!(server.served(), 1);
+    for turn in 0..4 {
+        assert_eq!(early.ask(&get(&format!("/{turn}"))), format!("one /{turn} 0"));
+    }
+    assert_eq!((server.served(), data_path.http_outstanding().unwrap()), (5, (0, 0)));
+
+    // And once more, with nothing kept: the lent one is nobody's.
+    early.send("POST /late HTTP/1.1\r\nHost: web\r\nContent-Length: 10\r\n\r\n12345");
+    let mut next = Router::open(&options).unwrap_or_else(|error| panic!("{error}"));
+    next.take_over(Predecessor::Gone, &Default::default()).unwrap();
+    assert!(next.reserve(proxy.netns, endpoint).unwrap().is_some());
+    assert_eq!(next.lent_by_others().len(), 1);
+    drop(early);
+    world::eventually("the slot of a client that is gone comes back", || {
+        next.tidy();
+        next.lent_by_others().is_empty() && data_path.http_outstanding().unwrap() == (0, 0)
+    });
 }
 
 #[test]

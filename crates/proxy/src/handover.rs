@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use alize_model::control::ProxyState;
 use bytes::BytesMut;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpStream, UnixListener};
 use tokio::sync::mpsc;
@@ -31,7 +32,11 @@ use crate::listen::Doors;
 use crate::proxy::{Phase, Proxy};
 use crate::route::Plan;
 use crate::socket::Socket;
-use packet::{Door, Packets, Sockets};
+use packet::Sockets;
+pub(crate) use packet::{Door, Packets};
+
+/// Bytes in a packet: twice the unread bytes of a front, which are at most its longest head.
+const LONGEST: usize = 512 * 1024;
 
 /// How long each side waits for a word of the other.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -90,14 +95,14 @@ pub(crate) struct Ancestor(Packets);
 
 /// Asks the proxy that runs for its place; `None` if none runs.
 pub(crate) async fn take(path: &Path) -> Result<Option<Taken>, String> {
-    let Ok(packets) = Packets::connect(path) else { return Ok(None) };
+    let Ok(packets) = Packets::connect(path, LONGEST) else { return Ok(None) };
     timeout(PATIENCE, take_from(packets)).await.map_err(|_| "it was silent for 10 s".to_owned())?.map(Some)
 }
 
 async fn take_from(packets: Packets) -> Result<Taken, String> {
     let (mut offer, mut listeners) = (None, Vec::new());
     loop {
-        let (word, sockets) = receive(&packets).await?.ok_or("it ended within the handover")?;
+        let (word, sockets) = receive::<Word>(&packets).await?.ok_or("it ended within the handover")?;
         match word {
             Word::Offer { version } => {
                 tracing::info!(%version, "taking the place of the proxy that runs");
@@ -122,7 +127,8 @@ fn read_state(mut file: File) -> Result<Plan, String> {
     serde_json::from_slice(&text).map_err(|error| format!("its state cannot be read: {error}"))
 }
 
-async fn receive(packets: &Packets) -> Result<Option<(Word, Sockets)>, String> {
+/// The next word, with its descriptors; `None` at the end.
+pub(crate) async fn receive<W: DeserializeOwned>(packets: &Packets) -> Result<Option<(W, Sockets)>, String> {
     match packets.receive().await {
         Ok(Some((text, sockets))) => match serde_json::from_slice(&text) {
             Ok(word) => Ok(Some((word, sockets))),
@@ -204,7 +210,7 @@ pub(crate) struct Successors {
 impl Successors {
     /// Listens at `path`, in place of a proxy that ended or is about to.
     pub(crate) fn listen(path: PathBuf) -> io::Result<Self> {
-        Ok(Self { listener: Door::listen(&path)?, path })
+        Ok(Self { listener: Door::listen(&path, LONGEST)?, path })
     }
 
     /// Serves until a successor has taken over; gives what it takes fronts by.
@@ -234,7 +240,12 @@ impl Successors {
     }
 }
 
-async fn send(packets: &Packets, word: &Word, sockets: &[rustix::fd::BorrowedFd<'_>]) -> Result<(), String> {
+/// Says a word, with descriptors.
+pub(crate) async fn send(
+    packets: &Packets,
+    word: &impl Serialize,
+    sockets: &[rustix::fd::BorrowedFd<'_>],
+) -> Result<(), String> {
     let text = serde_json::to_vec(word).map_err(|error| error.to_string())?;
     packets.send(&text, sockets).await.map_err(|error| error.to_string())
 }
@@ -304,8 +315,9 @@ impl Heir {
         let word = Word::Front(Box::new(record));
         let mut sockets = vec![front.socket.stream().as_fd()];
         sockets.extend(back.iter().map(|back| back.stream().as_fd()));
-        if let Err(error) = send(&self.0, &word, &sockets).await {
-            tracing::warn!(%error, "a connection could not be handed over");
+        match send(&self.0, &word, &sockets).await {
+            Ok(()) => front.give_away(),
+            Err(error) => tracing::warn!(%error, "a connection could not be handed over"),
         }
     }
 }

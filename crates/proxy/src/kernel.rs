@@ -116,6 +116,13 @@ pub trait Kernel: Send + Sync + 'static {
         let _ = front;
     }
 
+    /// Whether all exchanges on a connection of a proxy that is gone were complete: so many bytes were read from it and
+    /// written to it, and what the kernel has begun for its client goes on.
+    fn rests(&self, client: &Client, read: u64, written: u64) -> bool {
+        let _ = (client, read, written);
+        false
+    }
+
     /// Whether what the client has sent may be answered. While a response is on its way to it that does not go through the
     /// proxy, it may not: responses would change places.
     fn standing(&self, client: &Client) -> Standing {

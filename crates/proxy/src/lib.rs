@@ -25,6 +25,7 @@ mod front;
 #[doc(hidden)]
 pub mod fuzz;
 mod handover;
+mod keep;
 mod kernel;
 mod listen;
 mod proxy;
@@ -37,6 +38,7 @@ mod wire;
 
 pub use error::Error;
 pub use front::Outcome;
+pub use keep::Store;
 pub use kernel::{Accepted, Client, Fixed, InForce, Kernel, Netns, Resting, Standing};
 pub use proxy::Limits;
 pub use reason::Reason;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::back::lock;
 use crate::front::{self, Front, Leaving, Origin, Outcome};
+use crate::keep::{Kept, Ticket};
 use crate::kernel::{Accepted, Netns};
 use crate::proxy::{Phase, Proxy};
 use crate::reason::Reason;
@@ -32,6 +34,8 @@ pub(crate) struct Doors {
     proxy: Arc<Proxy>,
     listeners: Mutex<Vec<Door>>,
     fronts: Mutex<std::collections::HashMap<u64, Weak<Front>>>,
+    /// Those that are not kept yet: most connections are short.
+    fresh: Mutex<Vec<Weak<Front>>>,
     /// Takes fronts that are at rest while the proxy hands over.
     leaving: mpsc::UnboundedSender<Leaving>,
 }
@@ -40,6 +44,7 @@ struct Door {
     netns: Netns,
     listener: Arc<TcpListener>,
     task: JoinHandle<()>,
+    _ticket: Option<Ticket>,
 }
 
 impl Doors {
@@ -48,6 +53,7 @@ impl Doors {
             proxy: Arc::clone(proxy),
             listeners: Mutex::default(),
             fronts: Mutex::default(),
+            fresh: Mutex::default(),
             leaving,
         })
     }
@@ -59,7 +65,9 @@ impl Doors {
         let listener = Arc::new(TcpListener::from_std(listener)?);
         let (doors, accepting) = (Arc::clone(self), Arc::clone(&listener));
         let task = tokio::spawn(async move { doors.accept(netns, address, &accepting).await });
-        lock(&self.listeners).push(Door { netns, listener, task });
+        let kept: Weak<TcpListener> = Arc::downgrade(&listener);
+        let ticket = self.proxy.keeping().map(|keeping| keeping.keep(Kept::Listener { netns }, kept));
+        lock(&self.listeners).push(Door { netns, listener, task, _ticket: ticket });
         Ok(address)
     }
 
@@ -120,6 +128,9 @@ impl Doors {
     pub(crate) fn live(self: &Arc<Self>, front: Arc<Front>) {
         self.proxy.kernel.joined(&front.origin.client, front.origin.netns);
         lock(&self.fronts).insert(front.origin.key(), Arc::downgrade(&front));
+        if self.proxy.keeping().is_some() {
+            lock(&self.fresh).push(Arc::downgrade(&front));
+        }
         self.proxy.open.fetch_add(1, Ordering::Relaxed);
         let doors = Arc::clone(self);
         let phase = self.proxy.phase.subscribe();
@@ -133,6 +144,36 @@ impl Doors {
             }
             doors.proxy.open.fetch_sub(1, Ordering::Relaxed);
         });
+    }
+
+    /// Has connections kept that are not short.
+    pub(crate) fn keep_fresh(&self) {
+        let fresh = std::mem::take(&mut *lock(&self.fresh));
+        if let Some(keeping) = self.proxy.keeping() {
+            fresh.iter().filter_map(Weak::upgrade).for_each(|front| front.keep(keeping));
+        }
+    }
+
+    /// Goes on with a connection of a proxy that is gone, if nothing was in its hands; else the client hears of it. Whether it
+    /// goes on.
+    pub(crate) fn revive(self: &Arc<Self>, origin: Origin, socket: OwnedFd) -> bool {
+        if self.front(origin.key()).is_some() {
+            return true;
+        }
+        let stream = std::net::TcpStream::from(socket);
+        let rests = alize_datapath::http::socket_totals(&stream)
+            .is_ok_and(|(read, written)| self.proxy.kernel.rests(&origin.client, read, written));
+        let revived = |stream: std::net::TcpStream| {
+            let (read, written) = alize_datapath::http::socket_totals(&stream)?;
+            stream.set_nonblocking(true)?;
+            let socket = Socket::with_totals(TcpStream::from_std(stream)?, read, written);
+            io::Result::Ok(Front::new(socket, origin, BytesMut::new()))
+        };
+        if !rests {
+            let _ = rustix::net::connect_unspec(&stream);
+            return false;
+        }
+        revived(stream).map(|front| self.live(front)).is_ok()
     }
 
     /// See [`crate::Handle::relay`].

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
 use alize_model::control::ProxyCounters;
 use tokio::sync::watch;
 
 use crate::back::{Backs, lock};
+use crate::keep::Keeping;
 use crate::kernel::Kernel;
 use crate::route::{Mesh, Plan};
 
@@ -65,6 +66,9 @@ pub(crate) struct Proxy {
     pub(crate) accepted: AtomicU64,
     pub(crate) open: AtomicU64,
     anomalies: Mutex<HashMap<&'static str, u64>>,
+    keeping: OnceLock<Keeping>,
+    /// Done once the first state is in force.
+    first: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 impl Proxy {
@@ -81,6 +85,8 @@ impl Proxy {
             accepted: AtomicU64::new(0),
             open: AtomicU64::new(0),
             anomalies: Mutex::default(),
+            keeping: OnceLock::new(),
+            first: Mutex::default(),
         })
     }
 
@@ -92,10 +98,27 @@ impl Proxy {
     /// Puts a state in force, whole; an error has changed nothing.
     pub(crate) fn apply(&self, plan: Plan) -> Result<(), String> {
         let earlier = self.mesh();
-        let mesh = Mesh::new(plan, &earlier)?;
+        let mesh = Arc::new(Mesh::new(plan, &earlier)?);
+        *self.mesh.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::clone(&mesh);
+        if let Some(first) = lock(&self.first).take() {
+            first();
+        }
         self.kernel.applied(&mesh.in_force());
-        *self.mesh.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(mesh);
         Ok(())
+    }
+
+    /// Does something when a state is in force for the first time, before the kernel side hears of it.
+    pub(crate) fn at_first(&self, what: impl FnOnce() + Send + 'static) {
+        *lock(&self.first) = Some(Box::new(what));
+    }
+
+    /// Who keeps sockets beyond the end of this process, if anybody does.
+    pub(crate) fn keeping(&self) -> Option<&Keeping> {
+        self.keeping.get()
+    }
+
+    pub(crate) fn set_keeping(&self, keeping: Keeping) {
+        let _ = self.keeping.set(keeping);
     }
 
     /// Counts something that should not happen.

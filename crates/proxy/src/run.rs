@@ -3,11 +3,13 @@
 use std::fs::{self, Permissions};
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use alize_datapath::http::netns_cookie;
 use alize_model::control::{ProxyCounters, ProxyState};
 use tokio::net::{TcpStream, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,8 +18,9 @@ use tokio::time::Instant;
 
 use crate::control;
 use crate::error::Error;
-use crate::front::Outcome;
+use crate::front::{Origin, Outcome};
 use crate::handover::{self, Heir, Successors};
+use crate::keep::{Keeping, Kept, KeptBack, Orphan, Ticket};
 use crate::kernel::{Kernel, Netns};
 use crate::listen::Doors;
 use crate::proxy::{Limits, Phase, Proxy};
@@ -50,6 +53,8 @@ pub struct Options {
     pub kernel: Arc<dyn Kernel>,
     /// Listeners to begin with. A successor gets those of the proxy before it as well.
     pub listeners: Vec<(Netns, StdListener)>,
+    /// Whether sockets are kept beyond a sudden end, by a [`crate::Store`] of the instance where there is one.
+    pub keeps: bool,
 }
 
 impl Options {
@@ -65,6 +70,7 @@ impl Options {
             limits: Limits::default(),
             kernel,
             listeners: Vec::new(),
+            keeps: false,
         }
     }
 
@@ -124,6 +130,12 @@ impl Handle {
         self.proxy.mesh().count_carried(service, route, request);
     }
 
+    /// Has a connection to an endpoint kept beyond a sudden end of this process, where anybody does that.
+    pub(crate) fn keep(&self, back: KeptBack, socket: &Arc<OwnedFd>) -> Option<Ticket> {
+        let socket: Weak<OwnedFd> = Arc::downgrade(socket);
+        Some(self.proxy.keeping()?.keep(Kept::Back(back), socket))
+    }
+
     /// Counts something that should not happen.
     pub fn anomaly(&self, what: &'static str) {
         self.proxy.anomaly(what);
@@ -131,7 +143,6 @@ impl Handle {
 }
 
 /// What is true when the proxy is ready.
-#[derive(Clone)]
 pub struct Ready {
     /// The proxy.
     pub handle: Handle,
@@ -139,6 +150,10 @@ pub struct Ready {
     pub control: PathBuf,
     /// Whether it took the place of another, which finishes what is lent of its connections.
     pub succeeded: bool,
+    /// Of a proxy that is gone: its connections to endpoints.
+    pub(crate) backs: Vec<(KeptBack, OwnedFd)>,
+    /// The namespaces in which its listeners are, by cookie.
+    pub(crate) namespaces: Vec<u64>,
 }
 
 /// Serves until it is told to end by SIGTERM, SIGINT or the agent, or until a successor has taken over.
@@ -168,6 +183,19 @@ pub async fn run(options: Options, on_ready: impl FnOnce(Ready)) -> Result<(), E
         None => listen(&control_path).map(|control| (control, None)),
     }
     .map_err(|source| Error::Socket { path: control_path.clone(), source })?;
+    let mut legacy = Legacy::default();
+    if options.keeps {
+        let late = Arc::clone(&doors);
+        let (keeping, orphans) =
+            Keeping::start(&options.run_dir, &options.instance, move |(kept, socket)| {
+                if let Kept::Front { origin } = kept {
+                    late.revive(origin, socket);
+                }
+            })
+            .await;
+        proxy.set_keeping(keeping);
+        legacy = Legacy::new(orphans);
+    }
     open(&doors, options.listeners)?;
     let control = Arc::new(control);
     let successors = Successors::listen(handover_path.clone())
@@ -175,11 +203,16 @@ pub async fn run(options: Options, on_ready: impl FnOnce(Ready)) -> Result<(), E
     let (drain, mut drains) = mpsc::channel(1);
     let agents = tokio::spawn(control::serve(Arc::clone(&proxy), Arc::clone(&control), drain));
     let sweeper = tokio::spawn(sweep(Arc::clone(&proxy)));
+    let keeper = tokio::spawn(keep(Arc::clone(&doors)));
     if let Some(packets) = packets {
         tokio::spawn(packets.take_fronts(Arc::clone(&doors)));
     }
     let handle = Handle { proxy: Arc::clone(&proxy), doors: Arc::clone(&doors) };
-    on_ready(Ready { handle, control: control_path.clone(), succeeded });
+    let namespaces =
+        legacy.listeners.iter().filter_map(|(_, listener)| netns_cookie(listener).ok()).collect();
+    let backs = std::mem::take(&mut legacy.backs);
+    on_ready(Ready { handle, control: control_path.clone(), succeeded, backs, namespaces });
+    legacy.wait(&proxy, &doors);
 
     let end = tokio::select! {
         heir = successors.next(&proxy, &doors, &control) => End::Succeeded(heir),
@@ -214,7 +247,61 @@ pub async fn run(options: Options, on_ready: impl FnOnce(Ready)) -> Result<(), E
     // Until here whoever waits for the end may ask how far it is.
     agents.abort();
     sweeper.abort();
+    keeper.abort();
+    if let Some(keeping) = proxy.keeping() {
+        keeping.farewell().await;
+    }
     Ok(())
+}
+
+/// What a proxy that is gone has left.
+#[derive(Default)]
+struct Legacy {
+    listeners: Vec<(Netns, StdListener)>,
+    fronts: Vec<(Origin, OwnedFd)>,
+    backs: Vec<(KeptBack, OwnedFd)>,
+}
+
+impl Legacy {
+    fn new(orphans: Vec<Orphan>) -> Self {
+        let mut legacy = Self::default();
+        for (kept, socket) in orphans {
+            match kept {
+                Kept::Listener { netns } => legacy.listeners.push((netns, socket.into())),
+                Kept::Front { origin } => legacy.fronts.push((origin, socket)),
+                Kept::Back(back) => legacy.backs.push((back, socket)),
+            }
+        }
+        legacy
+    }
+
+    /// Goes on with it once there is a state by which clients can be served.
+    fn wait(self, proxy: &Arc<Proxy>, doors: &Arc<Doors>) {
+        let Self { listeners, fronts, .. } = self;
+        if listeners.is_empty() && fronts.is_empty() {
+            return;
+        }
+        let doors = Arc::clone(doors);
+        proxy.at_first(move || {
+            if let Err(error) = open(&doors, listeners) {
+                tracing::warn!("listeners of the proxy before are lost: {error}");
+            }
+            let all = fronts.len();
+            let kept = fronts.into_iter().map(|(origin, socket)| doors.revive(origin, socket));
+            let kept = kept.filter(|goes_on| *goes_on).count();
+            tracing::info!(kept, cut = all - kept, "went on with the connections of a proxy that is gone");
+        });
+    }
+}
+
+/// How long a connection is before it is kept beyond a sudden end.
+const SHORT: Duration = Duration::from_millis(200);
+
+async fn keep(doors: Arc<Doors>) {
+    loop {
+        tokio::time::sleep(SHORT).await;
+        doors.keep_fresh();
+    }
 }
 
 /// Waits for the responses of requests that the kernel has routed over connections of this process.
@@ -225,7 +312,7 @@ async fn finished(proxy: &Proxy, until: Instant) {
 }
 
 /// A sleeping connection is a descriptor: as many as the system allows.
-fn raise_file_limit() {
+pub(crate) fn raise_file_limit() {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised) {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -88,17 +88,20 @@ pub(crate) struct Socket {
     stream: TcpStream,
     read: AtomicU64,
     written: AtomicU64,
+    /// It ends with a reset.
+    is_cut: AtomicBool,
 }
 
 impl Socket {
     pub(crate) fn new(stream: TcpStream) -> Self {
         let _ = stream.set_nodelay(true);
-        Self { stream, read: AtomicU64::new(0), written: AtomicU64::new(0) }
+        Self::with_totals(stream, 0, 0)
     }
 
     /// As it was in another process, that read and wrote so many bytes.
     pub(crate) fn with_totals(stream: TcpStream, read: u64, written: u64) -> Self {
-        Self { stream, read: AtomicU64::new(read), written: AtomicU64::new(written) }
+        let (read, written) = (AtomicU64::new(read), AtomicU64::new(written));
+        Self { stream, read, written, is_cut: AtomicBool::new(false) }
     }
 
     pub(crate) fn stream(&self) -> &TcpStream {
@@ -205,7 +208,17 @@ impl Socket {
     /// Ends the connection so that the peer cannot take what it got for complete. Whoever sleeps on it wakes, and drops
     /// it; it must not be shut down for writing, since an end in order would go before the reset.
     pub(crate) fn reset(&self) {
+        self.is_cut.store(true, Ordering::Relaxed);
         let _ = rustix::net::sockopt::set_socket_linger(&self.stream, Some(std::time::Duration::ZERO));
         self.shutdown_read();
+    }
+
+    /// Ends the connection for everybody who has a descriptor of it.
+    pub(crate) fn end(&self) {
+        let _ = match self.is_cut.load(Ordering::Relaxed) {
+            // Sends a reset at once, where closing waits for the last descriptor.
+            true => rustix::net::connect_unspec(&self.stream),
+            false => rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both),
+        };
     }
 }

@@ -159,7 +159,8 @@ impl Caller<'_> {
                 empty.insert((BufReader::with_capacity(2048, stream), peer))
             }
         };
-        write!(reader.get_mut(), "GET {path} HTTP/1.1\r\nHost: shop\r\n\r\n")
+        // At once: the kernel leaves heads that come in pieces to the proxy.
+        reader.get_mut().write_all(format!("GET {path} HTTP/1.1\r\nHost: shop\r\n\r\n").as_bytes())
     }
 }
 

@@ -29,17 +29,19 @@ pub(crate) fn proxy(global: &Global, args: ProxyArgs, output: Output) -> Result<
     let options = Options {
         drain: args.drain,
         listeners: listeners(&args.listen)?,
+        keeps: routed.is_some(),
         ..Options::new(&global.instance, &args.place.run_dir, kernel)
     };
     block_on(async {
         let ran = alize_proxy::run(options, |ready| {
+            let control = ready.control.display().to_string();
+            let succeeded = ready.succeeded;
             if let Some(routed) = &routed
-                && let Err(error) = routed.start(&ready)
+                && let Err(error) = routed.start(ready)
             {
                 error!("no request is routed in the kernel: {error}");
             }
-            let control = ready.control.display();
-            info!(pid = std::process::id(), %control, succeeded = ready.succeeded, "the proxy is ready");
+            info!(pid = std::process::id(), %control, succeeded, "the proxy is ready");
         });
         ran.await.map_err(Failure::Proxy)
     })

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use alize_agent::{Bundles, Options, Ready};
 use alize_datapath::Opened;
 use alize_datapath::bundle::Trust;
+use alize_proxy::Store;
 use tracing::{info, warn};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
@@ -24,8 +25,17 @@ pub(crate) fn run(global: &Global, args: AgentArgs, file: PathBuf, output: Outpu
         LogFormat::Json => record,
     };
     let options = options(global, args, file)?;
+    let store_of = (options.datapath.run_dir.clone(), options.datapath.instance.clone());
     block_on(async {
-        let ran = alize_agent::run(options, |ready| announce(ready, output)).await;
+        // Not before the agent is sure that it is the only one of its instance.
+        let ready = |ready: &Ready| {
+            match Store::listen(&store_of.0, &store_of.1) {
+                Ok(store) => drop(tokio::spawn(store.serve())),
+                Err(error) => warn!("connections end with the proxy, should it be killed: {error}"),
+            }
+            announce(ready, output);
+        };
+        let ran = alize_agent::run(options, ready).await;
         ran.map_err(|error| refused(error, output))
     })
 }

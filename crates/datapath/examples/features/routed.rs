@@ -21,7 +21,7 @@ pub(crate) fn try_out(world: &World, data_path: &mut DataPath) {
     let options =
         RouterOptions { instance: world.options.instance.clone(), bpffs: world.options.bpffs.clone() };
     let mut router = Router::open(&options).unwrap_or_else(|error| panic!("{error}"));
-    router.take_over(Predecessor::Gone).unwrap_or_else(|error| panic!("{error}"));
+    router.take_over(Predecessor::Gone, &Default::default()).unwrap_or_else(|error| panic!("{error}"));
     let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
     let netns = netns_cookie(proxy.as_fd()).unwrap();
     router.listen(netns, Some(proxy.local_addr().unwrap().port()), None).unwrap();

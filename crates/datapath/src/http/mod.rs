@@ -13,9 +13,11 @@ pub(crate) mod programs;
 mod router;
 mod shared;
 pub(crate) mod tables;
+mod totals;
 
 pub use counters::{Passed, Routed, RouterCounters};
 pub use netns::netns_cookie;
 pub use router::{
     Armed, Event, Front, Lent, Predecessor, Rest, Router, RouterOptions, Slot, SlotState, reason_name,
 };
+pub use totals::socket_totals;

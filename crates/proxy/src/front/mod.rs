@@ -11,14 +11,16 @@ mod relay;
 pub(crate) mod tunnel;
 
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use bytes::BytesMut;
 use http::{HeaderMap, response};
 use serde::{Deserialize, Serialize};
 
 use crate::back::lock;
+use crate::keep::{Keeping, Kept, Ticket};
 use crate::kernel::{Client, Netns, Resting};
 use crate::socket::Socket;
 use crate::wire::{Decoder, Framing, head};
@@ -42,10 +44,28 @@ pub(crate) struct Front {
     turn: tokio::sync::Mutex<()>,
     /// The client was told that what it asked for will not come, and that the connection ends: it is told once.
     refused: AtomicBool,
+    /// Another process has a descriptor, so that closing this one ends nothing.
+    ticket: OnceLock<Ticket>,
+    /// The connection goes on in another proxy.
+    is_given: AtomicBool,
+}
+
+impl AsFd for Front {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.stream().as_fd()
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        if self.ticket.get().is_some() && !self.is_given.load(Ordering::Relaxed) {
+            self.socket.end();
+        }
+    }
 }
 
 /// Where a connection comes from.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Origin {
     pub(crate) client: Client,
     pub(crate) netns: Netns,
@@ -73,8 +93,27 @@ impl Front {
     pub(crate) fn new(socket: Socket, origin: Origin, unread: BytesMut) -> Arc<Self> {
         let incoming = Mutex::new(Incoming { buffer: unread, decoder: Decoder::Done, begun: false });
         let turn = tokio::sync::Mutex::default();
-        let refused = AtomicBool::new(false);
-        Arc::new(Self { socket, origin, incoming, tunnel: Mutex::default(), turn, refused })
+        Arc::new(Self {
+            socket,
+            origin,
+            incoming,
+            tunnel: Mutex::default(),
+            turn,
+            refused: AtomicBool::new(false),
+            ticket: OnceLock::new(),
+            is_given: AtomicBool::new(false),
+        })
+    }
+
+    /// Has a descriptor kept beyond the end of this process.
+    pub(crate) fn keep(self: &Arc<Self>, keeping: &Keeping) {
+        let own: Weak<Self> = Arc::downgrade(self);
+        self.ticket.get_or_init(|| keeping.keep(Kept::Front { origin: self.origin }, own));
+    }
+
+    /// Another proxy has it.
+    pub(crate) fn give_away(&self) {
+        self.is_given.store(true, Ordering::Relaxed);
     }
 
     /// Whether nobody has told the client yet that the connection ends; now the caller does.

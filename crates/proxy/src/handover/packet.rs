@@ -21,18 +21,19 @@ use crate::back::lock;
 
 /// Descriptors in a packet; the kernel allows 253.
 pub(super) const MOST_SOCKETS: usize = 64;
-/// Bytes in a packet: twice the unread bytes of a front, which are at most its longest head.
-const LONGEST: usize = 512 * 1024;
 
 /// Descriptors that came with a packet.
-pub(super) type Sockets = Vec<OwnedFd>;
+pub(crate) type Sockets = Vec<OwnedFd>;
 
 /// Where connections are taken from.
-pub(crate) struct Door(UnixListener);
+pub(crate) struct Door {
+    listener: UnixListener,
+    longest: usize,
+}
 
 impl Door {
-    /// Listens at `path`, whatever was there; only root may connect.
-    pub(super) fn listen(path: &Path) -> io::Result<Self> {
+    /// Listens at `path`, whatever was there; only root may connect. Packets have `longest` bytes at most.
+    pub(crate) fn listen(path: &Path, longest: usize) -> io::Result<Self> {
         let beside = path.with_extension("handover.new");
         let _ = fs::remove_file(&beside);
         let socket = socket()?;
@@ -40,11 +41,11 @@ impl Door {
         fs::set_permissions(&beside, Permissions::from_mode(0o600))?;
         listen(&socket, 8)?;
         fs::rename(&beside, path)?;
-        Ok(Self(UnixListener::from_std(socket.into())?))
+        Ok(Self { listener: UnixListener::from_std(socket.into())?, longest })
     }
 
-    pub(super) async fn accept(&self) -> io::Result<Packets> {
-        Ok(Packets::new(self.0.accept().await?.0))
+    pub(crate) async fn accept(&self) -> io::Result<Packets> {
+        Ok(Packets::new(self.listener.accept().await?.0, self.longest))
     }
 }
 
@@ -58,17 +59,18 @@ pub(crate) struct Packets {
     stream: UnixStream,
     /// Where packets are read into: clearing it for each would cost more than all else.
     space: Mutex<Vec<u8>>,
+    longest: usize,
 }
 
 impl Packets {
-    fn new(stream: UnixStream) -> Self {
-        Self { stream, space: Mutex::default() }
+    fn new(stream: UnixStream, longest: usize) -> Self {
+        Self { stream, space: Mutex::default(), longest }
     }
 
-    pub(super) fn connect(path: &Path) -> io::Result<Self> {
+    pub(crate) fn connect(path: &Path, longest: usize) -> io::Result<Self> {
         let socket = socket()?;
         connect(&socket, &SocketAddrUnix::new(path)?)?;
-        Ok(Self::new(UnixStream::from_std(socket.into())?))
+        Ok(Self::new(UnixStream::from_std(socket.into())?, longest))
     }
 
     pub(super) async fn send(&self, text: &[u8], sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -86,12 +88,17 @@ impl Packets {
 
     /// The next packet; `None` at the end.
     pub(super) async fn receive(&self) -> io::Result<Option<(Vec<u8>, Sockets)>> {
-        self.stream.async_io(Interest::READABLE, || receive_now(&self.stream, &mut lock(&self.space))).await
+        let read = || receive_now(&self.stream, &mut lock(&self.space), self.longest);
+        self.stream.async_io(Interest::READABLE, read).await
     }
 }
 
-fn receive_now(socket: &UnixStream, text: &mut Vec<u8>) -> io::Result<Option<(Vec<u8>, Sockets)>> {
-    text.resize(LONGEST, 0);
+fn receive_now(
+    socket: &UnixStream,
+    text: &mut Vec<u8>,
+    longest: usize,
+) -> io::Result<Option<(Vec<u8>, Sockets)>> {
+    text.resize(longest, 0);
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_SOCKETS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let message = recvmsg(socket, &mut [IoSliceMut::new(text)], &mut control, RecvFlags::CMSG_CLOEXEC)?;

@@ -29,6 +29,7 @@ use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::back::lock;
+use crate::keep::KeptBack;
 use crate::kernel::{Accepted, Client, InForce, Kernel, Netns, Resting, Standing};
 use crate::run::{Handle, Ready};
 
@@ -131,6 +132,8 @@ pub struct Routed {
     informed: AtomicBool,
     /// The process is about to end.
     has_let_go: AtomicBool,
+    /// Clients for whom a proxy that is gone has begun what nobody can finish.
+    lost: Mutex<HashSet<u64>>,
     /// Something has happened that makes it worth looking before it is time.
     sooner: Notify,
 }
@@ -157,27 +160,47 @@ impl Routed {
             handle: OnceLock::new(),
             informed: AtomicBool::new(false),
             has_let_go: AtomicBool::new(false),
+            lost: Mutex::default(),
             sooner: Notify::new(),
         }))
     }
 
     /// Takes over from the proxy before, begins to listen in every namespace, once there is a state in force, and to look
     /// after slots; to be called when the proxy is ready.
-    pub fn start(self: &Arc<Self>, ready: &Ready) -> Result<(), RoutedError> {
+    pub fn start(self: &Arc<Self>, ready: Ready) -> Result<(), RoutedError> {
         let system = |source| RoutedError::System { what: "listen to the kernel's events", source };
         let ring = readable(&*lock(&self.router)).map_err(system)?;
         let ends = readable(&*self.ends).map_err(system)?;
-        let handle = self.handle.get_or_init(|| ready.handle.clone());
-        let before = if ready.succeeded { Predecessor::Finishing } else { Predecessor::Gone };
-        lock(&self.router).take_over(before)?;
+        let Ready { handle, succeeded, backs, mut namespaces, .. } = ready;
+        let handle = self.handle.get_or_init(|| handle);
+        let before = if succeeded { Predecessor::Finishing } else { Predecessor::Gone };
+        lock(&self.router).take_over(before, &backs.iter().map(|(back, _)| back.slot).collect())?;
+        self.adopt(backs);
         // A successor listens in the same places, at the sockets that it was given: no connection is balanced as a whole
-        // meanwhile. Where the proxy before was killed nobody listens any more.
+        // meanwhile. Where the proxy before was killed, and its listeners were not kept, nobody listens any more.
         self.look();
-        lock(&self.router).listen_only(&self.namespaces.cookies())?;
-        self.namespaces.leave_others(handle);
+        namespaces.extend(self.namespaces.cookies());
+        lock(&self.router).listen_only(&namespaces)?;
+        if succeeded {
+            self.namespaces.leave_others(handle);
+        }
         let routed = Arc::clone(self);
         tokio::spawn(async move { routed.watch(ring, ends).await });
         Ok(())
+    }
+
+    /// Goes on with connections to endpoints of a proxy that is gone.
+    fn adopt(self: &Arc<Self>, backs: Vec<(KeptBack, OwnedFd)>) {
+        let mut lost = lock(&self.router).lent_by_others();
+        for (back, socket) in backs {
+            let lent = lock(&self.router).state(back.slot).lent;
+            // How much of a response was read that is to be carried, nobody knows.
+            let is_torn = lent.is_some_and(|lent| lent.copy);
+            if is_torn || !slots::adopt(self, &back, socket) {
+                lost.extend(lock(&self.router).retire(back.slot).map(|lent| lent.cookie));
+            }
+        }
+        *lock(&self.lost) = lost;
     }
 
     async fn watch(self: Arc<Self>, ring: AsyncFd<OwnedFd>, ends: AsyncFd<OwnedFd>) {
@@ -318,6 +341,12 @@ impl Kernel for Routed {
         Some(Client { service: front.service, cookie: front.cookie })
     }
 
+    fn rests(&self, client: &Client, read: u64, written: u64) -> bool {
+        let known = Rest { read: read as u32, written: written as u32 };
+        let rest = lock(&self.router).rest_of(client.cookie).unwrap_or_default();
+        rest == known && !lock(&self.lost).contains(&client.cookie)
+    }
+
     fn joined(&self, client: &Client, netns: Netns) {
         lock(&self.clients).insert(client.cookie, netns);
         // Of one that was handed over. Who was accepted here is expected already.
@@ -429,8 +458,11 @@ impl Kernel for Routed {
 
     fn applied(&self, endpoints: &[InForce]) {
         *lock(&self.endpoints) = Endpoints::new(endpoints);
-        if !self.informed.swap(true, Ordering::AcqRel) {
-            self.sooner.notify_one();
+        if !self.informed.swap(true, Ordering::AcqRel)
+            && let Some(routed) = self.own.upgrade()
+        {
+            // At once: connections may be waiting in listeners that were kept.
+            routed.look();
         }
     }
 }

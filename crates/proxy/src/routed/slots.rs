@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::{Known, Routed, remote};
 use crate::back::lock;
 use crate::counters;
+use crate::keep::{KeptBack, Ticket};
 use crate::kernel::{Kernel, Netns};
 use crate::reason::Reason;
 
@@ -47,6 +49,8 @@ struct Held {
     /// Requests it had served when it was last looked at, and when that was another number.
     used: u64,
     since: Instant,
+    /// By which another process may go on with the connection.
+    _kept: Option<(Arc<OwnedFd>, Ticket)>,
 }
 
 /// An endpoint, seen from a namespace.
@@ -305,8 +309,21 @@ impl Drop for Reserved<'_> {
     }
 }
 
+/// Goes on with a connection of a proxy that is gone; false if it is none any more.
+pub(super) fn adopt(routed: &Arc<Routed>, back: &KeptBack, socket: OwnedFd) -> bool {
+    let stream = std::net::TcpStream::from(socket);
+    if lock(&routed.router).state(back.slot).dead || stream.set_nonblocking(true).is_err() {
+        return false;
+    }
+    let Ok(stream) = TcpStream::from_std(stream) else { return false };
+    let armed = back.remote.map_or(Armed::Here, |cookie| Armed::Remote { cookie });
+    hold(routed, (back.netns, back.endpoint), back.slot, armed, stream);
+    true
+}
+
 fn hold(routed: &Arc<Routed>, place: (Netns, u32), slot: Slot, armed: Armed, stream: TcpStream) {
     let weak = Arc::downgrade(routed);
+    let kept = kept(routed, place, slot, armed, &stream);
     let mut open = lock(&routed.slots.open);
     let (task, wake) = match armed {
         Armed::Remote { cookie } => {
@@ -317,8 +334,25 @@ fn hold(routed: &Arc<Routed>, place: (Netns, u32), slot: Slot, armed: Armed, str
         _ => (tokio::spawn(async move { attend(weak, slot, stream).await }), None),
     };
     let now = Instant::now();
-    open.insert(slot.number(), Held { slot, place, task, wake, used: 0, since: now });
+    open.insert(slot.number(), Held { slot, place, task, wake, used: 0, since: now, _kept: kept });
     lock(&routed.slots.places).entry(place).or_default().open += 1;
+}
+
+/// Has the connection kept by a second descriptor, since the first goes from hand to hand.
+fn kept(
+    routed: &Routed,
+    (netns, endpoint): (Netns, u32),
+    slot: Slot,
+    armed: Armed,
+    stream: &TcpStream,
+) -> Option<(Arc<OwnedFd>, Ticket)> {
+    let remote = match armed {
+        Armed::Remote { cookie } => Some(cookie),
+        Armed::Here | Armed::Elsewhere => None,
+    };
+    let socket = Arc::new(rustix::io::fcntl_dupfd_cloexec(stream, 0).ok()?);
+    let ticket = routed.handle.get()?.keep(KeptBack { slot, netns, endpoint, remote }, &socket)?;
+    Some((socket, ticket))
 }
 
 /// Sleeps beside a connection that the kernel uses, until something comes by TCP: a response to carry, or the end.

@@ -198,8 +198,9 @@ fn proxy(options: &Options) -> (Handle, tokio::sync::oneshot::Sender<()>, thread
             let routed = Routed::open(meshed).unwrap_or_else(|error| panic!("{error}"));
             let options = alize_proxy::Options::new(instance, run_dir, routed.clone());
             let ready = |ready: alize_proxy::Ready| {
-                routed.start(&ready).unwrap_or_else(|error| panic!("{error}"));
-                sender.send(ready.handle).unwrap();
+                let handle = ready.handle.clone();
+                routed.start(ready).unwrap_or_else(|error| panic!("{error}"));
+                sender.send(handle).unwrap();
             };
             tokio::select! {
                 ran = alize_proxy::run(options, ready) => ran.unwrap_or_else(|error| panic!("{error}")),

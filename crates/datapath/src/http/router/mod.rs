@@ -18,12 +18,14 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use alize_model::http::Method;
 use libbpf_rs::libbpf_sys::BPF_SK_SKB_STREAM_VERDICT;
 use libbpf_rs::{MapHandle, RingBuffer};
+use serde::{Deserialize, Serialize};
 
 use super::abi::{
     GENERATION_BITS, GENERATION_SHIFT, http_dial_key, http_far, http_front, http_front_key, http_listener,
@@ -51,7 +53,8 @@ pub struct RouterOptions {
 }
 
 /// A slot while it stands for one connection. Once its number stands for another, nothing can be done with it any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Another process may get it with its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Slot {
     number: u32,
     generation: u64,
@@ -72,7 +75,7 @@ impl Slot {
 /// Who owned the slots before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Predecessor {
-    /// Nobody, or one that was killed.
+    /// Nobody, or one that was killed. Of its slots only those live on whose connections were kept.
     Gone,
     /// One that has let go and finishes what is lent.
     Finishing,
@@ -167,6 +170,9 @@ pub struct Router {
     remote: Option<Remote>,
     clients: Map<u64, u64>,
     load: Map<u32, u32>,
+    /// Pages of `load`, mapped when a slot is made: between the flag of a request that ends and its load must be no time
+    /// in which this process is likely to be killed.
+    loads: Vec<Shared<AtomicU32>>,
     ring: RingBuffer<'static>,
     /// Filled by the ring's callback, which must not borrow anything.
     received: Arc<Mutex<Vec<Event>>>,
@@ -230,6 +236,7 @@ impl Router {
             remote: remote(&pins, &handle)?,
             clients: Map::new(handle("http_client_sockets")?)?,
             load: Map::new(handle("http_load")?)?,
+            loads: Vec::new(),
             ring: ring(&events, &received)?,
             received,
             events,
@@ -296,6 +303,12 @@ impl Router {
     pub fn rest(&self, cookie: u64, rest: Rest) -> Result<(), Error> {
         let rest = http_rest { read: rest.read, written: rest.written };
         self.rests.put_all([(cookie, rest)].into_iter())
+    }
+
+    /// What was last said of a client by [`Self::rest`].
+    pub fn rest_of(&self, cookie: u64) -> Option<Rest> {
+        let rest = self.rests.get(&cookie).ok().flatten()?;
+        Some(Rest { read: rest.read, written: rest.written })
     }
 
     /// The client's connection is gone.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use alize_model::http::Method;
@@ -23,6 +23,7 @@ impl Router {
             return Ok(None);
         }
         let pool = self.pool(netns, endpoint)?;
+        self.map_load(endpoint)?;
         self.collect();
         let Some(number) = self.free.pop_front() else { return Ok(None) };
         let Some(cell) = self.slots.get(number) else { return Ok(None) };
@@ -265,16 +266,18 @@ impl Router {
         }
     }
 
-    pub(super) fn add_load(&self, endpoint: u32, change: i32) {
-        let load: Result<Shared<AtomicU32>, Error> = Shared::around(&self.load, endpoint);
-        match load {
-            Ok(load) => {
-                if let Some(count) = load.get(endpoint) {
-                    count.fetch_add(change as u32, Ordering::Relaxed);
-                }
-            }
-            Err(error) => tracing::warn!("the load of endpoint {endpoint} is not kept: {error}"),
+    fn add_load(&self, endpoint: u32, change: i32) {
+        if let Some(load) = self.loads.iter().find_map(|loads| loads.get(endpoint)) {
+            load.fetch_add(change as u32, Ordering::Relaxed);
         }
+    }
+
+    /// Makes the load of an endpoint at hand.
+    pub(super) fn map_load(&mut self, endpoint: u32) -> Result<(), Error> {
+        if self.loads.iter().all(|loads| loads.get(endpoint).is_none()) {
+            self.loads.push(Shared::around(&self.load, endpoint)?);
+        }
+        Ok(())
     }
 }
 

@@ -1,19 +1,19 @@
 //! How one proxy follows another as the owner of all slots.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::super::abi::{BUSY, COOKIE_SHIFT, DEAD, LAST, LOST, OUT};
+use super::super::abi::{BUSY, COOKIE_SHIFT, DEAD, LAST, LOST, OPEN, OUT};
 use super::super::shared::SlotCell;
 use super::slots::dial_key;
 use super::{Predecessor, Router, Slot, generation};
+use crate::Error;
 use crate::abi::NONE;
-use crate::{Error, grace};
 
 impl Router {
-    /// Owns the slots from now on. Those of a proxy that is gone are dead, its pools empty; its listeners may still take
-    /// connections, see [`Self::listen_only`].
-    pub fn take_over(&mut self, predecessor: Predecessor) -> Result<(), Error> {
+    /// Owns the slots from now on. The listeners of a proxy that is gone may still take connections, see
+    /// [`Self::listen_only`]; of its slots those live on that are in `kept`, others are not lent again.
+    pub fn take_over(&mut self, predecessor: Predecessor, kept: &HashSet<Slot>) -> Result<(), Error> {
         let mut strangers = Vec::new();
         self.rests.for_each(|key, _| strangers.push(key))?;
         self.strangers = strangers;
@@ -23,72 +23,48 @@ impl Router {
             let mut dials = Vec::new();
             self.dials.for_each(|key, _| dials.push(key))?;
             self.dials.delete_all(dials.into_iter())?;
-            for number in 0..self.heads.count() {
-                if let Some(pool) = self.heads.get(number) {
-                    while self.pop(pool).is_some() {}
-                }
-            }
         }
         for number in 0..self.slots.count() {
             let Some(cell) = self.slots.get(number) else { continue };
-            let word = cell.state.load(Ordering::Acquire);
-            let is_out = match predecessor {
-                // It has retired what was idle; what is lent it finishes.
-                Predecessor::Finishing => word & OUT != 0,
-                Predecessor::Gone => {
-                    let lent = word >> COOKIE_SHIFT != 0 && word & DEAD == 0;
-                    let dead = word | DEAD | OUT;
-                    !lent
-                        && cell
-                            .state
-                            .compare_exchange(word, dead, Ordering::AcqRel, Ordering::Acquire)
-                            .is_ok()
+            let (slot, word) = named(number, cell);
+            if predecessor == Predecessor::Gone {
+                if word & DEAD == 0 && kept.contains(&slot) {
+                    self.armed.insert(number);
+                    continue;
                 }
-            };
+                match word {
+                    // As the map was made: in no pool.
+                    0 => drop(cell.state.fetch_or(DEAD | OUT, Ordering::AcqRel)),
+                    _ => last(&cell.state),
+                }
+            }
+            // What is lent its proxy finishes, if that still lives.
+            let is_out = cell.state.load(Ordering::Acquire) & OUT != 0;
             if is_out { &mut self.resting } else { &mut self.foreign }.push(number);
+        }
+        let cells = self.armed.iter().chain(&self.foreign).filter_map(|number| self.slots.get(*number));
+        let loaded: HashSet<u32> = cells.map(|cell| cell.endpoint.load(Ordering::Relaxed)).collect();
+        for endpoint in loaded {
+            self.map_load(endpoint)?;
         }
         self.owns = true;
         match predecessor {
             Predecessor::Gone => {
-                self.settle_load()?;
+                self.exhume();
                 self.forget_backs()
             }
             Predecessor::Finishing => Ok(()),
         }
     }
 
-    /// Requests that count as outstanding and are not: a proxy that is killed may have cleared the flag of one, and not taken
-    /// it off. Pools are empty, so nothing is lent anew; what is too much each time has nobody who will take it off.
-    fn settle_load(&self) -> Result<(), Error> {
-        let mut excess = self.excess_load()?;
-        for _ in 0..2 {
-            // Who had cleared a flag at the look before has taken it off by now.
-            grace::period();
-            let again = self.excess_load()?;
-            excess.retain(|endpoint, _| again.contains_key(endpoint));
-            excess.iter_mut().for_each(|(endpoint, count)| *count = (*count).min(again[endpoint]));
-        }
-        for (endpoint, count) in excess {
-            tracing::info!(endpoint, count, "requests that the proxy before had no time to take off");
-            self.add_load(endpoint, -i32::try_from(count).unwrap_or(i32::MAX));
-        }
-        Ok(())
-    }
-
-    /// By endpoint, by how much its load is more than the slots that are lent for it.
-    fn excess_load(&self) -> Result<HashMap<u32, u32>, Error> {
-        let mut excess = HashMap::new();
-        self.load.for_each(|endpoint, load| {
-            excess.extend(load.iter().filter(|load| **load > 0).map(|load| (endpoint, *load)));
-        })?;
-        let busy = |cell: &&SlotCell| cell.state.load(Ordering::Acquire) & (BUSY | DEAD) == BUSY;
-        for cell in (0..self.slots.count()).filter_map(|number| self.slots.get(number)).filter(busy) {
-            if let Some(load) = excess.get_mut(&cell.endpoint.load(Ordering::Relaxed)) {
-                *load = load.saturating_sub(1);
-            }
-        }
-        excess.retain(|_, load| *load > 0);
-        Ok(excess)
+    /// Clients that are lent a slot of the proxy before this one: only that can see to its end.
+    pub fn lent_by_others(&self) -> HashSet<u64> {
+        let cells = self.foreign.iter().filter_map(|number| self.slots.get(*number));
+        let words = cells.map(|cell| cell.state.load(Ordering::Acquire));
+        words
+            .filter(|word| word & DEAD == 0 && word & (BUSY | OPEN) != 0)
+            .map(|word| word >> COOKIE_SHIFT)
+            .collect()
     }
 
     /// Owns the slots no more: those that are idle are dead from now on, and those that are lent are not lent again. No
@@ -112,7 +88,7 @@ impl Router {
         let mut gone = Vec::new();
         remote.backs.for_each(|cookie, backs| {
             let slot = backs.first().map_or(NONE, |back| back.slot);
-            if !self.foreign.contains(&slot) {
+            if !self.foreign.contains(&slot) && !self.armed.contains(&slot) {
                 gone.push(cookie);
             }
         })?;
@@ -124,13 +100,13 @@ impl Router {
         let mut left = std::mem::take(&mut self.foreign);
         left.retain(|&number| {
             let Some(cell) = self.slots.get(number) else { return false };
-            let word = cell.state.load(Ordering::Acquire);
+            let (slot, word) = named(number, cell);
             let cookie = word >> COOKIE_SHIFT;
             if word & DEAD == 0 && cookie != 0 && self.is_open(cookie) {
                 return true;
             }
             match word & DEAD {
-                0 => drop(self.retire(Slot { number, generation: generation(word) })),
+                0 => drop(self.retire(slot)),
                 _ => self.buried.push(number),
             }
             false
@@ -151,6 +127,12 @@ impl Router {
             }
         }
     }
+}
+
+/// The slot that the number stands for at this moment, and its word.
+fn named(number: u32, cell: &SlotCell) -> (Slot, u64) {
+    let word = cell.state.load(Ordering::Acquire);
+    (Slot { number, generation: generation(word) }, word)
 }
 
 /// If idle, dead; if lent, not to be put back.
