@@ -66,9 +66,12 @@ impl Kill {
                     }
             }
             // What was in its hands, and connections that were too young to be kept. Those that are made meanwhile wait.
-            What::Proxy => {
-                matches!(kind, Kind::Cut | Kind::CutWithin) && *connected <= self.to && *ended >= self.from
-            }
+            What::Proxy => match kind {
+                Kind::Cut | Kind::CutWithin => *connected <= self.to && *ended >= self.from,
+                // The next one tells whom the kernel had lent a connection that was too young, too.
+                Kind::Answered { status: 502, reason } => meanwhile && reason == "endpoint-closed",
+                _ => false,
+            },
         }
     }
 }
@@ -448,8 +451,6 @@ fn judge(torture: &Torture, seen: &Book, rounds: u32, began: Instant) -> Result<
         seen.spurious,
         serde_json::to_string(&web.routes)?,
     );
-    let graves = torture.graves()?;
-    ensure!(graves.is_empty(), "{} graves: {:#?}", graves.len(), &graves[..graves.len().min(20)]);
     let shown: Vec<String> = left
         .iter()
         .take(20)
@@ -487,6 +488,8 @@ fn judge(torture: &Torture, seen: &Book, rounds: u32, began: Instant) -> Result<
             )
         })
         .collect();
+    let graves = torture.graves()?;
+    ensure!(graves.is_empty(), "{} graves: {:#?}\n{shown:#?}", graves.len(), &graves[..graves.len().min(20)]);
     ensure!(left.is_empty(), "{} failures that nothing excuses: {shown:#?}", left.len());
     ensure!(seen.right() * 10 > seen.requests * 9, "hardly anything was served");
     Ok(())

@@ -14,7 +14,9 @@ use std::thread;
 use std::time::Duration;
 
 use alize_datapath::DataPath;
-use alize_datapath::http::{Armed, Event, Predecessor, Rest, Router, RouterOptions, Slot, netns_cookie};
+use alize_datapath::http::{
+    Armed, Event, Lent, Predecessor, Rest, Router, RouterOptions, Slot, netns_cookie,
+};
 use alize_datapath::observe::{self, Filter, Limits, Observer, PathLabel, Request};
 use alize_model::Snapshot;
 use world::{World, snapshot};
@@ -486,7 +488,7 @@ fn connections_that_were_kept_outlive_the_proxy_that_made_them() {
     let mut next = Router::open(&options).unwrap_or_else(|error| panic!("{error}"));
     next.take_over(Predecessor::Gone, &kept.iter().copied().collect()).unwrap();
     assert!(next.state(lost).dead && kept.iter().all(|slot| !next.state(*slot).dead));
-    assert_eq!(next.lent_by_others().len(), 0);
+    assert_eq!(next.abandon(), [], "the one that is lent was kept");
     proxy.router = Arc::new(Mutex::new(next));
     early.send("67890");
     assert_eq!(early.hear(), "one /early 10");
@@ -500,12 +502,15 @@ fn connections_that_were_kept_outlive_the_proxy_that_made_them() {
     let mut next = Router::open(&options).unwrap_or_else(|error| panic!("{error}"));
     next.take_over(Predecessor::Gone, &Default::default()).unwrap();
     assert!(next.reserve(proxy.netns, endpoint).unwrap().is_some());
-    assert_eq!(next.lent_by_others().len(), 1);
-    drop(early);
-    world::eventually("the slot of a client that is gone comes back", || {
-        next.tidy();
-        next.lent_by_others().is_empty() && data_path.http_outstanding().unwrap() == (0, 0)
-    });
+    let abandoned = next.abandon();
+    assert!(matches!(abandoned[..], [(Lent { busy: true, open: true, .. }, false)]), "{abandoned:?}");
+    assert_eq!((next.abandon(), data_path.http_outstanding().unwrap()), (vec![], (0, 0)));
+    let mut numbers: Vec<u32> =
+        std::iter::from_fn(|| next.reserve(proxy.netns, endpoint).unwrap()).map(Slot::number).collect();
+    let all = numbers.len();
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), all, "each number is given out once");
 }
 
 #[test]

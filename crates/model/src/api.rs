@@ -46,6 +46,9 @@ pub struct Status {
     /// Whether the kernel does what serving HTTP in it relies on; absent until that is known, a second after the start.
     #[serde(default)]
     pub conformance: Option<Conformance>,
+    /// A version of the kernel programs that some have on trial; `GET /v1/trial` has its counters.
+    #[serde(default)]
+    pub trial: Option<Box<Trial>>,
 }
 
 /// The proxy beside the agent.

@@ -115,20 +115,17 @@ impl Drop for Ticket {
 }
 
 impl Keeping {
-    /// Looks for the store; what it has of a proxy that is gone comes with it, and what comes later goes to `late`.
-    pub(crate) async fn start(
+    /// Goes to the store of the instance whenever there is one. What that has of a proxy that is gone goes to `late`.
+    pub(crate) fn start(
         run_dir: &Path,
         instance: &str,
+        packets: Option<Packets>,
         late: impl Fn(Orphan) + Send + 'static,
-    ) -> (Self, Vec<Orphan>) {
-        let path = path(run_dir, instance);
-        let (packets, orphans) = match Packets::connect(&path, LONGEST) {
-            Ok(packets) => inherit(packets).await,
-            Err(_) => (None, Vec::new()),
-        };
+    ) -> Self {
         let (orders, receiver) = mpsc::unbounded_channel();
+        let path = path(run_dir, instance);
         tokio::spawn(Task { path, orders: receiver, records: HashMap::new(), late }.run(packets));
-        (Self { orders, next: AtomicU64::new(1) }, orphans)
+        Self { orders, next: AtomicU64::new(1) }
     }
 
     pub(crate) fn keep(&self, kept: Kept, source: Source) -> Ticket {
@@ -146,8 +143,9 @@ impl Keeping {
     }
 }
 
-/// All that the store has of proxies that are gone, until it says that this is all.
-async fn inherit(packets: Packets) -> (Option<Packets>, Vec<Orphan>) {
+/// All that the store has of proxies that are gone, until it says that this is all, and the way to it.
+pub(crate) async fn inherit(run_dir: &Path, instance: &str) -> (Option<Packets>, Vec<Orphan>) {
+    let Ok(packets) = Packets::connect(&path(run_dir, instance), LONGEST) else { return (None, Vec::new()) };
     let mut orphans = Vec::new();
     let end = Instant::now() + PATIENCE;
     loop {
@@ -175,6 +173,7 @@ impl<L: Fn(Orphan)> Task<L> {
     /// Until nobody gives orders any more.
     async fn run(mut self, mut packets: Option<Packets>) {
         loop {
+            packets = packets.or_else(|| Packets::connect(&self.path, LONGEST).ok());
             let there = match packets.take() {
                 Some(packets) => self.converse(packets).await,
                 None => self.wait().await,
@@ -182,7 +181,6 @@ impl<L: Fn(Orphan)> Task<L> {
             if !there {
                 return;
             }
-            packets = Packets::connect(&self.path, LONGEST).ok();
         }
     }
 

@@ -116,8 +116,8 @@ pub trait Kernel: Send + Sync + 'static {
         let _ = front;
     }
 
-    /// Whether all exchanges on a connection of a proxy that is gone were complete: so many bytes were read from it and
-    /// written to it, and what the kernel has begun for its client goes on.
+    /// Whether all exchanges on a connection of a proxy that is gone were complete, when so many bytes were read from it and
+    /// written to it.
     fn rests(&self, client: &Client, read: u64, written: u64) -> bool {
         let _ = (client, read, written);
         false

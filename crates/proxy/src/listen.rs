@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use rustix::net::{SocketFlags, acceptfrom_with};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -96,6 +97,22 @@ impl Doors {
     /// The listeners, which go on.
     pub(crate) fn listeners(&self) -> Vec<(Netns, Arc<TcpListener>)> {
         lock(&self.listeners).iter().map(|door| (door.netns, Arc::clone(&door.listener))).collect()
+    }
+
+    /// Takes the connections that wait in the listeners at this moment.
+    pub(crate) fn accept_waiting(self: &Arc<Self>) {
+        let doors = lock(&self.listeners);
+        let doors: Vec<_> = doors.iter().map(|door| (door.netns, Arc::clone(&door.listener))).collect();
+        for (netns, listener) in doors {
+            let Ok(local) = listener.local_addr() else { continue };
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            while let Ok((socket, Some(peer))) = acceptfrom_with(&listener, flags) {
+                let stream = TcpStream::from_std(socket.into());
+                if let (Ok(stream), Ok(peer)) = (stream, SocketAddr::try_from(peer)) {
+                    self.welcome(netns, local, peer, stream);
+                }
+            }
+        }
     }
 
     async fn accept(self: &Arc<Self>, netns: Netns, local: SocketAddr, listener: &TcpListener) {

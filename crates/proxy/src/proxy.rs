@@ -67,6 +67,7 @@ pub(crate) struct Proxy {
     pub(crate) open: AtomicU64,
     anomalies: Mutex<HashMap<&'static str, u64>>,
     keeping: OnceLock<Keeping>,
+    is_informed: AtomicBool,
     /// Done once the first state is in force.
     first: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
@@ -86,6 +87,7 @@ impl Proxy {
             open: AtomicU64::new(0),
             anomalies: Mutex::default(),
             keeping: OnceLock::new(),
+            is_informed: AtomicBool::new(false),
             first: Mutex::default(),
         })
     }
@@ -100,15 +102,20 @@ impl Proxy {
         let earlier = self.mesh();
         let mesh = Arc::new(Mesh::new(plan, &earlier)?);
         *self.mesh.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::clone(&mesh);
-        if let Some(first) = lock(&self.first).take() {
+        self.is_informed.store(true, Ordering::Relaxed);
+        let first = lock(&self.first).take();
+        if let Some(first) = first {
             first();
         }
         self.kernel.applied(&mesh.in_force());
         Ok(())
     }
 
-    /// Does something when a state is in force for the first time, before the kernel side hears of it.
+    /// Does something once a state is in force, before the kernel side hears of it.
     pub(crate) fn at_first(&self, what: impl FnOnce() + Send + 'static) {
+        if self.is_informed.load(Ordering::Relaxed) {
+            return what();
+        }
         *lock(&self.first) = Some(Box::new(what));
     }
 

@@ -20,7 +20,7 @@ use crate::control;
 use crate::error::Error;
 use crate::front::{Origin, Outcome};
 use crate::handover::{self, Heir, Successors};
-use crate::keep::{Keeping, Kept, KeptBack, Orphan, Ticket};
+use crate::keep::{self, Keeping, Kept, KeptBack, Orphan, Ticket};
 use crate::kernel::{Kernel, Netns};
 use crate::listen::Doors;
 use crate::proxy::{Limits, Phase, Proxy};
@@ -168,34 +168,23 @@ pub async fn run(options: Options, on_ready: impl FnOnce(Ready)) -> Result<(), E
     let doors = Doors::new(&proxy, leaving);
     let taken = handover::take(&handover_path).await.map_err(Error::Handover)?;
     let succeeded = taken.is_some();
-    let (control, packets) = match taken {
+    let (control, listeners, ancestor) = match taken {
         Some(taken) => {
-            let (state, control, listeners, packets) = taken.split();
+            let (state, control, listeners, ancestor) = taken.split();
             proxy.apply(state).map_err(Error::Handover)?;
-            packets.take_place().await.map_err(Error::Handover)?;
-            // Nothing is accepted before the kernel side has taken over: there is no wait until `on_ready` has returned.
-            open(&doors, listeners)?;
-            control
-                .set_nonblocking(true)
-                .and_then(|()| UnixListener::from_std(control))
-                .map(|c| (c, Some(packets)))
+            ancestor.take_place().await.map_err(Error::Handover)?;
+            let control = control.set_nonblocking(true).and_then(|()| UnixListener::from_std(control));
+            (control, listeners, Some(ancestor))
         }
-        None => listen(&control_path).map(|control| (control, None)),
-    }
-    .map_err(|source| Error::Socket { path: control_path.clone(), source })?;
-    let mut legacy = Legacy::default();
-    if options.keeps {
-        let late = Arc::clone(&doors);
-        let (keeping, orphans) =
-            Keeping::start(&options.run_dir, &options.instance, move |(kept, socket)| {
-                if let Kept::Front { origin } = kept {
-                    late.revive(origin, socket);
-                }
-            })
-            .await;
-        proxy.set_keeping(keeping);
-        legacy = Legacy::new(orphans);
-    }
+        None => (listen(&control_path), Vec::new(), None),
+    };
+    let control = control.map_err(|source| Error::Socket { path: control_path.clone(), source })?;
+    let mut legacy = match options.keeps {
+        true => inherit(&options, succeeded, &proxy, &doors).await,
+        false => Legacy::default(),
+    };
+    // Whoever is accepted has to be known to the kernel side: there is no wait from here until `on_ready` has returned.
+    open(&doors, listeners)?;
     open(&doors, options.listeners)?;
     let control = Arc::new(control);
     let successors = Successors::listen(handover_path.clone())
@@ -203,9 +192,9 @@ pub async fn run(options: Options, on_ready: impl FnOnce(Ready)) -> Result<(), E
     let (drain, mut drains) = mpsc::channel(1);
     let agents = tokio::spawn(control::serve(Arc::clone(&proxy), Arc::clone(&control), drain));
     let sweeper = tokio::spawn(sweep(Arc::clone(&proxy)));
-    let keeper = tokio::spawn(keep(Arc::clone(&doors)));
-    if let Some(packets) = packets {
-        tokio::spawn(packets.take_fronts(Arc::clone(&doors)));
+    let keeper = tokio::spawn(keep_fresh(Arc::clone(&doors)));
+    if let Some(ancestor) = ancestor {
+        tokio::spawn(ancestor.take_fronts(Arc::clone(&doors)));
     }
     let handle = Handle { proxy: Arc::clone(&proxy), doors: Arc::clone(&doors) };
     let namespaces =
@@ -224,8 +213,10 @@ pub async fn run(options: Options, on_ready: impl FnOnce(Ready)) -> Result<(), E
         End::Succeeded(heir) => {
             // While this one drains, the agent's word must reach the one that accepts: it hears the end, and finds that one.
             agents.abort();
-            drop(doors.close_all());
             proxy.kernel.let_go(true);
+            // Clients that the kernel has lent connections of this process: they are to be found here.
+            doors.accept_waiting();
+            drop(doors.close_all());
             let until = Instant::now() + options.drain;
             heir.give(&doors, &mut left, until).await;
             finished(&proxy, until).await;
@@ -252,6 +243,24 @@ pub async fn run(options: Options, on_ready: impl FnOnce(Ready)) -> Result<(), E
         keeping.farewell().await;
     }
     Ok(())
+}
+
+/// Has sockets kept from here on; what was kept of a proxy that is gone. A successor of one that is there does not wait for
+/// it: nobody accepts meanwhile.
+async fn inherit(options: &Options, succeeded: bool, proxy: &Proxy, doors: &Arc<Doors>) -> Legacy {
+    let (run_dir, instance) = (&options.run_dir, &options.instance);
+    let (packets, orphans) = match succeeded {
+        true => (None, Vec::new()),
+        false => keep::inherit(run_dir, instance).await,
+    };
+    let late = Arc::clone(doors);
+    let late = move |(kept, socket)| {
+        if let Kept::Front { origin } = kept {
+            late.revive(origin, socket);
+        }
+    };
+    proxy.set_keeping(Keeping::start(run_dir, instance, packets, late));
+    Legacy::new(orphans)
 }
 
 /// What a proxy that is gone has left.
@@ -297,7 +306,7 @@ impl Legacy {
 /// How long a connection is before it is kept beyond a sudden end.
 const SHORT: Duration = Duration::from_millis(200);
 
-async fn keep(doors: Arc<Doors>) {
+async fn keep_fresh(doors: Arc<Doors>) {
     loop {
         tokio::time::sleep(SHORT).await;
         doors.keep_fresh();

@@ -37,6 +37,7 @@ impl Mesh {
             anomalies: anomalies.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
             proxy: None,
             conformance: self.conformance.as_ref().map(conformance),
+            trial: self.trial_now().ok().flatten().map(Box::new),
         }
     }
 

@@ -96,6 +96,7 @@ fn status() -> Status {
                 check("storage", "not-run"),
             ],
         }),
+        trial: None,
     }
 }
 

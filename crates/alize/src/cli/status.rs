@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use alize_model::api::{ConfigStatus, Conformance, ConformanceCheck, Program, ProxyStatus, Status};
+use alize_model::api::{ConfigStatus, Conformance, ConformanceCheck, Program, ProxyStatus, Status, Trial};
 
 use crate::client::Client;
 use crate::failure::Failure;
@@ -34,6 +34,9 @@ fn report(status: &Status, now: f64, paint: Paint) -> String {
     fact("slots", used(usage.slots, budgets.slots, paint));
     fact("kernel memory", units::bytes(status.kernel_memory));
     fact("programs", programs(&status.programs, paint));
+    if let Some(trial) = &status.trial {
+        fact("on trial", on_trial(trial, now, paint));
+    }
     if let Some(found) = &status.proxy {
         fact("proxy", proxy(found, paint));
     }
@@ -46,6 +49,23 @@ fn report(status: &Status, now: f64, paint: Paint) -> String {
         text.push_str(&format!("  {}\n", source::line(warning, paint)));
     }
     text
+}
+
+/// Two versions are at work, and somebody should know.
+fn on_trial(trial: &Trial, now: f64, paint: Paint) -> String {
+    let version = trial.version.as_deref().map_or_else(|| "a version without a name".into(), visible);
+    let cgroup = trial.cgroup.as_deref().map(visible);
+    let share = (trial.share > 0).then(|| format!("{} % of the addresses", trial.share));
+    let who: Vec<String> = cgroup.into_iter().chain(share).collect();
+    let errors = match trial.errors {
+        0 => "no errors".to_owned(),
+        count => paint.tone(Tone::Bad, &format!("{count} errors")),
+    };
+    format!(
+        "{version} for {}, {}, {errors}; `alize upgrade --trial` tells more",
+        who.join(" and "),
+        since(trial.begun, now)
+    )
 }
 
 fn config(config: &ConfigStatus, now: f64) -> String {

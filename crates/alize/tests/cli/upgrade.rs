@@ -139,6 +139,8 @@ fn a_version_is_tried_by_some_first() {
     assert!(connect["new"]["time_ns"].as_u64() > Some(0), "{connect}");
     let text = host.alize(&["upgrade", "--trial"]).out;
     assert!(text.contains("TIME/CALL") && text.contains("given up after more than 0 errors"), "{text}");
+    let status = host.alize(&["status"]).out;
+    assert!(status.contains("on trial       9.9.9 for 100 % of the addresses"), "{status}");
     let (bpffs, kept) = (host.bpffs(), host.bundles());
     let place = ["programs", "--versions", "--bpffs", &bpffs, "--bundles", &kept];
     let both = json(&host.alize(&[&place[..], &["-o", "json"]].concat()));

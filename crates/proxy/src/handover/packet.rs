@@ -73,6 +73,11 @@ impl Packets {
         Ok(Self::new(UnixStream::from_std(socket.into())?, longest))
     }
 
+    /// The process at the other end.
+    pub(crate) fn peer(&self) -> Option<i32> {
+        Some(rustix::net::sockopt::socket_peercred(&self.stream).ok()?.pid.as_raw_nonzero().get())
+    }
+
     pub(super) async fn send(&self, text: &[u8], sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
         let write = || {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_SOCKETS))];

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Kept, LONGEST, Orphan, Word, path};
 use crate::back::lock;
@@ -15,6 +15,9 @@ use crate::run::raise_file_limit;
 /// How long what a proxy has left waits for the next one: then its clients are to hear that nobody is there.
 const WAITING: Duration = Duration::from_secs(30);
 
+/// Within which the last words of a process that is gone are read.
+const HEARING: Duration = Duration::from_secs(2);
+
 /// Keeps the sockets of an instance's proxies beyond their deaths. It lives in the process that starts them.
 pub struct Store {
     door: Door,
@@ -23,6 +26,8 @@ pub struct Store {
 
 #[derive(Default)]
 struct Shared {
+    /// Processes with which there are conversations.
+    peers: Vec<i32>,
     orphans: Vec<Orphan>,
     /// The proxy that came last.
     newest: Weak<Packets>,
@@ -52,7 +57,13 @@ impl Store {
 
 /// With one proxy, until it is gone.
 async fn converse(packets: Arc<Packets>, shared: Arc<Mutex<Shared>>) {
-    lock(&shared).newest = Arc::downgrade(&packets);
+    let pid = packets.peer().unwrap_or_default();
+    {
+        let mut shared = lock(&shared);
+        shared.newest = Arc::downgrade(&packets);
+        shared.peers.push(pid);
+    }
+    others_are_heard(&shared).await;
     give(&packets, &shared).await;
     let mut entries: HashMap<u64, (Kept, OwnedFd)> = HashMap::new();
     loop {
@@ -66,6 +77,7 @@ async fn converse(packets: Arc<Packets>, shared: Arc<Mutex<Shared>>) {
         }
     }
     drop(packets);
+    lock(&shared).peers.retain(|peer| *peer != pid);
     if entries.is_empty() {
         return;
     }
@@ -85,6 +97,15 @@ async fn converse(packets: Arc<Packets>, shared: Arc<Mutex<Shared>>) {
             sockets = late.len(),
             "no proxy came for the connections of the one before: they are cut"
         );
+    }
+}
+
+/// What a process that is gone has said last may not have been read yet: its connections would come too late.
+async fn others_are_heard(shared: &Mutex<Shared>) {
+    let is_gone = |pid: &i32| !Path::new(&format!("/proc/{pid}/fd/0")).exists();
+    let end = Instant::now() + HEARING;
+    while lock(shared).peers.iter().any(is_gone) && Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 

@@ -132,8 +132,6 @@ pub struct Routed {
     informed: AtomicBool,
     /// The process is about to end.
     has_let_go: AtomicBool,
-    /// Clients for whom a proxy that is gone has begun what nobody can finish.
-    lost: Mutex<HashSet<u64>>,
     /// Something has happened that makes it worth looking before it is time.
     sooner: Notify,
 }
@@ -160,7 +158,6 @@ impl Routed {
             handle: OnceLock::new(),
             informed: AtomicBool::new(false),
             has_let_go: AtomicBool::new(false),
-            lost: Mutex::default(),
             sooner: Notify::new(),
         }))
     }
@@ -176,6 +173,9 @@ impl Routed {
         let before = if succeeded { Predecessor::Finishing } else { Predecessor::Gone };
         lock(&self.router).take_over(before, &backs.iter().map(|(back, _)| back.slot).collect())?;
         self.adopt(backs);
+        if !succeeded {
+            self.abandon();
+        }
         // A successor listens in the same places, at the sockets that it was given: no connection is balanced as a whole
         // meanwhile. Where the proxy before was killed, and its listeners were not kept, nobody listens any more.
         self.look();
@@ -191,16 +191,23 @@ impl Routed {
 
     /// Goes on with connections to endpoints of a proxy that is gone.
     fn adopt(self: &Arc<Self>, backs: Vec<(KeptBack, OwnedFd)>) {
-        let mut lost = lock(&self.router).lent_by_others();
         for (back, socket) in backs {
             let lent = lock(&self.router).state(back.slot).lent;
             // How much of a response was read that is to be carried, nobody knows.
             let is_torn = lent.is_some_and(|lent| lent.copy);
             if is_torn || !slots::adopt(self, &back, socket) {
-                lost.extend(lock(&self.router).retire(back.slot).map(|lent| lent.cookie));
+                slots::end(self, back.slot, lent.map(|lent| lent.cookie));
             }
         }
-        *lock(&self.lost) = lost;
+    }
+
+    /// Clients whose request was on a connection that is gone with its proxy are told: they may wait in a listener still.
+    fn abandon(self: &Arc<Self>) {
+        let abandoned = lock(&self.router).abandon();
+        for (lent, has_begun) in abandoned {
+            self.note_broken(Some(lent), has_begun);
+            slots::tell(self, lent, has_begun || lent.open);
+        }
     }
 
     async fn watch(self: Arc<Self>, ring: AsyncFd<OwnedFd>, ends: AsyncFd<OwnedFd>) {
@@ -343,8 +350,7 @@ impl Kernel for Routed {
 
     fn rests(&self, client: &Client, read: u64, written: u64) -> bool {
         let known = Rest { read: read as u32, written: written as u32 };
-        let rest = lock(&self.router).rest_of(client.cookie).unwrap_or_default();
-        rest == known && !lock(&self.lost).contains(&client.cookie)
+        lock(&self.router).rest_of(client.cookie).unwrap_or_default() == known
     }
 
     fn joined(&self, client: &Client, netns: Netns) {

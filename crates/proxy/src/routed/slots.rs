@@ -224,7 +224,7 @@ impl Slots {
 }
 
 /// Has the client hear that its response will not come.
-fn tell(routed: &Arc<Routed>, lent: Lent, begun: bool) {
+pub(super) fn tell(routed: &Arc<Routed>, lent: Lent, begun: bool) {
     if let Some(handle) = routed.handle.get().cloned() {
         tokio::spawn(async move {
             handle.fail(lent.cookie, Reason::EndpointClosed, begun).await;
@@ -372,8 +372,9 @@ async fn attend(routed: Weak<Routed>, slot: Slot, mut stream: TcpStream) {
             _ => match has_bytes(&stream) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 // They may have come since the look at the slot: the flag is set before the first of them is sent.
-                Ok(true) if lock(&routed.router).state(slot).lent.is_some_and(|lent| lent.copy) => {}
-                // The endpoint has closed it, or says what nobody asked for.
+                Ok(true) if is_to_carry(&routed, slot) => {}
+                // The endpoint has closed it, or says what nobody asked for, or what the kernel has begun to send cannot
+                // be sent on.
                 _ => break,
             },
         }
@@ -382,6 +383,12 @@ async fn attend(routed: Weak<Routed>, slot: Slot, mut stream: TcpStream) {
         let owed = lock(&routed.router).state(slot).lent.map(|lent| lent.cookie);
         end(&routed, slot, owed);
     }
+}
+
+/// Whether the response on the slot is this side's from its first byte.
+fn is_to_carry(routed: &Routed, slot: Slot) -> bool {
+    let state = lock(&routed.router).state(slot);
+    state.delivered == 0 && state.lent.is_some_and(|lent| lent.copy)
 }
 
 /// Whether there is something to read and not only the end; what there is stays where it is.

@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::super::abi::{BUSY, COOKIE_SHIFT, DEAD, LAST, LOST, OPEN, OUT};
+use super::super::abi::{COOKIE_SHIFT, DEAD, LAST, LOST, OUT};
 use super::super::shared::SlotCell;
 use super::slots::dial_key;
-use super::{Predecessor, Router, Slot, generation};
+use super::{Lent, Predecessor, Router, Slot, generation};
 use crate::Error;
 use crate::abi::NONE;
 
@@ -57,14 +57,23 @@ impl Router {
         }
     }
 
-    /// Clients that are lent a slot of the proxy before this one: only that can see to its end.
-    pub fn lent_by_others(&self) -> HashSet<u64> {
-        let cells = self.foreign.iter().filter_map(|number| self.slots.get(*number));
-        let words = cells.map(|cell| cell.state.load(Ordering::Acquire));
-        words
-            .filter(|word| word & DEAD == 0 && word & (BUSY | OPEN) != 0)
-            .map(|word| word >> COOKIE_SHIFT)
-            .collect()
+    /// Takes out of use what a proxy that is gone has lent and nobody has kept: to whom, and whether the response has begun.
+    /// Those clients are to be told.
+    pub fn abandon(&mut self) -> Vec<(Lent, bool)> {
+        let (mut abandoned, mut left) = (Vec::new(), Vec::new());
+        for number in std::mem::take(&mut self.foreign) {
+            let Some(cell) = self.slots.get(number) else { continue };
+            let (slot, word) = named(number, cell);
+            if word & DEAD != 0 || word >> COOKIE_SHIFT == 0 {
+                left.push(number);
+                continue;
+            }
+            let has_begun = cell.response_bytes.load(Ordering::Relaxed) > 0;
+            let lent = self.retire(slot).filter(|lent| lent.busy || lent.open);
+            abandoned.extend(lent.map(|lent| (lent, has_begun)));
+        }
+        self.foreign.append(&mut left);
+        abandoned
     }
 
     /// Owns the slots no more: those that are idle are dead from now on, and those that are lent are not lent again. No
