@@ -50,6 +50,10 @@ const FINISHING: Duration = Duration::from_millis(10);
 /// response is kept waiting for so long.
 const DELIVERY: Duration = Duration::from_millis(50);
 
+/// As [`DELIVERY`] for responses from other hosts, which a kernel thread puts into the client's socket (net/core/skmsg.c,
+/// sk_psock_backlog): it waits for a processor like any other. 50 ms were not enough for it at a load of 9 on two.
+const REMOTE_DELIVERY: Duration = Duration::from_millis(300);
+
 /// What is meshed.
 #[derive(Clone, Debug)]
 pub struct Meshed {
@@ -124,8 +128,8 @@ pub struct Routed {
     clients: Mutex<HashMap<u64, Netns>>,
     /// Clients whose request cannot be finished, and whether the response to it has begun.
     broken: Mutex<HashMap<u64, bool>>,
-    /// Clients that did not wait for a response before they sent more, or sent no more: when it was seen to have ended.
-    /// They stay with the proxy.
+    /// Clients that did not wait for a response before they sent more, or sent no more: when it has come to them, once it was
+    /// seen to have ended. They stay with the proxy.
     impatient: Mutex<HashMap<u64, Option<Instant>>>,
     handle: OnceLock<Handle>,
     /// A state is in force: before there is one nobody could be served.
@@ -318,6 +322,11 @@ impl Routed {
         lock(&self.broken).extend(lent.filter(|lent| lent.open).map(|lent| (lent.cookie, begun)));
     }
 
+    /// How long a response may be on its way to its client after it has ended.
+    fn delivery(&self) -> Duration {
+        if self.slots.has_remote() { REMOTE_DELIVERY } else { DELIVERY }
+    }
+
     fn known(&self, endpoint: u32) -> Option<Known> {
         lock(&self.endpoints).known.get(&endpoint).copied()
     }
@@ -402,9 +411,9 @@ impl Kernel for Routed {
         }
         let Some(slot) = self.lent_to(client.cookie) else {
             let mut impatient = lock(&self.impatient);
-            let Some(ended) = impatient.get_mut(&client.cookie) else { return Standing::Settled };
-            let delivered = ended.get_or_insert_with(Instant::now).elapsed() >= DELIVERY;
-            return if delivered { Standing::Settled } else { Standing::Owed };
+            let Some(delivered) = impatient.get_mut(&client.cookie) else { return Standing::Settled };
+            let delivered = *delivered.get_or_insert_with(|| Instant::now() + self.delivery());
+            return if Instant::now() >= delivered { Standing::Settled } else { Standing::Owed };
         };
         let mut router = lock(&self.router);
         if router.is_open(client.cookie) {
@@ -427,7 +436,7 @@ impl Kernel for Routed {
     }
 
     fn may_be_owed(&self, client: &Client) -> Duration {
-        if lock(&self.router).is_open(client.cookie) { DELIVERY } else { Duration::ZERO }
+        if lock(&self.router).is_open(client.cookie) { self.delivery() } else { Duration::ZERO }
     }
 
     fn gone(&self, client: &Client) {
@@ -464,11 +473,13 @@ impl Kernel for Routed {
 
     fn applied(&self, endpoints: &[InForce]) {
         *lock(&self.endpoints) = Endpoints::new(endpoints);
-        if !self.informed.swap(true, Ordering::AcqRel)
-            && let Some(routed) = self.own.upgrade()
-        {
-            // At once: connections may be waiting in listeners that were kept.
-            routed.look();
+        if self.informed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        // At once where that is possible: connections may be waiting in listeners that were kept.
+        match (self.own.upgrade(), tokio::runtime::Handle::try_current()) {
+            (Some(routed), Ok(_)) => routed.look(),
+            _ => self.sooner.notify_one(),
         }
     }
 }

@@ -76,6 +76,11 @@ impl Slots {
         lock(&self.open).get(&number).map(|held| held.slot)
     }
 
+    /// Whether any connection goes to another host.
+    pub(super) fn has_remote(&self) -> bool {
+        lock(&self.open).values().any(|held| held.wake.is_some())
+    }
+
     /// How many are lent to clients.
     pub(super) fn lent(&self, router: &Router) -> usize {
         let state = |held: &Held| router.state(held.slot).lent;
