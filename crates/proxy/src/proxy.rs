@@ -92,7 +92,7 @@ impl Proxy {
     /// Puts a state in force, whole; an error has changed nothing.
     pub(crate) fn apply(&self, plan: Plan) -> Result<(), String> {
         let earlier = self.mesh();
-        let mesh = Mesh::new(plan, &earlier)?;
+        let mesh = Mesh::new(plan, &earlier, &*self.kernel)?;
         self.kernel.applied(&mesh.in_force());
         *self.mesh.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(mesh);
         Ok(())

@@ -6,6 +6,7 @@
 //! kernel cannot finish is told by a slot's word and by an event, and done here: carrying a response that is too large or
 //! has no length, and telling a client that its response will not come.
 
+mod bounds;
 mod crowd;
 mod ends;
 mod namespaces;
@@ -14,15 +15,15 @@ mod slots;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use alize_datapath::http::{Event, Rest, Router, RouterOptions, Slot};
-use alize_model::http::Pool;
+use alize_datapath::http::{Draw, Event, Load, Rate, Rest, Router, RouterOptions, Slot};
+use alize_model::http::{Caller, Pool};
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpSocket;
 use tokio::sync::Notify;
@@ -32,6 +33,7 @@ use crate::back::lock;
 use crate::kernel::{Accepted, Client, InForce, Kernel, Netns, Resting, Standing};
 use crate::run::Handle;
 
+use bounds::Bounds;
 use crowd::Crowd;
 use ends::Ends;
 use namespaces::Namespaces;
@@ -107,6 +109,7 @@ impl Endpoints {
 /// The kernel side of a mesh that is loaded.
 pub struct Routed {
     router: Mutex<Router>,
+    bounds: Bounds,
     namespaces: Namespaces,
     slots: Slots,
     endpoints: Mutex<Endpoints>,
@@ -142,6 +145,7 @@ impl Routed {
             own: own.clone(),
             crowd: Crowd::default(),
             router: Mutex::new(router),
+            bounds: Bounds::open(&options),
             namespaces: Namespaces::new(meshed.cgroups),
             slots: Slots::default(),
             ends: Arc::new(ends),
@@ -208,6 +212,7 @@ impl Routed {
         };
         self.namespaces.refresh(&lock(&self.router), handle);
         lock(&self.router).tidy();
+        self.bounds.look_after();
         self.slots.look_after(self);
     }
 
@@ -270,6 +275,18 @@ impl Kernel for Routed {
             routed.expect(front.cookie, accepted.netns, front.service);
         }
         Some(Client { service: front.service, cookie: front.cookie })
+    }
+
+    fn caller(&self, netns: Netns, address: IpAddr) -> Caller {
+        Caller { netns: self.namespaces.cookie(netns).unwrap_or(netns.0), address }
+    }
+
+    fn draw(&self, rates: [Option<Rate>; 2], caller: &Caller) -> Option<Draw> {
+        self.bounds.draw(rates, caller)
+    }
+
+    fn load(&self, endpoint: u32) -> Option<Load> {
+        self.bounds.load(endpoint)
     }
 
     fn joined(&self, client: &Client, netns: Netns) {
