@@ -44,7 +44,7 @@ pub(crate) fn routes(scrape: &Scrape, service: &Service, counted: &[Counted]) ->
     let Some(http) = &service.http else { return Vec::new() };
     let elsewhere = |name: &ServiceName| {
         let service = scrape.service(name.as_str())?.service.as_ref()?;
-        service.http.as_ref()?.proxy_reason()
+        service.http.as_ref()?.reason_as_target()
     };
     let ways = RouteTable::compile(http).ways(elsewhere);
     let requests = requests(&service.name, counted);

@@ -36,27 +36,52 @@ static __always_inline int body(struct sk_msg_md *msg, struct http_client *clien
 struct choice {
 	__u32 slot; /* SLOT_NONE: why is told in `reason` */
 	__u32 reason;
-	__u32 route;
+	__u32 rule; /* number plus 1 */
 	__u32 endpoint;
 	__u64 lease; /* of the slot */
+	struct pick pick;
+	struct http_caller caller; /* if it matters who calls */
 };
 
-/* Where the request goes: rule, endpoint, an idle slot to it. */
+/* What was counted for the request ahead of it, and is not to be: the proxy counts anew. */
+static __always_inline void give_back(struct choice *choice)
+{
+	if (choice->pick.reserved)
+		load_change(choice->endpoint, -1);
+	if (choice->pick.limited)
+		rule_give_back(choice->rule - 1, &choice->caller);
+}
+
+/* Where the request goes: rule, endpoint, an idle slot to it, and last a place within its rate limits. */
 static __always_inline void choose(const struct http_client *client, struct http_window *window, struct head *head,
 				   __u64 word, __u32 flags, struct choice *choice)
 {
 	choice->slot = SLOT_NONE;
-	__u32 rule = FIELD(word, HTTP_SERVICE_ON) ? route_find(window, head, word, &choice->reason) : 0;
-	if (!rule)
+	choice->rule = FIELD(word, HTTP_SERVICE_ON) ? route_find(window, head, word, &choice->reason) : 0;
+	if (!choice->rule)
 		return;
-	choice->reason = HTTP_REASON_NO_ENDPOINT;
-	choice->endpoint = rule_pick(rule - 1, &choice->route);
+	choice->pick.found = head->found;
+	choice->endpoint = rule_pick(choice->rule - 1, &choice->pick, &choice->caller);
+	choice->reason = choice->pick.reason;
 	if (choice->endpoint == NONE)
 		return;
 	choice->reason = HTTP_REASON_POOL_EMPTY;
 	__u32 pool = pool_of(client->netns, choice->endpoint);
 	if (pool != SLOT_NONE)
 		choice->slot = slot_take(pool, client->cookie, flags, &choice->lease);
+	__u32 outcome = HTTP_DRAW_TAKEN;
+	if (choice->slot != SLOT_NONE && choice->pick.limited)
+		outcome = rule_draw(choice->rule - 1, &choice->caller);
+	if (outcome != HTTP_DRAW_TAKEN) {
+		choice->reason = draw_reason(outcome);
+		slot_return(choice->slot, choice->lease, choice->pick.reserved);
+		choice->slot = SLOT_NONE;
+		choice->pick.reserved = 0;
+	}
+	if (choice->slot != SLOT_NONE)
+		return;
+	choice->pick.limited = 0;
+	give_back(choice);
 }
 
 static __always_inline void lend(struct http_client *client, struct http_slot *slot, const struct head *head,
@@ -68,7 +93,7 @@ static __always_inline void lend(struct http_client *client, struct http_slot *s
 	slot->request_bytes = total;
 	slot->response_bytes = 0;
 	slot->service = client->service;
-	slot->route = choice->route;
+	slot->route = choice->pick.route;
 	slot->status = 0;
 	slot->method = head->method;
 	slot->phase = HTTP_PHASE_HEAD;
@@ -77,7 +102,8 @@ static __always_inline void lend(struct http_client *client, struct http_slot *s
 	client->slot = choice->slot;
 	client->lease = choice->lease;
 	client->left = total - size;
-	load_change(choice->endpoint, 1);
+	if (!choice->pick.reserved)
+		load_change(choice->endpoint, 1);
 }
 
 /* A request begins. 0, or why it is the proxy's. */
@@ -96,6 +122,10 @@ static __always_inline __u32 begin(struct sk_msg_md *msg, struct http_client *cl
 	if (size > total)
 		return HTTP_REASON_PIPELINED;
 	struct choice choice = {.reason = HTTP_REASON_ROUTE};
+	if (FIELD(word, HTTP_SERVICE_CALLER)) {
+		choice.caller.netns = client->netns;
+		SOCKET_ADDRESS(msg, local, choice.caller.address);
+	}
 	choose(client, window, &head, word, size < total ? HTTP_SLOT_OPEN : 0, &choice);
 	__u32 number = choice.slot;
 	if (number == SLOT_NONE) {
@@ -105,8 +135,10 @@ static __always_inline __u32 begin(struct sk_msg_md *msg, struct http_client *cl
 		return choice.reason;
 	}
 	struct http_slot *slot = slot_get(number);
-	if (!slot)
+	if (!slot) {
+		give_back(&choice);
 		return HTTP_REASON_GONE;
+	}
 	slot->noted = http_is_watched() && note_write(window, &head, number);
 	if (slot->noted)
 		note_client(msg, client, number);
@@ -121,6 +153,8 @@ static __always_inline __u32 begin(struct sk_msg_md *msg, struct http_client *cl
 	__u32 flags;
 	if (slot_flag(slot, client->lease, 0, HTTP_SLOT_OPEN | HTTP_SLOT_BUSY, &flags))
 		load_change(choice.endpoint, -1);
+	choice.pick.reserved = 0;
+	give_back(&choice);
 	return HTTP_REASON_GONE;
 }
 

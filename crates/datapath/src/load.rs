@@ -46,7 +46,7 @@ pub(crate) use object;
 
 /// In the order in which they are attached: what observes comes before what acts, so that no connection is balanced
 /// and then not counted, and replies are translated before the first datagram is.
-pub(crate) const FILES: [File; 15] = [
+pub(crate) const FILES: [File; 16] = [
     File { name: "names", bytes: object!("names"), feature: None, needs: None },
     File {
         name: "sockops",
@@ -105,11 +105,18 @@ pub(crate) const FILES: [File; 15] = [
         feature: Some(http::programs::LOST_REMOTE),
         needs: Some("http_back_entry"),
     },
+    // Before http_client: what it draws from the proxy must be able to draw from.
+    File {
+        name: "http_limit",
+        bytes: object!("http_limit"),
+        feature: Some(http::programs::LOST),
+        needs: Some("http_far"),
+    },
     File {
         name: "http_client",
         bytes: object!("http_client"),
         feature: Some(http::programs::LOST),
-        needs: Some("http_far"),
+        needs: Some("http_limit"),
     },
     File {
         name: "http_sockops",

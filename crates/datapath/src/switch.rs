@@ -13,7 +13,7 @@ use libbpf_rs::{Link, MapHandle, Object, Program, ProgramMut, ProgramType, libbp
 use crate::attach::{attach_new, unpin};
 use crate::environment::Cgroup;
 use crate::error::io_error;
-use crate::http::abi::{PROGRAM_BACK, PROGRAM_CLIENT, PROGRAM_FAR};
+use crate::http::abi::{PROGRAM_BACK, PROGRAM_CLIENT, PROGRAM_FAR, PROGRAM_LIMIT};
 use crate::pin::{Pins, cgroup_of};
 use crate::{Error, fault, http};
 
@@ -29,7 +29,8 @@ pub(crate) struct Slot {
 }
 
 /// The slots of this version's programs. The arrays belong to trampolines that are loaded once and never replaced.
-pub(crate) const SLOTS: [Slot; 3] = [
+pub(crate) const SLOTS: [Slot; 4] = [
+    Slot { program: "alize_http_limit", array: "http_limit_programs", index: PROGRAM_LIMIT },
     Slot { program: "alize_http_back", array: "http_back_programs", index: PROGRAM_BACK },
     Slot { program: "alize_http_far", array: "http_programs", index: PROGRAM_FAR },
     Slot { program: "alize_http_client", array: "http_programs", index: PROGRAM_CLIENT },

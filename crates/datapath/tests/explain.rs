@@ -17,7 +17,7 @@ fn ask(world: &World, target: &str) -> Explanation {
         target: target.parse().map_or_else(|_| Target::Service(target.into()), Target::Address),
         transport: Transport::Tcp,
     };
-    explain(&world.options, &question).unwrap_or_else(|error| panic!("{error}"))
+    explain(&world.options, &question, None).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn found<'a>(explanation: &'a Explanation, step: &str) -> &'a str {
@@ -147,6 +147,7 @@ fn modes_and_strangers_go_where_they_dial() {
             target: Target::Service("web".into()),
             transport: Transport::Tcp,
         },
+        None,
     );
     assert!(matches!(missing, Err(Error::NotLoaded { .. })), "{missing:?}");
     let mut data_path = world.open();
@@ -179,10 +180,10 @@ fn modes_and_strangers_go_where_they_dial() {
         target: Target::Service("look".into()),
         transport: Transport::Tcp,
     };
-    let told = explain(&world.options, &outside).unwrap();
+    let told = explain(&world.options, &outside, None).unwrap();
     assert_eq!((told.outcome.path, told.outcome.reason), ("none", Some("caller-not-meshed")));
     assert!(found(&told, "caller").contains(&world.cgroup().display().to_string()), "{:?}", told.steps);
     let unknown = Question { target: Target::Service("lok".into()), ..outside };
-    let error = explain(&world.options, &unknown).unwrap_err().to_string();
+    let error = explain(&world.options, &unknown, None).unwrap_err().to_string();
     assert!(error.contains("no service \"lok\""), "{error}");
 }

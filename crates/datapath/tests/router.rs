@@ -1,6 +1,8 @@
 //! Requests routed by the kernel, over real sockets: clients, endpoints, and a proxy that is as small as can be.
 #![allow(clippy::print_stdout, reason = "a test tells what it measured")]
 
+#[path = "versions/mod.rs"]
+mod versions;
 #[path = "http/mod.rs"]
 mod web;
 mod world;
@@ -69,6 +71,9 @@ fn serve(name: &str, stream: TcpStream, served: &AtomicU64) {
             Some(size) => "x".repeat(size),
             None => format!("{name} {target} {}", body.len()),
         };
+        if target == "/slow" {
+            thread::sleep(Duration::from_secs(1));
+        }
         let response = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len());
         if writer.write_all(response.as_bytes()).is_err() || target == "/last" {
             return;
@@ -530,4 +535,50 @@ fn numbers_of_pools_that_nobody_uses_come_back() {
     drop(router);
     let mut client = Client::connect(WEB);
     assert_eq!(client.ask(&get("/still")), "one /still 0", "the pool that is used stays");
+}
+
+/// Other programs, and tables of another layout, go on with the buckets and the bounds that there are, there and back.
+#[test]
+fn limits_hold_while_versions_change() {
+    let world = World::new("http-limits");
+    let folder = versions::Folder::new("http-limits");
+    let grown = (
+        "http/abi.h",
+        "; 0: any number */\n\t__u32 zero;",
+        "; 0: any number */\n\t__u32 zero;\n\t__u64 not_yet_used;",
+    );
+    let two = versions::built(&folder, "2.0.0", &[grown], &["http_client"]);
+    let one = alize_datapath::bundle::Bundle::embedded().unwrap();
+    let (server, mut data_path, mut proxy, endpoint) = routed(&world, 1);
+    let bounds = "http: {rate-limit: {requests: 1, burst: 9}, circuit: {max-requests: 3}},";
+    apply(&mut data_path, &web_service(bounds, &[server.address]));
+    proxy.warm(endpoint, server.address, 3);
+    let begun = std::time::Instant::now();
+    let mut client = Client::connect(WEB);
+    let ask = |client: &mut Client| client.ask(&get("/a")).starts_with("one");
+    let mut taken = 0;
+    for bundle in [&two, &one, &two] {
+        taken += (0..2).filter(|_| ask(&mut client)).count();
+        let upgraded = data_path.upgrade(bundle, None).unwrap_or_else(|error| panic!("{error}"));
+        assert!(upgraded.steps[0].done.contains("http_groups"), "{upgraded:?}");
+    }
+    assert_eq!(taken, 6, "within the burst");
+    taken += (0..20).filter(|_| ask(&mut client)).count();
+    let most = 9 + begun.elapsed().as_secs() as usize;
+    assert!((9..=most).contains(&taken), "{taken} of {most}");
+    assert_eq!(server.served(), taken as u64);
+    // Who asks again at once may be faster than the proxy, which says that the connection is at rest.
+    let over = |reason: &&&str| **reason == "rate-limited";
+    let passed = proxy.passed();
+    assert!(passed.iter().filter(over).count() > 4, "{passed:?}");
+    assert!(passed.iter().all(|reason| ["rate-limited", "unread"].contains(reason)), "{passed:?}");
+    // The circuit: as many slow ones as may be at once, and one more.
+    thread::sleep(Duration::from_secs(5));
+    let mut slow: Vec<Client> = (0..3).map(|_| Client::connect(WEB)).collect();
+    slow.iter_mut().for_each(|client| client.send(&get("/slow")));
+    thread::sleep(Duration::from_millis(300));
+    assert!(!ask(&mut Client::connect(WEB)), "the proxy's");
+    assert_eq!(proxy.passed().last(), Some(&"circuit-open"), "{:?}", proxy.passed());
+    assert!(slow.iter_mut().all(|client| client.hear().starts_with("one /slow")));
+    assert_eq!(data_path.http_outstanding().unwrap(), (0, 0), "every slot was given back");
 }

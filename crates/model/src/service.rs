@@ -320,7 +320,7 @@ impl Snapshot {
 
     /// What the kernel may route alone of a service of this snapshot; `None` for one that speaks no HTTP.
     pub fn kernel_table(&self, service: &Service) -> Option<KernelTable> {
-        let elsewhere = |name: &ServiceName| self.get(name.as_str())?.http.as_ref()?.proxy_reason();
+        let elsewhere = |name: &ServiceName| self.get(name.as_str())?.http.as_ref()?.reason_as_target();
         Some(RouteTable::compile(service.http.as_ref()?).kernel(elsewhere))
     }
 

@@ -356,3 +356,31 @@ fn a_path_of_slashes_alone_costs_no_more_than_its_length() {
     }
     assert!(start.elapsed().as_secs() < 10, "{:?} for 1,000 requests", start.elapsed());
 }
+
+#[test]
+fn bounds_and_hashes_that_both_sides_hold_keep_nothing_from_the_kernel() {
+    let reasons = |http: &str| {
+        let text = format!(
+            "services: [{{name: web, protocol: http, address: '10.96.0.1:80', endpoints: ['10.0.0.1:80'], http: {{{http}}}}}]"
+        );
+        let source = alize_model::Source { name: "-", text: &text };
+        let (snapshot, _) =
+            alize_model::parse(source, &alize_model::Budgets::default(), &alize_model::HostFacts::default())
+                .unwrap();
+        let http = snapshot.get("web").unwrap().http.clone().unwrap();
+        (http.proxy_reason(), http.reason_as_target())
+    };
+    let (circuit, hash) = (Some(Reason::Circuit), Some(Reason::ConsistentHash));
+    assert_eq!(reasons("rate-limit: {requests: 10, per: client}"), (None, None));
+    assert_eq!(reasons("circuit: {max-requests: 9, max-pending: 3}"), (None, None));
+    assert_eq!(reasons("circuit: {max-requests: 9, max-connections: 3}"), (circuit, circuit));
+    assert_eq!(reasons("balance: {consistent-hash: source}"), (None, None));
+    assert_eq!(
+        reasons("balance: {consistent-hash: {header: X-User}}"),
+        (None, hash),
+        "another's table looks for its own"
+    );
+    assert_eq!(reasons("balance: {consistent-hash: {header: x_user}}"), (hash, hash));
+    assert_eq!(reasons("balance: {consistent-hash: {cookie: sid}}"), (hash, hash));
+    assert_eq!(verdict("[{match: /, rate-limit: {requests: 5}}]", Method::Get, "/"), Rule(0));
+}

@@ -6,10 +6,11 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use alize_model::http::Pool;
+use alize_datapath::http::{Draw, Load, Rate};
+use alize_model::http::{Caller, Pool};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpSocket;
 
@@ -82,6 +83,24 @@ pub struct InForce {
 pub trait Kernel: Send + Sync + 'static {
     /// Whose connection it is, or nothing if that cannot be said; it is closed then.
     fn identify(&self, accepted: &Accepted) -> Option<Client>;
+
+    /// Who calls from `address` in `netns`, as the kernel tells callers apart.
+    fn caller(&self, netns: Netns, address: IpAddr) -> Caller {
+        Caller { netns: netns.0, address }
+    }
+
+    /// Draws a request from the buckets of a service's rate limit and a route's, of which the kernel draws too; nothing: it
+    /// does not.
+    fn draw(&self, rates: [Option<Rate>; 2], caller: &Caller) -> Option<Draw> {
+        let _ = (rates, caller);
+        None
+    }
+
+    /// What is outstanding at an endpoint, by the kernel's number of it; nothing: the kernel sends none there.
+    fn load(&self, endpoint: u32) -> Option<Load> {
+        let _ = endpoint;
+        None
+    }
 
     /// A front connection begins here, accepted or taken over from the proxy before.
     fn joined(&self, client: &Client, netns: Netns) {

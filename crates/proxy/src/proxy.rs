@@ -100,7 +100,7 @@ impl Proxy {
     /// Puts a state in force, whole; an error has changed nothing.
     pub(crate) fn apply(&self, plan: Plan) -> Result<(), String> {
         let earlier = self.mesh();
-        let mesh = Arc::new(Mesh::new(plan, &earlier)?);
+        let mesh = Arc::new(Mesh::new(plan, &earlier, &*self.kernel)?);
         *self.mesh.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::clone(&mesh);
         self.is_informed.store(true, Ordering::Relaxed);
         let first = lock(&self.first).take();

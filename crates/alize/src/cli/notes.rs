@@ -20,7 +20,7 @@ fn of_service(snapshot: &Snapshot, service: &Service) -> Vec<String> {
             name = name.as_str()
         )];
     }
-    let elsewhere = |name: &ServiceName| snapshot.get(name.as_str())?.http.as_ref()?.proxy_reason();
+    let elsewhere = |name: &ServiceName| snapshot.get(name.as_str())?.http.as_ref()?.reason_as_target();
     let ways = RouteTable::compile(http).ways(elsewhere);
     let routes = http.routes.iter().zip(ways);
     routes.filter(|(route, _)| is_plain(route)).flat_map(|(route, way)| of_route(name, route, &way)).collect()
@@ -98,7 +98,7 @@ mod tests {
             Vec::<String>::new(),
             "as it says itself"
         );
-        assert_eq!(told("http: {circuit: {max-requests: 9}}").len(), 1);
-        assert_eq!(told("mode: observe, http: {circuit: {max-requests: 9}}").len(), 0);
+        assert_eq!(told("http: {circuit: {max-connections: 9}}").len(), 1);
+        assert_eq!(told("mode: observe, http: {circuit: {max-connections: 9}}").len(), 0);
     }
 }

@@ -1,5 +1,6 @@
 //! `alize explain` for people and for programs, beside real connects.
 
+use crate::proxy;
 use crate::real::{Host, SERVICE, json, mesh, server};
 
 #[test]
@@ -57,13 +58,18 @@ fn the_route_of_a_request_is_explained_rule_by_rule() {
     );
     let file = host.folder.file("mesh.yaml", text);
     host.start_with(&file, &[]);
-    host.end("-KILL");
     let (bpffs, run_dir) = (host.bpffs(), host.folder.path("run"));
-    let ask = |more: &[&str]| {
+    let explained = |host: &Host, more: &[&str]| {
         let place =
             ["explain", "--from", &host.cgroup, "--to", "web", "--bpffs", &bpffs, "--run-dir", &run_dir];
         host.alize(&[&place[..], more].concat())
     };
+    proxy::within(20, "a kernel that was tried", || {
+        let told = json(&explained(&host, &["--http", "GET /", "-o", "json"]));
+        (told["request"]["reason"] != "kernel-off").then_some(())
+    });
+    host.end("-KILL");
+    let ask = |more: &[&str]| explained(&host, more);
     let told = json(&ask(&["--http", "GET /api/x", "-H", "X-Beta: 1", "-o", "json"]));
     assert_eq!(told["http"]["route"], "beta", "{told}");
     let told = json(&ask(&["--http", "GET /api/x", "-o", "json"]));
@@ -71,6 +77,69 @@ fn the_route_of_a_request_is_explained_rule_by_rule() {
     assert_eq!(told["http"]["rules"][0]["misses"][0], "header x-beta is missing");
     let text = ask(&["--http", "GET /"]).out;
     assert!(text.contains("no: the path is another") && text.contains("path kernel-l7"), "{text}");
+    for words in
+        ["listener ", "the proxy beside the caller", "lookup ", "circuit ", "rate limit ", "IDLE CONNECTIONS"]
+    {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    let told = json(&ask(&["-o", "json"]));
+    assert_eq!(
+        (&told["outcome"]["verdict"], &told["outcome"]["path"]),
+        (&"proxied".into(), &"by-request".into())
+    );
     assert_eq!(ask(&["--http", "GET"]).code, 1);
     assert_eq!(ask(&["-H", "a: b"]).code, 2);
+}
+
+/// Buckets and a circuit are told as the kernel has them, before and after requests.
+#[test]
+fn bounds_of_a_request_are_explained_as_they_are_now() {
+    let mut host = Host::new("explain-bounds");
+    let text = mesh(&[proxy::server("one"), proxy::server("two")]).replace(
+        "address:",
+        "protocol: http\n    http: {rate-limit: {requests: 1, burst: 4, per: client}, circuit: {max-requests: 5}}\n    address:",
+    );
+    let file = host.folder.file("mesh.yaml", text);
+    let cgroup = host.cgroup.clone();
+    let within = |command: &str| {
+        let script = format!("echo $$ > {cgroup}/cgroup.procs && exec {command}");
+        std::process::Command::new("bash")
+            .args(["-c", &script])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let mut caller = within("sleep 60");
+    host.start_with(&file, &[]);
+    proxy::proxy(&host);
+    let (bpffs, run_dir) = (host.bpffs(), host.folder.path("run"));
+    let ask = || {
+        let pid = caller.id().to_string();
+        let place = ["explain", "--from", &pid, "--to", "web", "--bpffs", &bpffs, "--run-dir", &run_dir];
+        host.alize(&[&place[..], &["--http", "GET /", "-o", "json"]].concat())
+    };
+    // The proxy listens where it has seen a process, a moment later.
+    let told =
+        proxy::within(20, "a listener", || Some(json(&ask())).filter(|told| !told["request"].is_null()));
+    assert_eq!(told["outcome"]["verdict"], "proxied", "{told}");
+    let limit = &told["request"]["limits"][0];
+    assert_eq!(
+        (&limit["of"], &limit["burst"], &limit["left"]),
+        (&"service".into(), &4.into(), &4.into()),
+        "{told}"
+    );
+    assert_eq!(limit["per"], "client");
+    assert_eq!(told["request"]["endpoints"][0]["max_requests"], 5);
+    // As fast as it can, so that nothing is left for longer than a moment.
+    let mut curl = within(&format!("curl -s -o /dev/null http://{SERVICE}/[1-1000000]"));
+    let told = proxy::within(20, "a bucket that is empty", || {
+        Some(json(&ask())).filter(|told| told["request"]["reason"] == "rate-limited")
+    });
+    for process in [&mut curl, &mut caller] {
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+    let request = &told["request"];
+    assert_eq!((&request["path"], &request["limits"][0]["left"]), (&"proxy".into(), &0.into()), "{told}");
+    assert_eq!(told["http"]["way"], "kernel", "but for the limit: {told}");
 }

@@ -10,7 +10,7 @@ use crate::program::Answer;
 use crate::real::{Host, SERVICE, json};
 
 /// A server of HTTP that says its name; lives as long as the test's process.
-fn server(name: &'static str) -> u16 {
+pub(crate) fn server(name: &'static str) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("an address").port();
     thread::spawn(move || {
@@ -59,7 +59,7 @@ fn free_port() -> u16 {
 }
 
 /// Asks until `found` finds what it looks for.
-fn within<T>(seconds: u64, what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn within<T>(seconds: u64, what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         if let Some(found) = found() {
@@ -75,7 +75,7 @@ fn status(host: &Host) -> serde_json::Value {
 }
 
 /// The proxy's pid once it serves what is in force.
-fn proxy(host: &Host) -> i64 {
+pub(crate) fn proxy(host: &Host) -> i64 {
     within(20, "a proxy that serves", || {
         let proxy = status(host)["proxy"].clone();
         (proxy["problem"].is_null() && proxy["generation"].as_u64() > Some(0))

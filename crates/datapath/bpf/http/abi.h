@@ -17,6 +17,9 @@ enum http_limits {
 	HTTP_CHOICES = 64, /* by headers, of all classes of a service; a power of two */
 	HTTP_NAME_SIZE = 24, /* of a header that a condition is about */
 	HTTP_VALUE_SIZE = 32, /* that it asks for */
+	HTTP_PLACES = 2039, /* into which what is hashed is divided */
+	HTTP_RATES = 2, /* on the rate of a rule: the service's and its own */
+	HTTP_LANES = 4, /* proxies at once, of which all but one are about to end */
 };
 
 /* Places in `http_programs`, and in `http_back_programs`: a prog array holds programs of one type. */
@@ -26,6 +29,8 @@ enum http_program {
 	HTTP_PROGRAMS = 2,
 	HTTP_PROGRAM_BACK = 0,
 	HTTP_BACK_PROGRAMS = 1,
+	HTTP_PROGRAM_LIMIT = 0, /* in `http_limit_programs` */
+	HTTP_LIMIT_PROGRAMS = 1,
 };
 
 /* Places in `http_next`. */
@@ -78,6 +83,9 @@ enum http_reason {
 	HTTP_REASON_EXCESS = 27, /* more bytes than the message has: a violation */
 	HTTP_REASON_NO_PROXY =
 		28, /* of a connection: none listens in its network namespace, so it was balanced as a whole */
+	HTTP_REASON_RATE_LIMITED = 29,
+	HTTP_REASON_LIMIT_FULL = 30, /* no bucket could be had for the client: the proxy keeps one */
+	HTTP_REASON_CIRCUIT_OPEN = 31, /* the endpoint, or each one, has as many requests as it may */
 	HTTP_REASONS,
 };
 
@@ -113,6 +121,8 @@ enum http_service_word {
 	HTTP_SERVICE_KERNEL_BITS = 1,
 	HTTP_SERVICE_HEADERS_SHIFT = 3, /* the table has conditions on headers, in `http_headers` */
 	HTTP_SERVICE_HEADERS_BITS = 1,
+	HTTP_SERVICE_CALLER_SHIFT = 4, /* who calls matters: to a rate limit, or to the balancing */
+	HTTP_SERVICE_CALLER_BITS = 1,
 	HTTP_SERVICE_ANY_SHIFT = 8, /* the one rule for all requests, plus 1; 0: look it up */
 	HTTP_SERVICE_ANY_BITS = 24,
 	HTTP_SERVICE_TABLE_SHIFT = 32, /* number of the table, in keys of `http_classes` */
@@ -152,7 +162,7 @@ struct http_choice {
 /* Value of `http_headers`; the key is the number of a table. Choices of a class follow each other, the last has mask 0. */
 struct http_headers {
 	__u32 count;
-	__u32 zero;
+	__u32 hashed; /* the condition, plus 1, that is about the header by whose value is balanced; 0: none is */
 	struct http_condition condition[HTTP_CONDITIONS];
 	struct http_choice choice[HTTP_CHOICES];
 };
@@ -168,13 +178,15 @@ struct http_rule {
 	__u32 base; /* first place in `http_targets`: slot words, whose endpoints are places in `http_groups` */
 	__u32 length;
 	__u32 route; /* number of the rule in its service, for counters */
-	__u32 zero;
+	__u32 limited; /* it has rate limits, in `http_rates` */
 };
 
 enum http_balance {
 	HTTP_LEAST_REQUESTS = 0, /* one slot an endpoint, its threshold is the weight */
 	HTTP_ROUND_ROBIN = 1, /* slots are the turn order */
 	HTTP_WEIGHTED_RANDOM = 2, /* slots are an alias table */
+	HTTP_SOURCE_HASH = 3, /* slots are found by the hash of who calls */
+	HTTP_HEADER_HASH = 4, /* by that of a header's value; without it as HTTP_LEAST_REQUESTS */
 };
 
 /* Value of `http_groups`: endpoints of one backend of a rule. */
@@ -183,6 +195,65 @@ struct http_group {
 	__u32 length;
 	__u32 balance; /* enum http_balance */
 	__u32 turn; /* of round robin */
+	__u32 max_requests; /* outstanding at an endpoint; 0: any number */
+	__u32 zero;
+};
+
+/*
+ * Value of `http_proxied`: requests that proxies have outstanding at an endpoint, one lane a process, so that what a killed
+ * one has left can be cleared.
+ */
+struct http_proxied {
+	__u16 lane[HTTP_LANES];
+};
+
+/* Value of `http_lanes`: the process that has the lane; 0: nobody. */
+struct http_lane {
+	__u64 started; /* clock ticks from boot, as in /proc/PID/stat */
+	__u32 pid;
+	__u32 zero;
+};
+
+/* Who calls: a client's address in its network namespace. */
+struct http_caller {
+	__u64 netns; /* cookie */
+	__be32 address[4];
+};
+
+/* A rate limit: a bucket is the time at which it will be full again (the "generic cell rate algorithm"). */
+struct http_limit {
+	__u64 bucket; /* the name of its buckets; 0: no limit */
+	__u64 interval_ns; /* between two requests, in the long run */
+	__u64 room_ns; /* how far ahead of now a bucket may be: one interval less than the burst has */
+	__u32 per_caller; /* a bucket for each; 0: one for all */
+	__u32 zero;
+};
+
+/* Value of `http_rates`, of which the key is the number of a rule. */
+struct http_rates {
+	struct http_limit limit[HTTP_RATES];
+};
+
+/* Key of `http_buckets` and `http_caller_buckets`. */
+struct http_bucket_key {
+	__u64 bucket;
+	struct http_caller caller; /* zeros: for all */
+};
+
+enum http_draw_outcome {
+	HTTP_DRAW_TAKEN = 0,
+	HTTP_DRAW_OVER = 1, /* the limit; nothing was taken */
+	HTTP_DRAW_FULL = 2, /* no bucket could be had */
+	HTTP_DRAW_BUSY = 3, /* others were always faster: ask again */
+};
+
+/* What the proxy asks alize_http_limit, and what it is told. */
+struct http_draw {
+	struct http_rates rates;
+	struct http_caller caller;
+	__u64 wait_ns; /* told, when over: until a request may be taken */
+	__u32 outcome; /* told: enum http_draw_outcome */
+	__u32 sweep; /* asked: only to drop buckets that are full again; told: how many were */
 };
 
 /* Key of `http_pools`; the value is the number of a pool. */

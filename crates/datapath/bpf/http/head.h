@@ -31,7 +31,7 @@ enum head_flags {
 struct head {
 	__u32 length; /* with the empty line */
 	__u32 flags; /* enum head_flags */
-	__u32 found; /* what headers_meet() found in the fields */
+	__u64 found; /* what headers_meet() found in the fields */
 	__u32 body; /* Content-Length, at most HTTP_MESSAGE_SIZE of a request, 0xffffffff of a response */
 	__u16 path; /* where it begins */
 	__u16 path_length; /* without the query */

@@ -7,6 +7,7 @@
 #define HTTP_HEADERS_H
 
 #include "alize/bpf.h"
+#include "http/hash.h"
 #include "window.h"
 
 /* Blanks around a value do not belong to it (RFC 9112, 5.1); more than a few are not worth reading. */
@@ -64,15 +65,26 @@ static __always_inline __u32 is_same(__u64 differs)
 	return ((differs | -differs) >> 63) ^ 1;
 }
 
+/* Which of the HTTP_PLACES a value of at most HTTP_VALUE_SIZE has: alize_model::http::value_place() is the same. */
+static __always_inline __u32 value_place(const __u64 value[HTTP_VALUE_SIZE / 8], __u32 length)
+{
+	__u64 hash = HASH_BASIS;
+#pragma clang loop unroll(full)
+	for (__u32 i = 0; i < HTTP_VALUE_SIZE / 8; i++)
+		hash = (hash ^ value[i]) * HASH_PRIME;
+	return hash_finish((hash ^ length) * HASH_PRIME) % HTTP_PLACES;
+}
+
 /*
  * Holds the field at `line` against the conditions: bits of those that it meets, and from HTTP_CONDITIONS on of those that
- * are about it. HTTP_HEADERS_VAGUE: its value cannot be told. `place` is as in request_field().
+ * are about it; in the upper half, if requests are balanced by it, the place of its value plus 1. HTTP_HEADERS_VAGUE: its
+ * value cannot be told. `place` is as in request_field().
  */
-__noinline __u32 headers_meet(struct http_window *window, struct http_headers *headers, __u32 line, __u64 place)
+__noinline __u64 headers_meet(struct http_window *window, struct http_headers *headers, __u32 line, __u64 place)
 {
 	if (!window || !headers)
 		return 0;
-	__u32 colon = place & 0xffff, end = place >> 16 & 0xffff, found = 0;
+	__u32 colon = place & 0xffff, end = place >> 16 & 0xffff, found = 0, hashed = 0;
 	__u32 span = value_of(window, colon + 1, end), from = span & 0xffff;
 	end = span >> 16;
 	__u32 vague = value_is_vague(window, from, end), name_length = colon - line, value_length = end - from;
@@ -97,14 +109,17 @@ __noinline __u32 headers_meet(struct http_window *window, struct http_headers *h
 			differs |= value[word] ^ ((const __u64 *)condition->value)[word];
 		found |= named << (HTTP_CONDITIONS + i) | (named & is_same(differs)) << i |
 			 (named & vague) << HTTP_HEADERS_VAGUE_SHIFT;
+		hashed |= named & is_same(headers->hashed ^ (i + 1));
 	}
-	return found;
+	found |= (hashed & (value_length > HTTP_VALUE_SIZE)) << HTTP_HEADERS_VAGUE_SHIFT;
+	__u64 of_value = value_place(value, value_length) + 1;
+	return found | (of_value & -(__u64)hashed) << 32;
 }
 
 /* Of two fields, or what was found in all so far: a condition that two are about is the proxy's, which joins their values. */
-static __always_inline __u32 headers_join(__u32 before, __u32 found)
+static __always_inline __u64 headers_join(__u64 before, __u64 found)
 {
-	__u32 twice = (before & found) >> HTTP_CONDITIONS & ((1U << HTTP_CONDITIONS) - 1);
+	__u32 twice = (__u32)(before & found) >> HTTP_CONDITIONS & ((1U << HTTP_CONDITIONS) - 1);
 	return before | found | (twice ? HTTP_HEADERS_VAGUE : 0);
 }
 

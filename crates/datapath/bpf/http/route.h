@@ -4,7 +4,9 @@
 #define HTTP_ROUTE_H
 
 #include "http/account.h"
+#include "http/hash.h"
 #include "http/head.h"
+#include "http/limit.h"
 #include "http/service.h"
 
 /* table and path -> a rule for each method. Written by the agent before a service names the table; read by client. */
@@ -89,7 +91,20 @@ static __always_inline __u32 least_requests(__u32 base, __u32 length)
 	return FIELD(keep ? first : second, SLOT_ENDPOINT);
 }
 
-static __always_inline __u32 group_pick(struct http_group *group)
+/* Which of the HTTP_PLACES who calls has: Caller::place() of the model is the same. */
+static __always_inline __u32 caller_place(const struct http_caller *caller)
+{
+	__u64 hash = HASH_BASIS;
+#pragma clang loop unroll(full)
+	for (int i = 0; i < 6; i++) {
+		__u32 word = i < 2 ? (__u32)(caller->netns >> i * 32) : caller->address[i - 2];
+		hash = (hash ^ word) * HASH_PRIME;
+	}
+	return hash_finish(hash) % HTTP_PLACES;
+}
+
+/* `hashed`: the place of the header's value plus 1. */
+static __always_inline __u32 group_pick(struct http_group *group, const struct http_caller *caller, __u32 hashed)
 {
 	__u32 base = group->base, length = group->length;
 	if (!length)
@@ -99,22 +114,93 @@ static __always_inline __u32 group_pick(struct http_group *group)
 		return FIELD(target_read(base + __sync_fetch_and_add(&group->turn, 1) % length), SLOT_ENDPOINT);
 	case HTTP_WEIGHTED_RANDOM:
 		return alias_pick(base, length);
+	case HTTP_SOURCE_HASH:
+		hashed = caller_place(caller) + 1;
+		break;
+	case HTTP_HEADER_HASH:
+		break;
 	default:
-		return least_requests(base, length);
+		hashed = 0;
 	}
+	return hashed ? FIELD(target_read(base + (hashed - 1) % length), SLOT_ENDPOINT) : least_requests(base, length);
 }
 
-/* The endpoint for a request under rule number `number`; NONE: it has none to offer. The route is told in `route`. */
-__noinline __u32 rule_pick(__u32 number, __u32 *route)
+/* Looking for an endpoint that may be sent one more. */
+struct scan {
+	__u32 base;
+	__u32 length;
+	__u32 first;
+	__u32 most;
+	__u32 endpoint;
+};
+
+enum { SCAN_STEPS = 1024 }; /* slots that are looked at; beyond them the proxy looks */
+
+static long scan_step(__u32 i, void *context)
+{
+	struct scan *scan = context;
+	__u32 endpoint = FIELD(target_read(scan->base + (scan->first + i) % scan->length), SLOT_ENDPOINT);
+	if (endpoint == NONE || !load_reserve(endpoint, scan->most))
+		return 0;
+	scan->endpoint = endpoint;
+	return 1;
+}
+
+/* `endpoint`, or another of the group, counted as having one more request; NONE: each has as many as it may. */
+static __always_inline __u32 group_reserve(const struct http_group *group, __u32 endpoint)
+{
+	if (load_reserve(endpoint, group->max_requests))
+		return endpoint;
+	/* Which one is next by hash is for the proxy to tell. */
+	if (group->balance == HTTP_SOURCE_HASH || group->balance == HTTP_HEADER_HASH || !group->length)
+		return NONE;
+	struct scan scan = {
+		.base = group->base,
+		.length = group->length,
+		.first = draw(group->length),
+		.most = group->max_requests,
+		.endpoint = NONE,
+	};
+	bpf_loop(minimum(group->length, SCAN_STEPS), scan_step, &scan, 0);
+	return scan.endpoint;
+}
+
+/* What was picked beside the endpoint, and what that depended on. */
+struct pick {
+	__u64 found; /* in the fields, by headers_meet() */
+	__u32 route;
+	__u32 limited; /* the rule has rate limits */
+	__u32 reserved; /* the request counts as outstanding already */
+	__u32 reason; /* of NONE, enum http_reason */
+};
+
+/* The endpoint for a request under rule number `number`; NONE: it has none to offer. */
+__noinline __u32 rule_pick(__u32 number, struct pick *pick, struct http_caller *caller)
 {
 	struct http_rule *rule = bpf_map_lookup_elem(&http_rules, &number);
-	if (!rule || !route || !rule->length)
+	if (!pick)
 		return NONE;
-	*route = rule->route;
+	pick->reason = HTTP_REASON_NO_ENDPOINT;
+	if (!rule || !caller || !rule->length)
+		return NONE;
+	pick->route = rule->route;
+	pick->limited = rule->limited;
 	__u32 which = rule->length == 1 ? FIELD(target_read(rule->base), SLOT_ENDPOINT)
 					: alias_pick(rule->base, rule->length);
 	struct http_group *group = bpf_map_lookup_elem(&http_groups, &which);
-	return group ? group_pick(group) : NONE;
+	if (!group)
+		return NONE;
+	if (group->balance == HTTP_HEADER_HASH && pick->found & HTTP_HEADERS_VAGUE) {
+		pick->reason = HTTP_REASON_ROUTE;
+		return NONE;
+	}
+	__u32 endpoint = group_pick(group, caller, pick->found >> 32);
+	if (!group->max_requests || endpoint == NONE)
+		return endpoint;
+	endpoint = group_reserve(group, endpoint);
+	pick->reserved = endpoint != NONE;
+	pick->reason = HTTP_REASON_CIRCUIT_OPEN;
+	return endpoint;
 }
 
 static __always_inline void class_key(struct http_class_key *key, const struct http_window *window,

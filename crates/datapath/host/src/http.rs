@@ -76,6 +76,9 @@ struct Told {
     method: u8,
 }
 
+/// `HTTP_HEADERS_VAGUE` of abi.h.
+const HEADERS_VAGUE: u32 = 0x8000_0000;
+
 /// `HEAD_ODD_PATH` of head.h.
 const ODD_PATH: u32 = 4;
 
@@ -160,7 +163,7 @@ unsafe extern "C" {
     fn host_http_classes_clear();
     fn host_http_headers_set(bytes: *const u8, size: u32) -> i32;
     fn host_http_class_add(table: u32, path: *const u8, bits: u32, verdicts: *const u32) -> i32;
-    fn host_http_route(bytes: *const u8, size: u32, service: u64, reason: *mut u32) -> u32;
+    fn host_http_route(bytes: *const u8, size: u32, service: u64, reason: *mut u32, found: *mut u64) -> u32;
 }
 
 impl Default for Classes {
@@ -189,11 +192,63 @@ impl Classes {
 
     /// The number of the rule for a request that fits into a window, of the service with this word.
     pub fn route(&mut self, message: &[u8], service: u64) -> Result<u32, Reason> {
-        assert!(message.len() <= HEAD_SIZE);
-        let mut reason = 0;
-        // SAFETY: the C side reads the message's bytes and writes a reason; the lock is held.
-        let rule =
-            unsafe { host_http_route(message.as_ptr(), message.len() as u32, service, &raw mut reason) };
-        rule.checked_sub(1).ok_or(Reason(reason))
+        self.route_by(message, service).map(|(rule, _)| rule)
     }
+
+    /// The same, and the place of the header's value by which requests are balanced; nothing where it cannot be told.
+    pub fn route_by(&mut self, message: &[u8], service: u64) -> Result<(u32, Option<Option<u32>>), Reason> {
+        assert!(message.len() <= HEAD_SIZE);
+        let (mut reason, mut found) = (0, 0);
+        // SAFETY: the C side reads the message's bytes and writes a reason; the lock is held.
+        let rule = unsafe {
+            host_http_route(message.as_ptr(), message.len() as u32, service, &raw mut reason, &raw mut found)
+        };
+        let vague = found as u32 & HEADERS_VAGUE != 0;
+        let place = (!vague).then(|| ((found >> 32) as u32).checked_sub(1));
+        rule.checked_sub(1).map(|rule| (rule, place)).ok_or(Reason(reason))
+    }
+}
+
+/// The buckets of rate limits, of which there are few.
+pub struct Buckets {
+    _turn: MutexGuard<'static, ()>,
+}
+
+unsafe extern "C" {
+    fn host_http_buckets_clear(room: u32);
+    fn host_http_buckets_sweep(now: u64);
+    fn host_http_draw(rates: *const u8, netns: u64, now: u64, wait: *mut u64) -> u32;
+    fn host_http_caller_place(netns: u64, address: *const u32) -> u32;
+}
+
+impl Buckets {
+    /// None, and room for so many, at most 512.
+    pub fn new(room: u32) -> Self {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the lock makes this the only user of the C side's buckets.
+        unsafe { host_http_buckets_clear(room) };
+        Self { _turn: turn }
+    }
+
+    /// Removes what has been full for a while at `now`, in nanoseconds.
+    pub fn sweep(&mut self, now: u64) {
+        // SAFETY: the lock is held.
+        unsafe { host_http_buckets_sweep(now) };
+    }
+
+    /// Draws for a caller in namespace `netns`; `rates` is a `struct http_rates`. `enum http_draw_outcome`, and how long to
+    /// wait.
+    pub fn draw(&mut self, rates: &[u8], netns: u64, now: u64) -> (u32, u64) {
+        assert_eq!(rates.len(), 2 * 32, "two limits of four words");
+        let mut wait = 0;
+        // SAFETY: the C side reads the two limits and writes one word; the lock is held.
+        let outcome = unsafe { host_http_draw(rates.as_ptr(), netns, now, &raw mut wait) };
+        (outcome, wait)
+    }
+}
+
+/// The place of who calls from `address`, words in network order, in namespace `netns`.
+pub fn caller_place(netns: u64, address: [u32; 4]) -> u32 {
+    // SAFETY: the C side reads the four words.
+    unsafe { host_http_caller_place(netns, address.as_ptr()) }
 }

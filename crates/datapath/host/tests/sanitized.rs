@@ -27,6 +27,15 @@ fn pools_are_free_of_races_and_lose_nothing() {
 }
 
 #[test]
+fn buckets_give_what_they_hold_and_not_one_more() {
+    for (sanitizers, draws) in [("thread", "40000"), ("address,undefined", "200000")] {
+        let run = Command::new(compiled("buckets", sanitizers)).arg(draws).output().unwrap();
+        let (figures, report) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+        assert!(run.status.success() && report.is_empty(), "{sanitizers}: {figures}{report}");
+    }
+}
+
+#[test]
 fn heads_are_read_within_bounds() {
     let messages: Vec<Vec<u8>> = SEEDS
         .iter()

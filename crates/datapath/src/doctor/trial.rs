@@ -142,6 +142,7 @@ fn title(object: &str) -> &'static str {
         "http_client" => "HTTP in the kernel: requests",
         "http_entry" => "HTTP in the kernel: entries",
         "http_far" => "HTTP in the kernel: responses",
+        "http_limit" => "HTTP in the kernel: rate limits",
         "http_sockops" => "HTTP in the kernel: sockets",
         "http_told" => "HTTP in the kernel: traced",
         "names" => "names of services",

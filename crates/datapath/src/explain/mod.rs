@@ -3,6 +3,7 @@
 
 mod caller;
 mod choice;
+mod request;
 mod tables;
 
 use std::net::SocketAddr;
@@ -18,7 +19,10 @@ use crate::{Error, Options, environment};
 
 use caller::{Client, Coverage};
 use choice::Choices;
+use request::{Asker, Routes};
 use tables::Tables;
+
+pub use request::{LimitFacts, Request, RequestCandidate, RequestFacts};
 
 /// What is asked.
 #[derive(Clone, Debug)]
@@ -61,6 +65,9 @@ pub struct Explanation {
     pub steps: Vec<Step>,
     /// What comes of it.
     pub outcome: Outcome,
+    /// What comes of the request that was asked about, where the kernel's tables tell requests apart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<RequestFacts>,
 }
 
 /// Who calls.
@@ -148,6 +155,8 @@ pub enum Verdict {
     Balanced,
     /// It goes where it was dialled to.
     AsDialled,
+    /// It goes to the proxy beside the caller, and its requests are routed one by one.
+    Proxied,
     /// ECONNREFUSED, at once.
     Refused,
 }
@@ -157,7 +166,7 @@ pub enum Verdict {
 pub struct Outcome {
     /// What the caller gets.
     pub verdict: Verdict,
-    /// The way it takes: `kernel-l4`, `observed` or `none`.
+    /// The way it takes: `kernel-l4`, `observed` or `none`; `by-request` where each request of it has its own.
     pub path: &'static str,
     /// Why it is not balanced.
     pub reason: Option<&'static str>,
@@ -167,26 +176,48 @@ pub struct Outcome {
     pub would: Option<Verdict>,
 }
 
-/// Walks the decision. `options` says which instance; its cgroups and budgets do not matter.
-pub fn explain(options: &Options, question: &Question) -> Result<Explanation, Error> {
+/// Walks the decision about a connect, and about a request that is sent then. `options` says which instance; its cgroups and budgets do not matter.
+pub fn explain(
+    options: &Options,
+    question: &Question,
+    request: Option<&Request<'_>>,
+) -> Result<Explanation, Error> {
     environment::check_root()?;
     let pins = Pins::new(options)?;
     let tables = Tables::open(&pins)?;
+    let routes = Routes::open(&pins)?;
     let target = target(&tables, question, options)?;
     let cgroup = environment::open_cgroup(&question.cgroup)?;
     let coverage = Coverage::of(&pins, &cgroup)?;
     let client = Client::of(&cgroup, question.pid);
     let mut walk = Walk { tables: &tables, target, transport: question.transport, steps: Vec::new() };
     let mut outcome = walk.coverage(&coverage, options);
-    let (mut service, mut endpoints) = (None, Vec::new());
+    let (mut service, mut endpoints, mut asked) = (None, Vec::new(), None);
     if let Some(number) = walk.service()? {
         let word = walk.tables.word(number, target)?;
         let facts = walk.facts(number, word)?;
         let choices = choice::weigh(&tables, number, word, target, &client)?;
-        let decided = walk.decide(&facts, &choices);
+        let routed = match &routes {
+            Some(routes) if question.transport == Transport::Tcp && routes.word(number)?.on => Some(routes),
+            _ => None,
+        };
+        let proxied = match routed {
+            Some(routes) => walk.listener(routes, number, &client)?,
+            None => None,
+        };
+        if let (None, Some(routes), Some(request)) = (&outcome, routed, request)
+            && proxied.as_ref().is_some_and(|outcome| outcome.verdict == Verdict::Proxied)
+        {
+            asked = Some(routes.explain(number, &Asker { netns: client.netns }, request)?);
+        }
+        let decided = proxied.unwrap_or_else(|| walk.decide(&facts, &choices));
         // Where no program runs, nothing of this happens.
-        outcome = outcome.or(Some(decided));
         endpoints = choices.candidates;
+        if decided.verdict == Verdict::Proxied {
+            // None of the connections goes to one of them.
+            endpoints.iter_mut().for_each(|one| (one.share, one.odds, one.slots) = (0.0, 0.0, 0));
+        }
+        outcome = outcome.or(Some(decided));
         service = Some(facts);
     }
     let outcome = outcome.unwrap_or(Outcome::as_dialled("none", "no-service"));
@@ -206,6 +237,7 @@ pub fn explain(options: &Options, question: &Question) -> Result<Explanation, Er
         endpoints,
         steps: walk.steps,
         outcome,
+        request: asked,
     })
 }
 
@@ -305,6 +337,38 @@ impl Walk<'_> {
         })
     }
 
+    /// Where a connection to a service of HTTP goes: to the proxy, if one listens where the caller is; nothing: it is
+    /// balanced as any other.
+    fn listener(&mut self, routes: &Routes, service: u32, client: &Client) -> Result<Option<Outcome>, Error> {
+        self.tell("mode", "enforce, and of HTTP: requests are routed one by one".into());
+        let outcome = |verdict, path, reason| Outcome { verdict, path, reason, endpoint: None, would: None };
+        let Some(netns) = client.netns else {
+            let found = "the proxy's, in the caller's network namespace; which that is only a process tells: ask with its number";
+            self.tell("listener", found.into());
+            return Ok(Some(outcome(Verdict::Proxied, "by-request", None)));
+        };
+        let strict = routes.word(service)?.strict;
+        match routes.listener(netns, is_ipv4(self.target))? {
+            Some(address) => {
+                self.tell(
+                    "listener",
+                    format!("{address}, the proxy's in the caller's network namespace ({netns})"),
+                );
+                Ok(Some(outcome(Verdict::Proxied, "by-request", None)))
+            }
+            None if strict => {
+                let found = "no proxy listens in the caller's network namespace, and the service has rules that balancing connections would pass over";
+                self.tell("listener", found.into());
+                Ok(Some(outcome(Verdict::Refused, "none", Some("no-proxy"))))
+            }
+            None => {
+                let found = "no proxy listens in the caller's network namespace: the connection is balanced as a whole";
+                self.tell("listener", found.into());
+                Ok(None)
+            }
+        }
+    }
+
     fn decide(&mut self, service: &ServiceFacts, choices: &Choices) -> Outcome {
         let mode = match service.mode {
             Mode::Observe => "observe: connections go where they were dialled to, and are counted",
@@ -338,6 +402,9 @@ impl Walk<'_> {
         };
         let found = match (outcome.verdict, outcome.would) {
             (Verdict::Balanced, _) => format!("connect() goes to {}", place(outcome)),
+            (Verdict::Proxied, _) => {
+                "connect() goes to the proxy beside the caller; each request is routed by itself".to_owned()
+            }
             (Verdict::Refused, _) => "connect() fails with ECONNREFUSED at once".to_owned(),
             (Verdict::AsDialled, None) => format!("connect() goes to {} itself", self.target),
             (Verdict::AsDialled, Some(Verdict::Refused)) => {

@@ -17,9 +17,10 @@ mod generated {
 }
 
 pub(crate) use generated::types::{
-    http_balance, http_choice, http_class, http_class_key, http_condition, http_dial_key, http_event,
-    http_far, http_front, http_front_key, http_group, http_headers, http_listener, http_method, http_pool,
-    http_pool_key, http_reason, http_reasons, http_rest, http_rule, http_slot, http_traffic,
+    http_balance, http_bucket_key, http_caller, http_choice, http_class, http_class_key, http_condition,
+    http_dial_key, http_draw, http_draw_outcome, http_event, http_far, http_front, http_front_key,
+    http_group, http_headers, http_lane, http_limit, http_listener, http_method, http_pool, http_pool_key,
+    http_proxied, http_rates, http_reason, http_reasons, http_rest, http_rule, http_slot, http_traffic,
     http_traffic_key,
 };
 use generated::types::{
@@ -28,18 +29,23 @@ use generated::types::{
 };
 
 plain!(
+    http_bucket_key,
     http_class,
     http_class_key,
     http_dial_key,
+    http_draw,
     http_event,
     http_far,
     http_front,
     http_front_key,
     http_group,
     http_headers,
+    http_lane,
     http_listener,
     http_pool,
     http_pool_key,
+    http_proxied,
+    http_rates,
     http_reasons,
     http_rest,
     http_rule,
@@ -58,6 +64,10 @@ pub(crate) const PROGRAM_CLIENT: u32 = http_program::HTTP_PROGRAM_CLIENT.0;
 pub(crate) const NEXT_TOLD: u32 = http_next_program::HTTP_NEXT_TOLD.0;
 pub(crate) const PROGRAM_FAR: u32 = http_program::HTTP_PROGRAM_FAR.0;
 pub(crate) const PROGRAM_BACK: u32 = http_program::HTTP_PROGRAM_BACK.0;
+
+pub(crate) const PROGRAM_LIMIT: u32 = http_program::HTTP_PROGRAM_LIMIT.0;
+const _: () = assert!(http_limits::HTTP_PLACES.0 == alize_model::http::PLACES);
+pub(crate) const LANES: usize = http_limits::HTTP_LANES.0 as usize;
 
 pub(crate) const BUSY: u64 = flag::HTTP_SLOT_BUSY.0 as u64;
 pub(crate) const OPEN: u64 = flag::HTTP_SLOT_OPEN.0 as u64;
@@ -82,6 +92,8 @@ pub(crate) struct ServiceWord {
     pub(crate) kernel: bool,
     /// The table has conditions on headers.
     pub(crate) headers: bool,
+    /// Who calls matters.
+    pub(crate) caller: bool,
     /// Number of the one rule for all requests.
     pub(crate) any: Option<u32>,
     pub(crate) table: u32,
@@ -93,6 +105,7 @@ impl ServiceWord {
             | u64::from(self.strict) << word::HTTP_SERVICE_STRICT_SHIFT.0
             | u64::from(self.kernel) << word::HTTP_SERVICE_KERNEL_SHIFT.0
             | u64::from(self.headers) << word::HTTP_SERVICE_HEADERS_SHIFT.0
+            | u64::from(self.caller) << word::HTTP_SERVICE_CALLER_SHIFT.0
             | self.any.map_or(0, |rule| u64::from(rule) + 1) << word::HTTP_SERVICE_ANY_SHIFT.0
             | u64::from(self.table) << word::HTTP_SERVICE_TABLE_SHIFT.0
     }
@@ -104,6 +117,7 @@ impl ServiceWord {
             strict: field(word::HTTP_SERVICE_STRICT_SHIFT.0, word::HTTP_SERVICE_STRICT_BITS.0) != 0,
             kernel: field(word::HTTP_SERVICE_KERNEL_SHIFT.0, word::HTTP_SERVICE_KERNEL_BITS.0) != 0,
             headers: field(word::HTTP_SERVICE_HEADERS_SHIFT.0, word::HTTP_SERVICE_HEADERS_BITS.0) != 0,
+            caller: field(word::HTTP_SERVICE_CALLER_SHIFT.0, word::HTTP_SERVICE_CALLER_BITS.0) != 0,
             any: field(word::HTTP_SERVICE_ANY_SHIFT.0, word::HTTP_SERVICE_ANY_BITS.0).checked_sub(1),
             table: field(word::HTTP_SERVICE_TABLE_SHIFT.0, word::HTTP_SERVICE_TABLE_BITS.0),
         }
@@ -117,8 +131,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn service_words_come_back(on: bool, strict: bool, kernel: bool, headers: bool, any in proptest::option::of(0u32..1 << 20), table: u32) {
-            let packed = ServiceWord { on, strict, kernel, headers, any, table };
+        fn service_words_come_back(on: bool, strict: bool, kernel: bool, headers: bool, caller: bool, any in proptest::option::of(0u32..1 << 20), table: u32) {
+            let packed = ServiceWord { on, strict, kernel, headers, caller, any, table };
             prop_assert_eq!(ServiceWord::unpack(packed.pack()), packed);
         }
     }

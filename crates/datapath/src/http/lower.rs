@@ -3,16 +3,19 @@
 //! Numbers in [`Lowered`] count from 0 within the service; [`Lowered::place`] puts them where the maps have room.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use alize_model::http::{
-    Action, Backend, HttpBalance, KernelCondition, KernelPattern, KernelTable, KernelVerdict,
+    Action, Backend, HashOn, HttpBalance, KernelCondition, KernelPattern, KernelTable, KernelVerdict, PLACES,
+    RateLimit, Route, rendezvous,
 };
 use alize_model::{Endpoint, Service, ServiceName};
 
 use super::abi::{
     METHODS, PATTERN_SIZE, ServiceWord, VERDICT_CHOICE, http_balance, http_choice, http_class,
-    http_class_key, http_condition, http_group, http_headers, http_rule,
+    http_class_key, http_condition, http_group, http_headers, http_rates, http_rule,
 };
+use super::limits::Rate;
 use crate::abi::Slot;
 use crate::tables::{self, Share};
 
@@ -21,6 +24,8 @@ use crate::tables::{self, Share};
 pub(crate) struct Usable {
     /// Its number in the kernel.
     pub(crate) number: u32,
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
     /// Its share against its neighbours, above 0.
     pub(crate) weight: u16,
 }
@@ -44,12 +49,15 @@ struct Span {
 struct Rule {
     groups: Span,
     route: u16,
+    rates: [Option<Rate>; 2],
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Group {
     endpoints: Span,
-    balance: u32,
+    balance: http_balance,
+    /// Outstanding at an endpoint; 0: any number.
+    max_requests: u32,
 }
 
 /// A slot names a group of the service, or an endpoint of the kernel.
@@ -75,6 +83,8 @@ pub(crate) struct Lowered {
     any: Option<u32>,
     classes: Vec<(KernelPattern, [Verdict; METHODS])>,
     conditions: Vec<KernelCondition>,
+    /// The header by whose value requests are balanced.
+    hashed: Option<Box<str>>,
     choices: Vec<(u8, Verdict)>,
     rules: Vec<Rule>,
     groups: Vec<Group>,
@@ -114,6 +124,7 @@ impl Lowered {
             }
             lowered.classes.push((class.pattern.clone(), verdicts));
         }
+        lowered.hashed = service.http.as_ref().and_then(|http| http.hashed_header()).map(Box::from);
         lowered.strict = !is_plain(service);
         lowered
     }
@@ -150,7 +161,8 @@ impl Lowered {
         if let Some(&rule) = known.get(&route) {
             return rule;
         }
-        let backends = match service.http.as_ref().and_then(|http| http.routes.get(usize::from(route))) {
+        let definition = service.http.as_ref().and_then(|http| http.routes.get(usize::from(route)));
+        let backends = match definition {
             Some(route) => match &route.action {
                 Action::Forward(forward) => forward.backends.as_slice(),
                 Action::Redirect(_) | Action::Respond(_) => &[],
@@ -159,15 +171,17 @@ impl Lowered {
         };
         let mut shares = Vec::new();
         for backend in backends.iter().filter(|backend| backend.weight > 0) {
-            for (endpoints, weight) in parts(service, backend, services) {
+            let Some(target) = target(service, backend, services) else { continue };
+            for (endpoints, weight) in parts(target, backend, services) {
                 if !endpoints.is_empty() {
-                    shares.push(Share { position: self.group(service, &endpoints), weight });
+                    shares.push(Share { position: self.group(target, &endpoints), weight });
                 }
             }
         }
         let slots = if shares.is_empty() { Vec::new() } else { tables::alias(&shares) };
         let groups = self.span(slots.into_iter().map(Target::Group));
-        self.rules.push(Rule { groups, route });
+        let rates = rates(service, definition);
+        self.rules.push(Rule { groups, route, rates });
         let number = self.rules.len() as u32 - 1;
         known.insert(route, number);
         number
@@ -182,13 +196,22 @@ impl Lowered {
         let (slots, balance) = match balance {
             HttpBalance::RoundRobin => (tables::turns(&shares), http_balance::HTTP_ROUND_ROBIN),
             HttpBalance::WeightedRandom => (tables::alias(&shares), http_balance::HTTP_WEIGHTED_RANDOM),
-            // A hash on what is sent is the proxy's, which the table says.
-            HttpBalance::LeastRequests | HttpBalance::ConsistentHash(_) => {
+            HttpBalance::ConsistentHash(HashOn::Source) => {
+                (by_place(endpoints), http_balance::HTTP_SOURCE_HASH)
+            }
+            HttpBalance::ConsistentHash(HashOn::Header(_)) => {
+                (by_place(endpoints), http_balance::HTTP_HEADER_HASH)
+            }
+            // By a cookie is the proxy's, which the table says.
+            HttpBalance::LeastRequests | HttpBalance::ConsistentHash(HashOn::Cookie(_)) => {
                 (tables::thresholds(&shares), http_balance::HTTP_LEAST_REQUESTS)
             }
         };
         let endpoints = self.span(slots.into_iter().map(Target::Endpoint));
-        self.groups.push(Group { endpoints, balance: balance.0 });
+        let circuit = service.http.as_ref().and_then(|http| http.circuit);
+        let max_requests =
+            circuit.and_then(|circuit| circuit.max_requests).map_or(0, std::num::NonZeroU32::get);
+        self.groups.push(Group { endpoints, balance, max_requests });
         self.groups.len() as u32 - 1
     }
 
@@ -201,8 +224,11 @@ impl Lowered {
     /// The service's word when its tables are at `place`; whether the `kernel` may route.
     pub(crate) fn word(&self, place: Place, kernel: bool) -> ServiceWord {
         let any = self.any.map(|rule| place.rules + rule);
-        let headers = !self.conditions.is_empty();
-        ServiceWord { on: true, strict: self.strict, kernel, headers, any, table: place.table }
+        let headers = !self.conditions.is_empty() || self.hashed.is_some();
+        // To limits for each of them, and where who it is decides.
+        let caller = self.rules.iter().any(Rule::is_limited)
+            || self.groups.iter().any(|group| group.balance == http_balance::HTTP_SOURCE_HASH);
+        ServiceWord { on: true, strict: self.strict, kernel, headers, caller, any, table: place.table }
     }
 
     pub(crate) fn classes(&self, place: Place) -> Vec<(http_class_key, http_class)> {
@@ -218,12 +244,19 @@ impl Lowered {
 
     /// What the service's routes ask of headers; `None`: nothing.
     pub(crate) fn headers(&self, place: Place) -> Option<http_headers> {
-        if self.conditions.is_empty() {
+        if self.conditions.is_empty() && self.hashed.is_none() {
             return None;
         }
-        let mut headers = http_headers { count: self.conditions.len() as u32, ..Default::default() };
-        for (to, from) in headers.condition.iter_mut().zip(&self.conditions) {
-            *to = condition(from);
+        // No request has the value of a header that is only hashed: there is none to compare.
+        let hashed = self.hashed.iter().map(|name| (&**name, ""));
+        let all = self.conditions.iter().map(|one| (&*one.name, &*one.value)).chain(hashed);
+        let mut headers = http_headers::default();
+        for (to, (name, value)) in headers.condition.iter_mut().zip(all) {
+            *to = condition(name, value);
+            headers.count += 1;
+        }
+        if self.hashed.is_some() {
+            headers.hashed = headers.count;
         }
         for (to, &(mask, verdict)) in headers.choice.iter_mut().zip(&self.choices) {
             *to = http_choice { mask: mask.into(), verdict: number(verdict, place) };
@@ -236,16 +269,24 @@ impl Lowered {
             base: place.targets + rule.groups.base,
             length: rule.groups.length,
             route: rule.route.into(),
-            zero: 0,
+            limited: rule.is_limited().into(),
         }))
+    }
+
+    /// The rate limits of rules that have some.
+    pub(crate) fn rates(&self, place: Place) -> impl Iterator<Item = (u32, http_rates)> {
+        let limited = (place.rules..).zip(&self.rules).filter(|(_, rule)| rule.is_limited());
+        limited.map(|(number, rule)| (number, Rate::pack_both(rule.rates)))
     }
 
     pub(crate) fn groups(&self, place: Place) -> impl Iterator<Item = (u32, http_group)> {
         (place.groups..).zip(self.groups.iter().map(move |group| http_group {
             base: place.targets + group.endpoints.base,
             length: group.endpoints.length,
-            balance: group.balance,
+            balance: group.balance.0,
             turn: 0,
+            max_requests: group.max_requests,
+            zero: 0,
         }))
     }
 
@@ -260,6 +301,36 @@ impl Lowered {
     }
 }
 
+impl Rule {
+    fn is_limited(&self) -> bool {
+        self.rates.iter().any(Option::is_some)
+    }
+}
+
+/// The service that a backend leads to.
+fn target<'a>(own: &'a Service, backend: &Backend, services: &'a impl Services) -> Option<&'a Service> {
+    backend.target.service.as_ref().map_or(Some(own), |name| services.service(name))
+}
+
+/// The rate limits of a rule: its service's, then its own.
+fn rates(service: &Service, route: Option<&Route>) -> [Option<Rate>; 2] {
+    let rate = |limit: &RateLimit, route| Rate::new(limit, &service.name, route);
+    let whole = service.http.as_ref().and_then(|http| http.rate_limit);
+    [
+        whole.map(|limit| rate(&limit, None)),
+        route.and_then(|route| Some(rate(&route.rate_limit?, Some(&route.name)))),
+    ]
+}
+
+/// For each place of callers, or of values, the endpoint that they have.
+fn by_place(endpoints: &[Usable]) -> Vec<Slot> {
+    let named: Vec<(String, u16)> =
+        endpoints.iter().map(|endpoint| (endpoint.address.to_string(), endpoint.weight)).collect();
+    let weighted = || named.iter().map(|(address, weight)| (address, *weight));
+    let of = |place: u32| rendezvous(place.into(), weighted()).and_then(|at| endpoints.get(at));
+    (0..PLACES).filter_map(of).map(|endpoint| Slot::only(endpoint.number)).collect()
+}
+
 /// A verdict as the kernel has it.
 fn number(verdict: Verdict, place: Place) -> u32 {
     match verdict {
@@ -269,14 +340,14 @@ fn number(verdict: Verdict, place: Place) -> u32 {
     }
 }
 
-fn condition(condition: &KernelCondition) -> http_condition {
+fn condition(name: &str, value: &str) -> http_condition {
     let mut packed = http_condition {
-        name_length: condition.name.len() as u32,
-        value_length: condition.value.len() as u32,
+        name_length: name.len() as u32,
+        value_length: value.len() as u32,
         ..Default::default()
     };
-    packed.name.iter_mut().zip(condition.name.bytes()).for_each(|(to, from)| *to = from);
-    packed.value.iter_mut().zip(condition.value.bytes()).for_each(|(to, from)| *to = from);
+    packed.name.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
+    packed.value.iter_mut().zip(value.bytes()).for_each(|(to, from)| *to = from);
     packed
 }
 
@@ -289,21 +360,18 @@ fn is_plain(service: &Service) -> bool {
         Action::Redirect(_) | Action::Respond(_) => false,
     };
     http.proxy_reason().is_none()
+        && http.rate_limit.is_none()
+        && route.rate_limit.is_none()
+        && http.circuit.is_none()
+        && !matches!(http.balance, HttpBalance::ConsistentHash(_))
         && route.proxy_reason().is_none()
         && all(&route.action)
         && route.matches.iter().any(|one| *one == alize_model::http::Match::default())
 }
 
-/// The endpoints of a backend that take requests, in parts with a share each: of a service with a split one a label
+/// The endpoints of `service` that a backend chooses and that take requests, in parts with a share each: of a service with a split one a label
 /// value, whose shares count as connections' do.
-fn parts(own: &Service, backend: &Backend, services: &impl Services) -> Vec<(Vec<Usable>, u64)> {
-    let service = match &backend.target.service {
-        Some(name) => match services.service(name) {
-            Some(service) => service,
-            None => return Vec::new(),
-        },
-        None => own,
-    };
+fn parts(service: &Service, backend: &Backend, services: &impl Services) -> Vec<(Vec<Usable>, u64)> {
     let chosen = |endpoint: &&Endpoint| backend.target.selects(&endpoint.labels);
     let weight = u64::from(backend.weight);
     let Some(split) = &service.split else {

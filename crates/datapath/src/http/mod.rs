@@ -7,6 +7,8 @@ pub(crate) mod abi;
 #[cfg(test)]
 mod alike;
 mod counters;
+mod limits;
+mod loads;
 mod lower;
 mod netns;
 pub(crate) mod programs;
@@ -15,9 +17,27 @@ mod shared;
 pub(crate) mod tables;
 mod totals;
 
+use std::path::PathBuf;
+
+use crate::pin::Pins;
+use crate::{Error, Options};
+
 pub use counters::{Passed, Routed, RouterCounters};
+pub use limits::{Draw, Limits, Rate};
+pub use loads::{Load, Loads};
 pub use netns::netns_cookie;
 pub use router::{
     Armed, Event, Front, Lent, Predecessor, Rest, Router, RouterOptions, Slot, SlotState, reason_name,
 };
 pub use totals::socket_totals;
+
+/// Where the instance has its pins.
+fn pins(options: &RouterOptions) -> Result<Pins, Error> {
+    Pins::new(&Options {
+        instance: options.instance.clone(),
+        bpffs: options.bpffs.clone(),
+        run_dir: PathBuf::new(),
+        cgroups: Vec::new(),
+        budgets: alize_model::Budgets::default(),
+    })
+}

@@ -42,12 +42,12 @@ const TRAFFIC: u32 = 16_384;
 pub(crate) fn size_of_map(name: &str, budgets: &Budgets) -> Option<u32> {
     Some(match name {
         "http_services" | "http_reasons" | "http_headers" => budgets.services,
-        "http_load" => budgets.endpoints,
+        "http_load" | "http_proxied" => budgets.endpoints,
         "http_client_sockets" | "http_rests" => CLIENTS,
         "http_fronts" => CLIENTS / 8,
         "http_far_sockets" | "http_back_sockets" | "http_backs" | "http_slots" | "http_notes" => SLOTS,
         "http_pools" | "http_pool_heads" => POOLS,
-        "http_rules" => RULES.min(budgets.services.saturating_mul(4)),
+        "http_rules" | "http_rates" | "http_buckets" => RULES.min(budgets.services.saturating_mul(4)),
         "http_groups" => GROUPS.min(budgets.services.saturating_mul(8)),
         "http_targets" => TARGETS.min(budgets.slots),
         "http_classes" => CLASSES,

@@ -52,6 +52,12 @@ pub(crate) struct PoolCell {
     pub(crate) empty: AtomicU64,
 }
 
+/// `struct http_proxied` of bpf/http/abi.h, as atomics.
+#[repr(C)]
+pub(crate) struct ProxiedCell {
+    pub(crate) lane: [AtomicU16; super::abi::LANES],
+}
+
 // SAFETY: atomics only; the offsets are compared below.
 unsafe impl Atomic for SlotCell {
     type Value = super::abi::http_slot;
@@ -59,6 +65,10 @@ unsafe impl Atomic for SlotCell {
 // SAFETY: as above.
 unsafe impl Atomic for PoolCell {
     type Value = super::abi::http_pool;
+}
+// SAFETY: as above.
+unsafe impl Atomic for ProxiedCell {
+    type Value = super::abi::http_proxied;
 }
 // SAFETY: an array of 64-bit words.
 unsafe impl Atomic for AtomicU64 {
@@ -80,6 +90,7 @@ macro_rules! same_place {
 same_place!(SlotCell, super::abi::http_slot: state, next, started_ns, left, request_bytes, response_bytes, pool, endpoint,
     service, route, status, method, phase, far, reason, noted, ended, zero, used);
 same_place!(PoolCell, super::abi::http_pool: head, empty);
+same_place!(ProxiedCell, super::abi::http_proxied: lane);
 
 /// Some values of an array map, one after the other.
 pub(crate) struct Shared<T> {

@@ -12,7 +12,7 @@ use alize_model::{Endpoint, Mode, Service, ServiceName};
 use libbpf_rs::MapHandle;
 
 use super::abi::{
-    ServiceWord, VERDICT_CHOICE, http_class, http_class_key, http_group, http_headers, http_rule,
+    ServiceWord, VERDICT_CHOICE, http_class, http_class_key, http_group, http_headers, http_rates, http_rule,
 };
 use super::counters::{CounterMaps, RouterCounters};
 use super::lower::{Lowered, Place, Services, Usable};
@@ -31,6 +31,7 @@ pub(crate) struct RouteMaps {
     pub(crate) classes: Map<http_class_key, http_class>,
     pub(crate) headers: Map<u32, http_headers>,
     pub(crate) rules: Map<u32, http_rule>,
+    pub(crate) rates: Map<u32, http_rates>,
     pub(crate) groups: Map<u32, http_group>,
     pub(crate) targets: Map<u32, u64>,
     pub(crate) counters: CounterMaps,
@@ -45,6 +46,7 @@ impl RouteMaps {
             classes: Map::new(take("http_classes")?)?,
             headers: Map::new(take("http_headers")?)?,
             rules: Map::new(take("http_rules")?)?,
+            rates: Map::new(take("http_rates")?)?,
             groups: Map::new(take("http_groups")?)?,
             targets: Map::new(take("http_targets")?)?,
             counters: CounterMaps {
@@ -89,6 +91,8 @@ struct Taken {
     rules: Run,
     groups: Run,
     targets: Run,
+    /// Some of the rules have rate limits.
+    limited: bool,
 }
 
 impl Taken {
@@ -229,7 +233,8 @@ impl Tables {
             live.from = Some(source(lowered));
             return Ok(false);
         }
-        let taken = self.take(lowered.sizes())?;
+        let mut taken = self.take(lowered.sizes())?;
+        taken.limited = lowered.rates(taken.place()).next().is_some();
         if let Err(error) = self.write(service.number, taken, &lowered) {
             self.garbage.push(taken);
             return Err(error);
@@ -245,6 +250,7 @@ impl Tables {
         let place = taken.place();
         self.maps.targets.put_all(lowered.targets(place))?;
         self.maps.groups.put_all(lowered.groups(place))?;
+        self.maps.rates.put_all(lowered.rates(place))?;
         self.maps.rules.put_all(lowered.rules(place))?;
         self.maps
             .headers
@@ -265,7 +271,7 @@ impl Tables {
                 give_back(&mut tables.groups, groups);
                 return None;
             };
-            Some(Taken { table: 0, rules, groups, targets })
+            Some(Taken { table: 0, rules, groups, targets, limited: false })
         };
         let taken = match attempt(self) {
             Some(taken) => taken,
@@ -308,6 +314,10 @@ impl Tables {
         })?;
         self.maps.classes.delete_all(keys.into_iter())?;
         self.maps.headers.delete_all(tables.into_iter())?;
+        for Run { base, length } in self.garbage.iter().filter(|taken| taken.limited).map(|taken| taken.rules)
+        {
+            self.maps.rates.delete_all(base..base + length)?;
+        }
         for taken in self.garbage.drain(..) {
             give_back(&mut self.rules, taken.rules);
             give_back(&mut self.groups, taken.groups);
@@ -370,6 +380,7 @@ impl Tables {
             rules: adopt_run(&mut self.rules, rules),
             groups: adopt_run(&mut self.groups, &groups),
             targets: adopt_run(&mut self.targets, &targets),
+            limited: true,
         })
     }
 }
@@ -411,7 +422,7 @@ fn lower(service: &Service, picture: &Picture) -> Lowered {
     let kernel = if Arc::ptr_eq(http, &Http::plain()) {
         KernelTable::of_rule(0)
     } else {
-        let elsewhere = |name: &ServiceName| known.service(name)?.http.as_deref()?.proxy_reason();
+        let elsewhere = |name: &ServiceName| known.service(name)?.http.as_deref()?.reason_as_target();
         RouteTable::compile(http).kernel(elsewhere)
     };
     Lowered::new(service, &kernel, &known)
@@ -427,7 +438,10 @@ impl Services for InPicture<'_> {
     fn usable(&self, service: &Service, endpoint: &Endpoint) -> Option<Usable> {
         let live = self.0.services.get(&service.name)?;
         let known = live.endpoints.iter().find(|known| known.address == endpoint.address)?;
-        (known.stage == Stage::Active && endpoint.weight > 0)
-            .then_some(Usable { number: known.number, weight: endpoint.weight })
+        (known.stage == Stage::Active && endpoint.weight > 0).then_some(Usable {
+            number: known.number,
+            address: known.address,
+            weight: endpoint.weight,
+        })
     }
 }

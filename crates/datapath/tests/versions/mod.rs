@@ -43,7 +43,7 @@ impl Drop for Folder {
 }
 
 /// All objects but the one without code.
-pub const ALL: [&str; 14] = [
+pub const ALL: [&str; 15] = [
     "sockops",
     "release",
     "getpeername",
@@ -53,6 +53,7 @@ pub const ALL: [&str; 14] = [
     "http_far",
     "http_back_entry",
     "http_back",
+    "http_limit",
     "http_client",
     "http_sockops",
     "connect",

@@ -11,7 +11,10 @@ use std::sync::Arc;
 use crate::ServiceName;
 
 use super::table::{Entry, HeaderTest, PathTest};
-use super::{Action, Headers, Http, HttpBalance, Method, Reason, Route, RouteTable, Upstream, has_prefix};
+use super::{
+    Action, Circuit, HashOn, Headers, Http, HttpBalance, Method, Reason, Route, RouteTable, Upstream,
+    has_prefix,
+};
 
 /// What the kernel may do with the requests of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,14 +155,38 @@ impl KernelTable {
 impl Http {
     /// Why no request of the service can be routed in the kernel, if that is so.
     pub fn proxy_reason(&self) -> Option<Reason> {
-        let Self { upstream, balance, pool, circuit, outlier, rate_limit, .. } = self;
+        let Self { upstream, balance, pool, circuit, outlier, .. } = self;
+        // Connections are the proxy's. Who waits for one is there anyway, and requests are counted on both sides.
+        let connections = |circuit: &Circuit| circuit.max_connections.is_some();
         match balance {
             _ if *upstream == Upstream::H2c => Some(Reason::Http2),
-            HttpBalance::ConsistentHash(_) => Some(Reason::ConsistentHash),
-            _ if circuit.is_some() => Some(Reason::Circuit),
+            HttpBalance::ConsistentHash(HashOn::Header(_) | HashOn::Cookie(_))
+                if self.hashed_header().is_none() =>
+            {
+                Some(Reason::ConsistentHash)
+            }
+            _ if circuit.as_ref().is_some_and(connections) => Some(Reason::Circuit),
             _ if outlier.is_some() => Some(Reason::Outlier),
-            _ if rate_limit.is_some() => Some(Reason::RateLimit),
             _ if pool.response_timeout.is_some() => Some(Reason::ResponseTimeout),
+            _ => None,
+        }
+    }
+}
+
+impl Http {
+    /// The same for requests that come by a route of another service: by a header the kernel balances only those of the service
+    /// whose table it is.
+    pub fn reason_as_target(&self) -> Option<Reason> {
+        let by_header = self.hashed_header().map(|_| Reason::ConsistentHash);
+        self.proxy_reason().or(by_header)
+    }
+
+    /// The header by whose value the kernel can balance requests, if that is how they are balanced.
+    pub fn hashed_header(&self) -> Option<&str> {
+        match &self.balance {
+            HttpBalance::ConsistentHash(HashOn::Header(name)) => {
+                Some(name.as_str()).filter(|name| is_looked_for(name))
+            }
             _ => None,
         }
     }
@@ -175,7 +202,6 @@ impl Route {
         };
         let reasons = [
             (self.fault.is_some(), Reason::Fault),
-            (self.rate_limit.is_some(), Reason::RateLimit),
             (self.cors.is_some(), Reason::Cors),
             (!forward.request_headers.is_empty(), Reason::RequestHeaders),
             (forward.rewrite != Default::default(), Reason::Rewrite),
@@ -217,7 +243,7 @@ enum Stand {
 
 impl RouteTable {
     /// Lowers the table. `elsewhere` tells of another service why the kernel cannot speak to its endpoints, if that is
-    /// so: its [`Http::proxy_reason`].
+    /// so: its [`Http::reason_as_target`].
     pub fn kernel(&self, elsewhere: impl Fn(&ServiceName) -> Option<Reason>) -> KernelTable {
         let http = self.http();
         if let Some(reason) = http.proxy_reason() {
@@ -262,9 +288,11 @@ impl RouteTable {
     /// The conditions on headers that the kernel can hold requests against, in the order of precedence.
     fn conditions(&self) -> Vec<KernelCondition> {
         let mut conditions: Vec<KernelCondition> = Vec::new();
+        // One is for the header that requests are balanced by.
+        let most = KernelTable::CONDITIONS - usize::from(self.http().hashed_header().is_some());
         for test in self.entries.iter().flat_map(|entry| &entry.headers) {
             if let Some(condition) = condition(test)
-                && conditions.len() < KernelTable::CONDITIONS
+                && conditions.len() < most
                 && !conditions.contains(&condition)
             {
                 conditions.push(condition);
@@ -428,8 +456,8 @@ impl Way {
     }
 }
 
-/// What the kernel can look for in a header, if that is all the test asks.
-fn condition(test: &HeaderTest) -> Option<KernelCondition> {
+/// Whether the kernel can look for the header of this name.
+fn is_looked_for(name: &str) -> bool {
     /// What makes or ends a message is the parser's, and the proxy may see it changed.
     const FRAMING: [&str; 10] = [
         "connection",
@@ -443,12 +471,15 @@ fn condition(test: &HeaderTest) -> Option<KernelCondition> {
         "transfer-encoding",
         "upgrade",
     ];
+    let plain = name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+    plain && name.len() <= KernelCondition::NAME && !FRAMING.contains(&name)
+}
+
+/// What the kernel can look for in a header, if that is all the test asks.
+fn condition(test: &HeaderTest) -> Option<KernelCondition> {
     let value = test.exact()?;
-    let plain = test.name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
-    let fits =
-        test.name.len() <= KernelCondition::NAME && (1..=KernelCondition::VALUE).contains(&value.len());
-    (plain && fits && !FRAMING.contains(&&*test.name))
-        .then(|| KernelCondition { name: Arc::clone(&test.name), value: Arc::clone(value) })
+    let fits = is_looked_for(&test.name) && (1..=KernelCondition::VALUE).contains(&value.len());
+    fits.then(|| KernelCondition { name: Arc::clone(&test.name), value: Arc::clone(value) })
 }
 
 /// The conditions that a match has on headers; `None`: one of them is the proxy's to look at.

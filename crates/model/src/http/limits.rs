@@ -1,12 +1,13 @@
 //! How an HTTP service treats its endpoints.
 
-use std::num::{NonZeroU16, NonZeroU32};
+use std::num::{NonZeroU16, NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::FieldName;
+use super::{FieldName, hash};
+use crate::ServiceName;
 
 /// What endpoints are spoken to with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -42,7 +43,7 @@ pub enum HashOn {
     Header(FieldName),
     /// The value of a cookie.
     Cookie(Arc<str>),
-    /// The client's IP address.
+    /// Who calls: the client's IP address in its network namespace.
     Source,
 }
 
@@ -110,6 +111,28 @@ pub struct RateLimit {
     pub burst: NonZeroU32,
     /// Who shares the bound.
     pub per: LimitPer,
+}
+
+impl RateLimit {
+    /// Between two requests, in the long run, in nanoseconds.
+    pub fn interval_ns(&self) -> u64 {
+        1_000_000_000 / u64::from(self.requests.get())
+    }
+
+    /// How far ahead of now a bucket may be that is not yet empty, in nanoseconds: the burst, less one request.
+    pub fn room_ns(&self) -> u64 {
+        self.interval_ns() * u64::from(self.burst.get() - 1)
+    }
+
+    /// The name of its buckets, of `service` or of its route `route`: where the limit is changed they are others, and
+    /// nothing else tells limits apart, for both executions have to come to the same.
+    pub fn bucket(&self, service: &ServiceName, route: Option<&str>) -> NonZeroU64 {
+        let seed = hash(service.as_str().as_bytes(), route.is_some().into());
+        let seed = hash(route.unwrap_or_default().as_bytes(), seed);
+        let per = u8::from(self.per == LimitPer::Client);
+        let numbers = [self.requests.get().to_le_bytes(), self.burst.get().to_le_bytes(), [per, 0, 0, 0]];
+        NonZeroU64::new(hash(numbers.as_flattened(), seed)).unwrap_or(NonZeroU64::MIN)
+    }
 }
 
 /// Who shares a rate limit.

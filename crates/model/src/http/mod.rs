@@ -7,6 +7,7 @@
 
 mod action;
 mod field;
+mod hash;
 mod kernel;
 mod limits;
 mod matching;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use action::*;
 pub use field::{FieldName, FieldValue};
+pub use hash::{Caller, PLACES, hash, rendezvous, value_place};
 pub use kernel::{
     KernelChoice, KernelClass, KernelCondition, KernelPattern, KernelTable, KernelVerdict, Way,
 };

@@ -42,11 +42,9 @@ pub enum Reason {
     Timeout,
     /// Its route tries again.
     Retry,
-    /// Its route or service has a rate limit.
-    RateLimit,
-    /// Requests are balanced by consistent hash.
+    /// Requests are balanced by the hash of a cookie, or of a header that the kernel does not look for.
     ConsistentHash,
-    /// The service has bounds for each endpoint.
+    /// The service bounds connections to each endpoint.
     Circuit,
     /// Endpoints are ejected by their answers.
     Outlier,
@@ -58,7 +56,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in order.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 22] = [
         Self::NoRoute,
         Self::Method,
         Self::HeaderMatch,
@@ -76,7 +74,6 @@ impl Reason {
         Self::Fault,
         Self::Timeout,
         Self::Retry,
-        Self::RateLimit,
         Self::ConsistentHash,
         Self::Circuit,
         Self::Outlier,
@@ -104,7 +101,6 @@ impl Reason {
             Self::Fault => "fault",
             Self::Timeout => "timeout",
             Self::Retry => "retry",
-            Self::RateLimit => "rate-limit",
             Self::ConsistentHash => "consistent-hash",
             Self::Circuit => "circuit",
             Self::Outlier => "outlier",
@@ -135,9 +131,12 @@ impl Reason {
             Self::Fault => "the route puts faults in",
             Self::Timeout => "the route has a timeout",
             Self::Retry => "the route tries again after failures",
-            Self::RateLimit => "the route or the service has a rate limit",
-            Self::ConsistentHash => "requests are balanced by consistent hash",
-            Self::Circuit => "the service has bounds for each endpoint",
+            Self::ConsistentHash => {
+                "requests are balanced by the hash of a cookie, or of a header that the kernel does not look for"
+            }
+            Self::Circuit => {
+                "the service bounds connections to each endpoint, and only the proxy waits for one"
+            }
             Self::Outlier => "endpoints are ejected by their answers",
             Self::ResponseTimeout => "the service has a response timeout",
             Self::Http2 => "endpoints are spoken to in HTTP/2",

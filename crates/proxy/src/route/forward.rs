@@ -83,9 +83,8 @@ impl Run<'_> {
             tries.request(self.second());
         }
         loop {
-            let picked = self.pick()?;
+            let (picked, outstanding) = self.pick()?;
             let address = picked.address();
-            let outstanding = Outstanding::new(picked.live());
             let began = std::time::Instant::now();
             let try_ = Try {
                 parts: &self.parts,
@@ -113,8 +112,9 @@ impl Run<'_> {
         }
     }
 
-    fn pick(&self) -> Result<Picked, Own> {
+    fn pick(&self) -> Result<(Picked, Outstanding), Own> {
         let asking = Asking {
+            kernel: &*self.proxy.kernel,
             mesh: self.mesh,
             own: &self.call.service,
             origin: &self.call.origin,

@@ -1,15 +1,16 @@
 //! Bounds in time: rate limits and budgets of further tries.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use alize_model::http::{Budget, Http, LimitPer, RateLimit};
+use alize_datapath::http::{Draw, Rate};
+use alize_model::ServiceName;
+use alize_model::http::{Budget, Caller, Http, LimitPer, RateLimit};
 
 use crate::back::lock;
 use crate::front::Origin;
-use crate::kernel::Netns;
+use crate::kernel::Kernel;
 
 /// Clients remembered by one limit; those that have nothing to fear are forgotten first.
 const MOST_CLIENTS: usize = 10_000;
@@ -31,26 +32,29 @@ impl Bucket {
             }
         }
     }
+
+    fn give_back(&mut self, limit: &RateLimit) {
+        self.0 -= Duration::from_secs(1) / limit.requests.get();
+    }
 }
 
-/// A rate limit and who has used how much of it.
+/// A rate limit, and who has used how much of it where the kernel does not keep that.
 #[derive(Debug)]
 pub(super) struct Limiter {
     limit: RateLimit,
+    /// The same for the kernel.
+    rate: Rate,
     /// One without a client is for all.
-    buckets: Mutex<HashMap<Option<(Netns, IpAddr)>, Bucket>>,
+    buckets: Mutex<HashMap<Option<Caller>, Bucket>>,
 }
 
 impl Limiter {
-    fn new(limit: RateLimit) -> Self {
-        Self { limit, buckets: Mutex::default() }
+    fn who(&self, caller: &Caller) -> Option<Caller> {
+        (self.limit.per == LimitPer::Client).then_some(*caller)
     }
 
-    fn take(&self, origin: &Origin, now: Instant) -> Result<(), Duration> {
-        let who = match self.limit.per {
-            LimitPer::All => None,
-            LimitPer::Client => Some((origin.netns, origin.peer.ip())),
-        };
+    fn take(&self, caller: &Caller, now: Instant) -> Result<(), Duration> {
+        let who = self.who(caller);
         let mut buckets = lock(&self.buckets);
         if buckets.len() >= MOST_CLIENTS && !buckets.contains_key(&who) {
             buckets.retain(|_, bucket| bucket.0 > now);
@@ -60,6 +64,12 @@ impl Limiter {
             }
         }
         buckets.entry(who).or_insert(Bucket(now)).take(&self.limit, now)
+    }
+
+    fn give_back(&self, caller: &Caller) {
+        if let Some(bucket) = lock(&self.buckets).get_mut(&self.who(caller)) {
+            bucket.give_back(&self.limit);
+        }
     }
 }
 
@@ -73,21 +83,25 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// Those of `http`; a limit that is the same as `before` goes on where it was.
-    pub(super) fn new(http: &Http, before: Option<&Self>) -> Self {
-        let keep = |old: Option<&Arc<Limiter>>, limit: RateLimit| match old {
+    /// Those of the service `name`; a limit that is the same as `before` goes on where it was.
+    pub(super) fn new(name: &ServiceName, http: &Http, before: Option<&Self>) -> Self {
+        let keep = |old: Option<&Arc<Limiter>>, limit: RateLimit, route: Option<&str>| match old {
             Some(old) if old.limit == limit => Arc::clone(old),
-            _ => Arc::new(Limiter::new(limit)),
+            _ => {
+                let rate = Rate::new(&limit, name, route);
+                Arc::new(Limiter { limit, rate, buckets: Mutex::default() })
+            }
         };
         let mut limits = Self {
             service: http
                 .rate_limit
-                .map(|limit| keep(before.and_then(|before| before.service.as_ref()), limit)),
+                .map(|limit| keep(before.and_then(|before| before.service.as_ref()), limit, None)),
             ..Self::default()
         };
         for (rule, route) in (0..).zip(&http.routes) {
             let Some(limit) = route.rate_limit else { continue };
-            let limiter = keep(before.and_then(|before| before.routes.get(&route.name)), limit);
+            let limiter =
+                keep(before.and_then(|before| before.routes.get(&route.name)), limit, Some(&route.name));
             limits.routes.insert(Arc::clone(&route.name), Arc::clone(&limiter));
             limits.rules.insert(rule, limiter);
         }
@@ -95,11 +109,34 @@ impl Limits {
     }
 
     /// Takes a request in, or says when to come back.
-    pub(super) fn take(&self, rule: u16, origin: &Origin) -> Result<(), Duration> {
-        let now = Instant::now();
+    pub(super) fn take(&self, rule: u16, origin: &Origin, kernel: &dyn Kernel) -> Result<(), Duration> {
         let both = [self.service.as_ref(), self.rules.get(&rule)];
-        both.into_iter().flatten().try_for_each(|limiter| limiter.take(origin, now))
+        if both.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        let caller = kernel.caller(origin.netns, origin.peer.ip());
+        match kernel.draw(both.map(|limiter| limiter.map(|limiter| limiter.rate)), &caller) {
+            Some(Draw::Taken) => Ok(()),
+            Some(Draw::Over { wait }) => Err(wait),
+            Some(Draw::Full) | None => draw_here(both, &caller),
+        }
     }
+}
+
+/// From all of them, or from none.
+fn draw_here(limiters: [Option<&Arc<Limiter>>; 2], caller: &Caller) -> Result<(), Duration> {
+    let now = Instant::now();
+    let mut drawn: Option<&Arc<Limiter>> = None;
+    for limiter in limiters.into_iter().flatten() {
+        if let Err(wait) = limiter.take(caller, now) {
+            if let Some(before) = drawn {
+                before.give_back(caller);
+            }
+            return Err(wait);
+        }
+        drawn = Some(limiter);
+    }
+    Ok(())
 }
 
 /// The last ten seconds of requests and further tries.

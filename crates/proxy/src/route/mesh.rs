@@ -1,10 +1,11 @@
 //! The state in force, and what outlives it.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
+use alize_datapath::http::Load;
 use alize_model::ServiceName;
 use alize_model::control::{ProxyService, ProxyState, ServiceCounters};
 use alize_model::http::{Action, Http, RouteTable};
@@ -13,7 +14,7 @@ use super::limit::{Limits, Tries};
 use super::outlier::Record;
 use super::spec::{EndpointSpec, Plan, Spec};
 use crate::counters::{self, Counters};
-use crate::kernel::InForce;
+use crate::kernel::{InForce, Kernel};
 
 /// All services. A request sees one mesh from its head to its end.
 #[derive(Debug, Default)]
@@ -47,8 +48,38 @@ pub(super) struct Live {
 /// What an endpoint keeps over all states.
 #[derive(Debug, Default)]
 pub(crate) struct EndpointLive {
-    pub(super) outstanding: AtomicU32,
+    /// Where the kernel counts too.
+    shared: Option<Load>,
+    own: AtomicU32,
     pub(super) record: Mutex<Record>,
+}
+
+impl EndpointLive {
+    fn new(number: u32, kernel: &dyn Kernel) -> Self {
+        Self { shared: kernel.load(number), ..Self::default() }
+    }
+
+    /// Requests that it has not answered whole.
+    pub(super) fn outstanding(&self) -> u32 {
+        self.shared.as_ref().map_or_else(|| self.own.load(Ordering::Relaxed), Load::get)
+    }
+
+    fn reserve(&self, most: u32) -> bool {
+        match &self.shared {
+            Some(load) => load.reserve(most),
+            None => {
+                let more = |count: u32| (count < most).then_some(count + 1);
+                self.own.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+            }
+        }
+    }
+
+    fn release(&self) {
+        match &self.shared {
+            Some(load) => load.release(),
+            None => drop(self.own.fetch_sub(1, Ordering::Relaxed)),
+        }
+    }
 }
 
 /// Counts a request as outstanding for as long as it lives.
@@ -56,21 +87,22 @@ pub(crate) struct EndpointLive {
 pub(super) struct Outstanding(Arc<EndpointLive>);
 
 impl Outstanding {
-    pub(super) fn new(endpoint: &Arc<EndpointLive>) -> Self {
-        endpoint.outstanding.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(endpoint))
+    /// Nothing: `most` are outstanding already.
+    pub(super) fn new(endpoint: &Arc<EndpointLive>, most: Option<NonZeroU32>) -> Option<Self> {
+        let reserved = endpoint.reserve(most.map_or(u32::MAX, NonZeroU32::get));
+        reserved.then(|| Self(Arc::clone(endpoint)))
     }
 }
 
 impl Drop for Outstanding {
     fn drop(&mut self) {
-        self.0.outstanding.fetch_sub(1, Ordering::Relaxed);
+        self.0.release();
     }
 }
 
 impl Mesh {
     /// Makes a state ready to be served. What is unchanged is shared with `earlier`, what is counted goes on.
-    pub(crate) fn new(plan: Plan, earlier: &Self) -> Result<Self, String> {
+    pub(crate) fn new(plan: Plan, earlier: &Self, kernel: &dyn Kernel) -> Result<Self, String> {
         let mut mesh = Self { generation: plan.generation, ..Self::default() };
         let mut tables = Tables::of(earlier);
         for spec in plan.services? {
@@ -79,7 +111,7 @@ impl Mesh {
             let number = spec.number;
             let service = match before {
                 Some(before) if before.spec == spec => Arc::clone(before),
-                before => Arc::new(Service::new(spec, before.map(Arc::as_ref), &mut tables)),
+                before => Arc::new(Service::new(spec, before.map(Arc::as_ref), &mut tables, kernel)),
             };
             if mesh.by_number.insert(number, service).is_some()
                 || mesh.by_name.insert(name.clone(), number).is_some()
@@ -175,21 +207,28 @@ impl Tables {
 }
 
 impl Service {
-    fn new(mut spec: Spec, before: Option<&Self>, tables: &mut Tables) -> Self {
+    fn new(mut spec: Spec, before: Option<&Self>, tables: &mut Tables, kernel: &dyn Kernel) -> Self {
         let table = tables.compile(&spec.http);
         spec.http = Arc::clone(table.http());
-        let known = |address: SocketAddr| {
+        // One that the kernel knows under another number is another.
+        let known = |endpoint: &EndpointSpec| {
             let before = before?;
-            let place = before.spec.endpoints.iter().position(|known| known.address == address)?;
+            let place = before
+                .spec
+                .endpoints
+                .iter()
+                .position(|known| known.address == endpoint.address && known.number == endpoint.number)?;
             before.endpoints.get(place).map(Arc::clone)
         };
         Self {
             endpoints: spec
                 .endpoints
                 .iter()
-                .map(|endpoint| known(endpoint.address).unwrap_or_default())
+                .map(|endpoint| {
+                    known(endpoint).unwrap_or_else(|| Arc::new(EndpointLive::new(endpoint.number, kernel)))
+                })
                 .collect(),
-            limits: Limits::new(&spec.http, before.map(|before| &before.limits)),
+            limits: Limits::new(&spec.name, &spec.http, before.map(|before| &before.limits)),
             tries: tries(&spec.http, before),
             live: before.map(|before| Arc::clone(&before.live)).unwrap_or_default(),
             table,

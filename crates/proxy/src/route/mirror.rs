@@ -44,8 +44,14 @@ pub(super) async fn send(
         }
     };
     for target in targets {
-        let asking =
-            Asking { mesh, own: &call.service, origin: &call.origin, headers: &parts.headers, avoid: &[] };
+        let asking = Asking {
+            kernel: &*proxy.kernel,
+            mesh,
+            own: &call.service,
+            origin: &call.origin,
+            headers: &parts.headers,
+            avoid: &[],
+        };
         let Some(picked) = pick_of(&asking, target) else {
             proxy.anomaly("mirror-without-endpoint");
             continue;
@@ -96,7 +102,7 @@ async fn carry(
     parts: request::Parts,
     body: Option<Bytes>,
 ) {
-    let _outstanding = Outstanding::new(picked.live());
+    let _outstanding = Outstanding::new(picked.live(), None);
     let body = body.map_or(Body::Empty, Body::Full);
     let try_ = Try { parts: &parts, body, repeatable: true, per_try: None };
     match attempt(proxy, netns, &picked, try_).await {

@@ -75,7 +75,7 @@ pub(crate) async fn answer(
     call.service.live.counters.came_because(came_because(&call.service, route, &request));
     let cors = cors::Cors::of(route, request.headers());
     let unanswered = Unanswered { call: &call, route: &route.name };
-    let outcome = match enter(&call, found, &request).await {
+    let outcome = match enter(proxy, &call, found, &request).await {
         Ok(()) => act(proxy, &mesh, &call, found, request).await,
         Err(response) => Err(response),
     };
@@ -170,12 +170,12 @@ fn came_because(service: &Service, route: &Route, request: &Request<Body>) -> &'
 }
 
 /// What comes before the action: faults, limits, and what browsers ask first.
-async fn enter(call: &Call, found: Found, request: &Request<Body>) -> Result<(), Own> {
+async fn enter(proxy: &Proxy, call: &Call, found: Found, request: &Request<Body>) -> Result<(), Own> {
     let route = call.service.table.route(found);
     if let Some(fault) = &route.fault {
         inject(call, fault).await?;
     }
-    if let Err(wait) = call.service.limits.take(found.rule, &call.origin) {
+    if let Err(wait) = call.service.limits.take(found.rule, &call.origin, &*proxy.kernel) {
         let mut own = call.refused(Reason::RateLimited);
         let seconds = wait.as_secs_f64().ceil().max(1.0) as u64;
         own.response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));

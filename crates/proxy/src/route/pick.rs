@@ -1,18 +1,20 @@
 //! Which endpoint a request goes to.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use alize_model::http::{Backend, HashOn, HttpBalance, Target};
+use alize_model::http::{Backend, HashOn, HttpBalance, Target, hash, rendezvous, value_place};
 use http::HeaderMap;
 use http::header::COOKIE;
 
-use super::mesh::{EndpointLive, Mesh, Service};
+use super::mesh::{EndpointLive, Mesh, Outstanding, Service};
 use super::spec::EndpointSpec;
 use crate::back::lock;
 use crate::front::Origin;
+use crate::kernel::Kernel;
 use crate::reason::Reason;
 
 /// An endpoint of a service, which need not be the one that was dialled.
@@ -27,6 +29,10 @@ impl Picked {
         self.service.endpoint(self.index).0.address
     }
 
+    fn max_requests(&self) -> Option<NonZeroU32> {
+        self.service.http().circuit.and_then(|circuit| circuit.max_requests)
+    }
+
     pub(super) fn live(&self) -> &Arc<EndpointLive> {
         self.service.endpoint(self.index).1
     }
@@ -34,6 +40,7 @@ impl Picked {
 
 /// What the choice depends on.
 pub(super) struct Asking<'a> {
+    pub(super) kernel: &'a dyn Kernel,
     pub(super) mesh: &'a Mesh,
     pub(super) own: &'a Arc<Service>,
     pub(super) origin: &'a Origin,
@@ -50,8 +57,21 @@ struct Candidates<'a> {
     open_circuit: bool,
 }
 
-/// Picks one of `backends` by weight, and an endpoint in it.
-pub(super) fn pick(asking: &Asking<'_>, backends: &[Backend]) -> Result<Picked, Reason> {
+/// The kernel may count one more request between the look at an endpoint's and the count here, but not so often.
+const TRIES: u32 = 8;
+
+/// Picks one of `backends` by weight, and an endpoint in it, at which the request counts from now on.
+pub(super) fn pick(asking: &Asking<'_>, backends: &[Backend]) -> Result<(Picked, Outstanding), Reason> {
+    for _ in 0..TRIES {
+        let picked = choose(asking, backends)?;
+        if let Some(outstanding) = Outstanding::new(picked.live(), picked.max_requests()) {
+            return Ok((picked, outstanding));
+        }
+    }
+    Err(Reason::CircuitOpen)
+}
+
+fn choose(asking: &Asking<'_>, backends: &[Backend]) -> Result<Picked, Reason> {
     let all = backends.iter().filter(|backend| backend.weight > 0);
     let found: Vec<(u64, Candidates<'_>)> = all
         .filter_map(|backend| Some((u64::from(backend.weight), candidates(asking, &backend.target)?)))
@@ -89,7 +109,7 @@ fn candidates<'a>(asking: &Asking<'a>, target: &Target) -> Option<Candidates<'a>
         if now.is_some_and(|now| lock(&live.record).is_ejected(now)) {
             return None;
         }
-        if max_requests.is_some_and(|max| live.outstanding.load(Ordering::Relaxed) >= max) {
+        if max_requests.is_some_and(|max| live.outstanding() >= max) {
             open_circuit = true;
             return None;
         }
@@ -118,7 +138,13 @@ fn within(asking: &Asking<'_>, candidates: &Candidates<'_>) -> Option<usize> {
             at(weights(), turn % weights().sum::<u64>().max(1))?
         }
         HttpBalance::ConsistentHash(on) => match hash_of(asking, on) {
-            Some(hash) => return rendezvous(service, indices, hash),
+            Some(hash) => {
+                let weighted = indices.iter().map(|index| {
+                    let (endpoint, _) = service.endpoint(*index);
+                    (endpoint.address.to_string(), endpoint.weight)
+                });
+                rendezvous(hash, weighted)?
+            }
             None => least(service, indices)?,
         },
         HttpBalance::LeastRequests => least(service, indices)?,
@@ -133,7 +159,7 @@ fn least(service: &Service, indices: &[usize]) -> Option<usize> {
     let load = |place: usize| {
         let index = indices[place];
         let (endpoint, live) = service.endpoint(index);
-        (u64::from(live.outstanding.load(Ordering::Relaxed)) + 1, u64::from(endpoint.weight))
+        (u64::from(live.outstanding()) + 1, u64::from(endpoint.weight))
     };
     let ((one_load, one_weight), (other_load, other_weight)) = (load(one), load(other));
     // Idle endpoints get their share by weight, too: the comparison alone would always take the heavier.
@@ -162,11 +188,13 @@ fn at(weights: impl Iterator<Item = u64>, mut point: u64) -> Option<usize> {
 
 fn hash_of(asking: &Asking<'_>, on: &HashOn) -> Option<u64> {
     match on {
-        HashOn::Header(name) => asking.headers.get(name.as_str()).map(|value| hash(value.as_bytes(), 0)),
-        HashOn::Source => Some(match asking.origin.peer.ip() {
-            std::net::IpAddr::V4(ip) => hash(&ip.octets(), 0),
-            std::net::IpAddr::V6(ip) => hash(&ip.octets(), 0),
-        }),
+        // By places, of which the kernel has a table.
+        HashOn::Header(name) => {
+            asking.headers.get(name.as_str()).map(|value| value_place(value.as_bytes()).into())
+        }
+        HashOn::Source => {
+            Some(asking.kernel.caller(asking.origin.netns, asking.origin.peer.ip()).place().into())
+        }
         HashOn::Cookie(name) => {
             let cookies = asking
                 .headers
@@ -180,26 +208,4 @@ fn hash_of(asking: &Asking<'_>, on: &HashOn) -> Option<u64> {
             cookies.into_iter().find_map(value)
         }
     }
-}
-
-/// Highest random weight: an endpoint that comes or goes moves only the requests that it gets or had. The same on
-/// every host, so it is no hash that a library may change.
-fn rendezvous(service: &Service, indices: &[usize], hash_of_request: u64) -> Option<usize> {
-    let score = |index: &usize| {
-        let (endpoint, _) = service.endpoint(*index);
-        let drawn = hash(endpoint.address.to_string().as_bytes(), hash_of_request);
-        let even = (drawn >> 11) as f64 / (1_u64 << 53) as f64;
-        -f64::from(endpoint.weight) / even.max(f64::MIN_POSITIVE).ln()
-    };
-    indices.iter().copied().max_by(|a, b| score(a).total_cmp(&score(b)))
-}
-
-/// FNV-1a with the finish of SplitMix64.
-fn hash(bytes: &[u8], seed: u64) -> u64 {
-    let start = 0xcbf2_9ce4_8422_2325 ^ seed;
-    let mut hash =
-        bytes.iter().fold(start, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
-    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    hash ^ (hash >> 31)
 }

@@ -6,6 +6,7 @@
 //! kernel cannot finish is told by a slot's word and by an event, and done here: carrying a response that is too large or
 //! has no length, and telling a client that its response will not come.
 
+mod bounds;
 mod crowd;
 mod ends;
 mod namespaces;
@@ -14,15 +15,15 @@ mod slots;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use alize_datapath::http::{Event, Lent, Predecessor, Rest, Router, RouterOptions, Slot};
-use alize_model::http::Pool;
+use alize_datapath::http::{Draw, Event, Lent, Load, Predecessor, Rate, Rest, Router, RouterOptions, Slot};
+use alize_model::http::{Caller, Pool};
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpSocket;
 use tokio::sync::Notify;
@@ -33,6 +34,7 @@ use crate::keep::KeptBack;
 use crate::kernel::{Accepted, Client, InForce, Kernel, Netns, Resting, Standing};
 use crate::run::{Handle, Ready};
 
+use bounds::Bounds;
 use crowd::Crowd;
 use ends::Ends;
 use namespaces::Namespaces;
@@ -115,6 +117,7 @@ impl Endpoints {
 /// The kernel side of a mesh that is loaded.
 pub struct Routed {
     router: Mutex<Router>,
+    bounds: Bounds,
     namespaces: Namespaces,
     slots: Slots,
     endpoints: Mutex<Endpoints>,
@@ -152,6 +155,7 @@ impl Routed {
             own: own.clone(),
             crowd: Crowd::default(),
             router: Mutex::new(router),
+            bounds: Bounds::open(&options),
             namespaces: Namespaces::new(meshed.cgroups),
             slots: Slots::default(),
             ends: Arc::new(ends),
@@ -262,6 +266,7 @@ impl Routed {
         };
         self.namespaces.refresh(&lock(&self.router), handle);
         lock(&self.router).tidy();
+        self.bounds.look_after();
         self.slots.look_after(self);
         self.reclaim();
     }
@@ -360,6 +365,18 @@ impl Kernel for Routed {
     fn rests(&self, client: &Client, read: u64, written: u64) -> bool {
         let known = Rest { read: read as u32, written: written as u32 };
         lock(&self.router).rest_of(client.cookie).unwrap_or_default() == known
+    }
+
+    fn caller(&self, netns: Netns, address: IpAddr) -> Caller {
+        Caller { netns: self.namespaces.cookie(netns).unwrap_or(netns.0), address }
+    }
+
+    fn draw(&self, rates: [Option<Rate>; 2], caller: &Caller) -> Option<Draw> {
+        self.bounds.draw(rates, caller)
+    }
+
+    fn load(&self, endpoint: u32) -> Option<Load> {
+        self.bounds.load(endpoint)
     }
 
     fn joined(&self, client: &Client, netns: Netns) {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use alize_datapath::{Availability, DataPath, Desired, LiveState, Options};
+use alize_datapath::{Availability, DataPath, Desired, LiveState, Options, Unavailable};
 use alize_model::control::{ProxyEndpoint, ProxyService, ProxyState};
 use alize_model::{Budgets, HostFacts, Snapshot, Source};
 use alize_proxy::{Handle, Meshed, Routed};
@@ -28,7 +28,7 @@ pub struct Mesh {
     options: Options,
     cgroup: PathBuf,
     address: SocketAddr,
-    server: Server,
+    servers: Vec<Server>,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     proxy: Option<thread::JoinHandle<()>>,
     _turn: MutexGuard<'static, ()>,
@@ -66,15 +66,21 @@ impl Mesh {
     }
 
     pub fn placed(place: Place, test: &str, more: &str) -> Self {
+        Self::of(place, test, more, &["one"])
+    }
+
+    /// With a server of each name.
+    pub fn of(place: Place, test: &str, more: &str, names: &[&'static str]) -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let name = format!("proxy-{test}-{place:?}-{}", std::process::id()).to_lowercase();
         let cgroup = alize_datapath::cgroup2_root().expect("cgroup v2 is mounted").join(&name);
         fs::create_dir(&cgroup)
             .expect("tests of the kernel need root and a cgroup v2 that can be written to");
         // Sockets belong to the cgroup in which they, or the listener they came from, were made.
-        let elsewhere = (place == Place::Elsewhere).then(|| Server::start("one"));
+        let start = || names.iter().map(|name| Server::start(name)).collect::<Vec<_>>();
+        let elsewhere = (place == Place::Elsewhere).then(start);
         join(&cgroup);
-        let server = elsewhere.unwrap_or_else(|| Server::start("one"));
+        let servers = elsewhere.unwrap_or_else(start);
         let options = Options {
             instance: name.clone(),
             bpffs: "/sys/fs/bpf".into(),
@@ -89,9 +95,10 @@ impl Mesh {
             [127, 78, (std::process::id() >> 8) as u8, std::process::id() as u8],
             7000 + NUMBER.fetch_add(1, Ordering::SeqCst) as u16,
         ));
+        let endpoints: Vec<String> = servers.iter().map(|server| format!("\"{}\"", server.address)).collect();
         let text = format!(
-            "services:\n- {{name: web, address: \"{address}\", protocol: http, {more} endpoints: [\"{}\"]}}\n",
-            server.address
+            "services:\n- {{name: web, address: \"{address}\", protocol: http, {more} endpoints: [{}]}}\n",
+            endpoints.join(", ")
         );
         let source = Source { name: "test.yaml", text: &text };
         let (snapshot, _) = alize_model::parse(source, &options.budgets, &HostFacts::default())
@@ -107,7 +114,7 @@ impl Mesh {
             options,
             cgroup,
             address,
-            server,
+            servers,
             stop: Some(stop),
             proxy: Some(proxy),
             _turn: turn,
@@ -124,7 +131,28 @@ impl Mesh {
 
     /// Requests that the server has answered.
     pub fn served(&self) -> u64 {
-        self.server.served.load(Ordering::SeqCst)
+        self.served_each().iter().sum()
+    }
+
+    /// The same for each server.
+    pub fn served_each(&self) -> Vec<u64> {
+        self.servers.iter().map(|server| server.served.load(Ordering::SeqCst)).collect()
+    }
+
+    /// The most requests for something slow that each server has worked on at once.
+    pub fn most_at_once(&self) -> Vec<u64> {
+        self.servers.iter().map(|server| server.busy.most.load(Ordering::SeqCst)).collect()
+    }
+
+    /// As when checks of health have found the servers with these places not well, and all others well.
+    pub fn lose(&mut self, lost: &[usize]) {
+        let web = self.snapshot.services()[0].name.clone();
+        let addresses = lost.iter().map(|&place| self.servers[place].address);
+        let unavailable: Availability =
+            addresses.map(|address| ((web.clone(), address), Unavailable::Unhealthy)).collect();
+        let data_path = self.data_path.as_mut().expect("it is there until the mesh is dropped");
+        data_path.apply(Desired { snapshot: &self.snapshot, unavailable: &unavailable }).unwrap();
+        self.handle.apply(state(data_path, &self.snapshot, 2)).unwrap();
     }
 
     pub fn counts(&self) -> Counts {
@@ -256,6 +284,14 @@ fn join(cgroup: &Path) {
 struct Server {
     address: SocketAddr,
     served: Arc<AtomicU64>,
+    busy: Arc<Busy>,
+}
+
+/// Requests that a server works on.
+#[derive(Default)]
+struct Busy {
+    now: AtomicU64,
+    most: AtomicU64,
 }
 
 impl Server {
@@ -263,17 +299,18 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let served = Arc::new(AtomicU64::new(0));
-        let counter = served.clone();
+        let busy = Arc::<Busy>::default();
+        let (counter, working) = (served.clone(), busy.clone());
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let counter = counter.clone();
+                let (counter, working) = (counter.clone(), working.clone());
                 thread::Builder::new()
                     .stack_size(128 * 1024)
-                    .spawn(move || drop(serve(name, stream, &counter)))
+                    .spawn(move || drop(serve(name, stream, &counter, &working)))
                     .unwrap();
             }
         });
-        Self { address, served }
+        Self { address, served, busy }
     }
 }
 
@@ -287,7 +324,7 @@ pub fn again<T>(mut what: impl FnMut() -> std::io::Result<T>) -> std::io::Result
     }
 }
 
-fn serve(name: &str, stream: TcpStream, served: &AtomicU64) -> std::io::Result<()> {
+fn serve(name: &str, stream: TcpStream, served: &AtomicU64, busy: &Busy) -> std::io::Result<()> {
     let mut writer = stream.try_clone()?;
     let mut reader = BufReader::new(stream);
     while let Some(message) = read_message(&mut reader, false) {
@@ -325,7 +362,10 @@ fn serve(name: &str, stream: TcpStream, served: &AtomicU64) -> std::io::Result<(
             }
             first => {
                 if first == Some("slow") {
+                    let now = busy.now.fetch_add(1, Ordering::SeqCst) + 1;
+                    busy.most.fetch_max(now, Ordering::SeqCst);
                     thread::sleep(Duration::from_millis(number(parts.next()) as u64));
+                    busy.now.fetch_sub(1, Ordering::SeqCst);
                 }
                 let text = format!("{name} {target} {}", message.body.len());
                 let response = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len());
@@ -446,6 +486,18 @@ impl Client {
 
     pub fn hear_head(&mut self) -> Message {
         read_message(&mut self.0, true).expect("the head of a response")
+    }
+
+    /// As a caller with this address.
+    pub fn from(address: std::net::Ipv4Addr, mesh: &Mesh) -> Self {
+        let socket =
+            rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None)
+                .unwrap();
+        rustix::net::bind(&socket, &SocketAddr::from((address, 0))).unwrap();
+        rustix::net::connect(&socket, &mesh.address()).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_nodelay(true).unwrap();
+        Self(BufReader::new(stream))
     }
 
     pub fn stream(&mut self) -> &mut TcpStream {

@@ -46,6 +46,12 @@ pub(super) struct Rule {
 }
 
 impl Request {
+    /// As the kernel's tables are asked.
+    pub(super) fn in_kernel(&self) -> alize_datapath::explain::Request<'_> {
+        let path = self.target.split_once('?').map_or(self.target.as_str(), |(path, _)| path);
+        alize_datapath::explain::Request { method: &self.method, path, headers: &self.headers }
+    }
+
     /// Reads `GET /path` and `name: value`s.
     pub(crate) fn read(line: &str, fields: &[String]) -> Result<Self, Failure> {
         let wrong = |what: String| Failure::Other(anyhow::anyhow!(what));

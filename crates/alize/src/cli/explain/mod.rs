@@ -7,7 +7,7 @@ mod seen;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use alize_datapath::explain::{self, Candidate, Explanation, Question, Target, Verdict};
+use alize_datapath::explain::{self, Candidate, Explanation, Question, RequestFacts, Step, Target, Verdict};
 use alize_model::api::ObservedRequest;
 use alize_model::{Budgets, Transport};
 use serde::Serialize;
@@ -57,7 +57,8 @@ pub(crate) fn explain(global: &Global, args: ExplainArgs, output: Output) -> Res
         },
         transport: if args.udp { Transport::Udp } else { Transport::Tcp },
     };
-    let explanation = explain::explain(&options, &question)?;
+    let request = asked.request.as_ref().map(http::Request::in_kernel);
+    let explanation = explain::explain(&options, &question, request.as_ref())?;
     let reasons = reasons(global, &explanation);
     let http = match (&asked.request, &asked.seen) {
         (None, _) => None,
@@ -137,29 +138,53 @@ fn report(answer: &Answer, paint: Paint, width: Option<usize>) -> String {
         None => String::new(),
     };
     text += &format!("{} dials {} over {how}\n\n", visible(&who), explanation.target);
-    let longest = explanation.steps.iter().map(|step| step.name.len()).max().unwrap_or(0);
+    let longest = longest(&explanation.steps);
     for step in &explanation.steps {
         let tone = if step.name == "outcome" { tone(explanation) } else { Tone::Plain };
-        let name = format!("{:longest$}", step.name);
-        let found = visible(&step.found);
-        let room = width.map(|width| width.saturating_sub(longest + 4)).filter(|room| *room >= 40);
-        let lines = room.map_or_else(|| vec![found.clone()], |room| wrapped(&found, room));
-        for (at, line) in lines.iter().enumerate() {
-            let head = if at == 0 { paint.tone(Tone::Heading, &name) } else { " ".repeat(longest) };
-            text.push_str(&format!("  {head}  {}\n", paint.tone(tone, line)));
-        }
+        text.push_str(&told(step, longest, tone, paint, width));
     }
     if let Some(routed) = &answer.http {
-        text.push_str(&routes(routed, paint, width));
+        text.push_str(&routes(routed, explanation.request.as_ref(), paint, width));
     }
+    let endpoints = match (&explanation.request, explanation.outcome.verdict) {
+        (Some(request), _) if !request.endpoints.is_empty() => requested(request),
+        (_, Verdict::Proxied) => known(answer),
+        _ => endpoints(answer),
+    };
     if !explanation.endpoints.is_empty() {
         text.push('\n');
-        text.push_str(&endpoints(answer).render(paint, width));
+        text.push_str(&endpoints.render(paint, width));
+    }
+    if answer.http.is_none() && explanation.outcome.verdict == Verdict::Proxied {
+        text.push_str("\n  ask with --http 'GET /path' what becomes of a request\n");
     }
     text
 }
 
-fn routes(routed: &http::Routed, paint: Paint, width: Option<usize>) -> String {
+fn longest(steps: &[Step]) -> usize {
+    steps.iter().map(|step| step.name.len()).max().unwrap_or(0)
+}
+
+fn told(step: &Step, longest: usize, tone: Tone, paint: Paint, width: Option<usize>) -> String {
+    let name = format!("{:longest$}", step.name);
+    let found = visible(&step.found);
+    let room = width.map(|width| width.saturating_sub(longest + 4)).filter(|room| *room >= 40);
+    let lines = room.map_or_else(|| vec![found.clone()], |room| wrapped(&found, room));
+    let mut text = String::new();
+    for (at, line) in lines.iter().enumerate() {
+        let head = if at == 0 { paint.tone(Tone::Heading, &name) } else { " ".repeat(longest) };
+        text.push_str(&format!("  {head}  {}\n", paint.tone(tone, line)));
+    }
+    text
+}
+
+/// Of the routes as they were written, which one is for the request; then what the kernel's tables do with it.
+fn routes(
+    routed: &http::Routed,
+    kernel: Option<&RequestFacts>,
+    paint: Paint,
+    width: Option<usize>,
+) -> String {
     let mut table = Table::new(&[("ROUTE", Left), ("ASKS FOR", Left), ("", Left)]);
     for rule in &routed.rules {
         let verdict = match rule.misses.is_empty() {
@@ -168,20 +193,89 @@ fn routes(routed: &http::Routed, paint: Paint, width: Option<usize>) -> String {
         };
         table.row(vec![rule.route.as_str().into(), rule.asks.as_str().into(), verdict]);
     }
-    let reason = routed.reason.map_or(String::new(), |reason| format!(", reason {reason}"));
-    format!(
-        "\n{}\n  {}\n  {} (path {}{reason})\n",
-        table.render(paint, width).trim_end(),
-        visible(&routed.action),
-        visible(&routed.because),
-        if routed.way == "kernel" { "kernel-l7" } else { "proxy" },
-    )
+    let mut text = format!("\n{}\n  {}\n", table.render(paint, width).trim_end(), visible(&routed.action));
+    let steps = kernel.map_or(&[][..], |kernel| kernel.steps.as_slice());
+    for step in steps {
+        text.push_str(&told(step, longest(steps), Tone::Plain, paint, width));
+    }
+    // Why a rule is not the kernel's the routes say; what is so at this moment its tables.
+    let (path, reason, because) = match (routed.way, kernel) {
+        ("kernel", Some(RequestFacts { path, reason: Some(reason), .. })) => {
+            (*path, Some(*reason), at_present(reason).to_owned())
+        }
+        (way, _) => {
+            (if way == "kernel" { "kernel-l7" } else { "proxy" }, routed.reason, routed.because.clone())
+        }
+    };
+    let reason = reason.map_or(String::new(), |reason| format!(", reason {reason}"));
+    text.push_str(&format!("  {} (path {path}{reason})\n", visible(&because)));
+    text
+}
+
+/// Why the proxy gets a request that the kernel could route.
+fn at_present(reason: &str) -> &'static str {
+    match reason {
+        "kernel-off" => {
+            "this kernel was not tried yet, or does not do what routing takes: the proxy serves it"
+        }
+        "rate-limited" => "at this moment it is over a rate limit: the proxy answers 429",
+        "circuit-open" => {
+            "at this moment each endpoint has as many requests as it may: the proxy answers 503"
+        }
+        "pool-empty" => {
+            "at this moment no connection to an endpoint is idle: the proxy serves it, and makes some"
+        }
+        "no-endpoint" => "no endpoint takes requests: the proxy answers 503",
+        _ => "the kernel's tables leave it to the proxy",
+    }
+}
+
+/// The endpoints of a request's rule.
+fn requested(request: &RequestFacts) -> Table {
+    let mut table = Table::new(&[
+        ("ENDPOINT", Left),
+        ("SHARE", Right),
+        ("IN THE KERNEL", Right),
+        ("IN THE PROXY", Right),
+        ("AT MOST", Right),
+        ("IDLE CONNECTIONS", Right),
+        ("CIRCUIT", Left),
+    ]);
+    for candidate in &request.endpoints {
+        let full = match candidate.max_requests {
+            Some(_) if candidate.is_full() => Cell::new("full", Tone::Caution),
+            Some(_) => "has room".into(),
+            None => String::new().into(),
+        };
+        table.row(vec![
+            candidate.address.to_string().into(),
+            percent(candidate.share).into(),
+            count(candidate.routed.into()).into(),
+            count(candidate.proxied.into()).into(),
+            candidate.max_requests.map_or(String::new(), |most| count(most.into())).into(),
+            candidate.idle.map_or("unknown".to_owned(), |idle| count(idle.into())).into(),
+            full,
+        ]);
+    }
+    table
+}
+
+/// The endpoints of a service whose connections go to none of them.
+fn known(answer: &Answer) -> Table {
+    let mut table = Table::new(&[("ENDPOINT", Left), ("STATE", Left), ("LEFT OUT BECAUSE", Left)]);
+    for candidate in &answer.explanation.endpoints {
+        // Of one that is well, what keeps connections from it keeps no request.
+        let left_out = candidate.left_out.as_ref().filter(|_| candidate.state != "active");
+        let why = answer.reasons.get(&candidate.address).or(left_out).cloned().unwrap_or_default();
+        table.row(vec![candidate.address.to_string().into(), state(candidate), why.into()]);
+    }
+    table
 }
 
 fn tone(explanation: &Explanation) -> Tone {
     match (explanation.outcome.verdict, explanation.outcome.would) {
         (Verdict::Refused, _) | (_, Some(Verdict::Refused)) => Tone::Bad,
-        (Verdict::Balanced, _) => Tone::Good,
+        (Verdict::Balanced | Verdict::Proxied, _) => Tone::Good,
         (Verdict::AsDialled, _) => Tone::Caution,
     }
 }

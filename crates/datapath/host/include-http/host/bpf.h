@@ -16,12 +16,27 @@
 #define __type(name, value) typeof(value) *name
 
 void *http_map_lookup(const void *map, const void *key);
+long http_map_update(const void *map, const void *key, const void *value);
 __u32 http_random(void);
+__u64 http_now(void);
+
+#ifndef BPF_NOEXIST
+#define BPF_NOEXIST 1
+#endif
 
 /* Maps that no test looks at are empty and take nothing. */
 #define bpf_map_lookup_elem(map, key) http_map_lookup(map, key)
-#define bpf_map_update_elem(map, key, value, flags) ((void)(value))
+#define bpf_map_update_elem(map, key, value, flags) http_map_update(map, key, value)
 #define bpf_get_prandom_u32() http_random()
-#define bpf_ktime_get_ns() 0ULL
+#define bpf_ktime_get_ns() http_now()
+
+static inline long bpf_loop(__u32 steps, long (*step)(__u32, void *), void *context, __u64 flags)
+{
+	(void)flags;
+	for (__u32 i = 0; i < steps; i++)
+		if (step(i, context))
+			return i + 1;
+	return steps;
+}
 
 #endif

@@ -79,6 +79,9 @@ pub(crate) const REASONS: [&str; super::super::abi::REASONS] = [
     "response-unframed",
     "excess",
     "no-proxy",
+    "rate-limited",
+    "rate-limit-full",
+    "circuit-open",
 ];
 
 /// The name of reason number `number`, why a message is the proxy's.

@@ -33,11 +33,11 @@ use super::abi::{
 };
 use super::programs::has_program;
 use super::shared::{PoolCell, Shared, SlotCell};
+use crate::Error;
 use crate::abi::address_words;
 use crate::error::io_error;
 use crate::maps::Map;
 use crate::pin::Pins;
-use crate::{Error, Options};
 
 pub(crate) use events::REASONS;
 use events::{AT_ONCE, ring};
@@ -212,13 +212,7 @@ struct Remote {
 impl Router {
     /// Opens what the agent has pinned, and changes nothing: see [`Self::take_over`].
     pub fn open(options: &RouterOptions) -> Result<Self, Error> {
-        let pins = Pins::new(&Options {
-            instance: options.instance.clone(),
-            bpffs: options.bpffs.clone(),
-            run_dir: PathBuf::new(),
-            cgroups: Vec::new(),
-            budgets: alize_model::Budgets::default(),
-        })?;
+        let pins = super::pins(options)?;
         let handle = |name: &str| {
             let path = pins.map(name);
             MapHandle::from_pinned_path(&path).map_err(|e| Error::path("cannot open map", &path, io_error(e)))

@@ -396,7 +396,7 @@ choice! { RequestBalance:
 }
 
 choice! { ShortHash:
-    Source "source" "the client's IP address";
+    Source "source" "who calls: the client's IP address in its network namespace";
 }
 
 choice! { Upstream:
