@@ -200,6 +200,7 @@ mod tests {
                 max_ejected,
             }),
             removal: Removal::Keep,
+            tls: Default::default(),
             split: None,
             http: None,
             endpoints: (0..endpoints).map(endpoint).collect(),

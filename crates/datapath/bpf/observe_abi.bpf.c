@@ -21,6 +21,9 @@ struct observe_abi_types {
 	enum tcp_reason tcp_reason;
 	enum dns_flags dns_flags;
 	enum filter_sets filter_sets;
+	enum tls_function tls_function;
+	enum tls_cookie tls_cookie;
+	enum tls_limits tls_limits;
 };
 
 struct observe_abi_types observe_abi_types;
@@ -40,5 +43,7 @@ struct filter observe_abi_filter;
 struct filter_state observe_abi_filter_state;
 struct record observe_abi_record;
 struct slowest_order observe_abi_slowest_order;
+struct tls_server observe_abi_tls_server;
+struct tls_key observe_abi_tls_key;
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -123,7 +123,7 @@ fn has_set_retval() -> bool {
 }
 
 /// Whether the hook of packets, and that of TCP's events, may ask whose thread runs.
-fn may_ask_pid() -> bool {
+pub(crate) fn may_ask_pid() -> bool {
     static MAY: OnceLock<bool> = OnceLock::new();
     let ask = || may_call(libbpf_sys::BPF_PROG_TYPE_CGROUP_SKB, libbpf_sys::BPF_FUNC_get_current_pid_tgid);
     *MAY.get_or_init(ask)

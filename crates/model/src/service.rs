@@ -185,6 +185,17 @@ pub enum Removal {
     Terminate,
 }
 
+/// Whether requests within TLS are looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Tls {
+    /// TLS passes as it is.
+    #[default]
+    Pass,
+    /// Its plaintext is read where a library hands it over to a process of this host: method, path and status of HTTP/1.
+    Observe,
+}
+
 /// How an endpoint is asked whether it is well.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -255,6 +266,9 @@ pub struct Service {
     pub ejection: Option<PassiveEjection>,
     /// What happens to the connections of removed endpoints.
     pub removal: Removal,
+    #[serde(default)]
+    /// Whether requests within TLS are looked at; [`Tls::Observe`] only if `protocol` is [`Protocol::Tcp`].
+    pub tls: Tls,
     /// Shares by label.
     pub split: Option<Split>,
     /// Sorted by address; may be empty (then connects are refused).

@@ -14,7 +14,7 @@ use std::time::Duration;
 use alize_model::{
     Affinity, Balance, Budgets, Diagnostic, Diagnostics, Endpoint, Frontend, HealthCheck, HostFacts, Labels,
     Mode, PassiveEjection, Probe, Protocol, Removal, Service, ServiceName, Severity, Snapshot, Source, Split,
-    json_schema, parse,
+    Tls, json_schema, parse,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
@@ -154,6 +154,7 @@ fn service(number: usize) -> impl Strategy<Value = Service> {
         proptest::option::of(health()),
         proptest::option::of(ejection()),
         proptest::sample::select(vec![Removal::Keep, Removal::Terminate]),
+        any::<bool>(),
     );
     let shares = proptest::option::of((vec(1..=u16::MAX, 6), any::<Index>()));
     (name(), protocol(), mode(), frontends, rules, endpoints(), shares, http::http()).prop_map(
@@ -162,7 +163,7 @@ fn service(number: usize) -> impl Strategy<Value = Service> {
             protocol,
             mode,
             frontends,
-            (balance, affinity, health, ejection, removal),
+            (balance, affinity, health, ejection, removal, looks),
             endpoints,
             shares,
             http,
@@ -185,6 +186,7 @@ fn service(number: usize) -> impl Strategy<Value = Service> {
                 health,
                 ejection,
                 removal,
+                tls: if looks && protocol == Protocol::Tcp { Tls::Observe } else { Tls::Pass },
                 split: shares.and_then(|(shares, which)| split(&endpoints, &shares, which)),
                 http: (protocol == Protocol::Http).then(|| Arc::new(http)),
                 endpoints,
@@ -275,6 +277,10 @@ fn write_service(writer: &mut Writer, service: &Service) {
         Removal::Keep => "keep",
         Removal::Terminate => "terminate",
     };
+    let tls = match service.tls {
+        Tls::Pass => "pass",
+        Tls::Observe => "observe",
+    };
     let balance = match service.balance {
         Balance::WeightedRandom => "weighted-random".into(),
         Balance::RoundRobin => "round-robin".into(),
@@ -285,6 +291,7 @@ fn write_service(writer: &mut Writer, service: &Service) {
     writer.key_or_default("protocol", protocol, "tcp");
     writer.key_or_default("mode", mode, "enforce");
     writer.key_or_default("removal", removal, "keep");
+    writer.key_or_default("tls", tls, "pass");
     writer.key_or_default("balance", &balance, "weighted-random");
     if let Some(affinity) = service.affinity {
         writer.key("affinity", duration(affinity.timeout));

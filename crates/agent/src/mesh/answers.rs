@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use alize_datapath::conformance::{Outcome, Report};
 use alize_datapath::{Opened, ProgramStatus, inspect};
+use alize_model::Tls;
 use alize_model::api::{Conformance, ConformanceCheck, Program, Status};
 use tracing::info;
 
@@ -85,6 +86,13 @@ impl Mesh {
         for service in self.scrape_services() {
             let endpoints = service.endpoints.iter().map(|endpoint| endpoint.address);
             names.add(service.id, service.name.as_str(), endpoints);
+            let Some(declared) = service.service.filter(|declared| declared.tls == Tls::Observe) else {
+                continue;
+            };
+            let dialled = declared.frontends.iter().map(|frontend| frontend.socket_addr());
+            dialled
+                .chain(service.endpoints.iter().map(|endpoint| endpoint.address))
+                .for_each(|address| names.add_tls(address));
         }
         names
     }

@@ -308,7 +308,8 @@ pub(super) const FAMILIES: &[Family] = &[
         help: "HTTP requests by status class; `none`: there was no response. `path` says who routed them: `proxy` and \
                `kernel-l7`, with the labels `service`, `route`, `endpoint`; `observed`, with the labels `source`, \
                `service`, `destination`, `route` (the path template that the path matches, `--path-template`) and \
-               `method`, are all that were seen in the kernel, with `--observe always`.",
+               `method`, are all that were seen in the kernel, with `--observe always`, and `tls` those seen within TLS of \
+               services with `tls: observe`, with the same labels.",
         samples: Of::Requests { routed: requests, observed: Some(observed_requests) },
     },
     Family {
@@ -436,20 +437,21 @@ pub(super) const OPENTELEMETRY: &[Family] = &[
     ),
     http("alize_http_requests", Kind::Counter, "HTTP requests by class of their status.", |http, out| {
         for (labels, count) in &http.requests {
-            let [source, service, destination, route] = opentelemetry(&labels.ends);
+            let [source, service, destination, route, scheme] = opentelemetry(&labels.ends);
             let method: Label<'_> = ("http_request_method", &labels.method);
             let class: Label<'_> = ("alize_status_class", &labels.status_class);
-            out.add(&[source, service, destination, route, method, class], count);
+            out.add(&[source, service, destination, route, scheme, method, class], count);
         }
     }),
 ];
 
-fn opentelemetry(ends: &DurationLabels) -> [Label<'_>; 4] {
+fn opentelemetry(ends: &DurationLabels) -> [Label<'_>; 5] {
     [
         ("alize_source", &ends.source),
         ("alize_service", &ends.service),
         ("alize_destination", &ends.destination),
         ("http_route", &ends.route),
+        ("url_scheme", if ends.tls { &"https" } else { &"http" }),
     ]
 }
 

@@ -313,13 +313,13 @@ impl Samples<'_> {
 
 impl DurationLabels {
     fn labels(&self) -> [Label<'_>; 5] {
-        let Self { source, service, destination, route } = self;
+        let Self { source, service, destination, route, tls } = self;
         [
             ("source", source),
             ("service", service),
             ("destination", destination),
             ("route", route),
-            ("path", &"observed"),
+            ("path", if *tls { &"tls" } else { &"observed" }),
         ]
     }
 }

@@ -117,6 +117,7 @@ fn http() -> HttpTraffic {
         service: "team/svc-0".into(),
         destination: "docker:0123456789ab".into(),
         route: "/users/{name}".into(),
+        tls: false,
     };
     let mut durations = Durations { sum: 0.25, ..Durations::default() };
     durations.latencies.counts[3] = 2;
@@ -185,7 +186,7 @@ fn http_has_opentelemetrys_names_if_asked() {
     let own = render(&scrape(1), Dialect::Text);
     let text = render_as(&scrape(1), Dialect::Text, Names::OpenTelemetry);
     let ends = "alize_source=\"web.service\",alize_service=\"team/svc-0\",\
-                alize_destination=\"docker:0123456789ab\",http_route=\"/users/{name}\"";
+                alize_destination=\"docker:0123456789ab\",http_route=\"/users/{name}\",url_scheme=\"http\"";
     for line in [
         format!("http_client_request_duration_seconds_count{{{ends}}} 2"),
         format!(

@@ -7,6 +7,7 @@
 mod cgroups;
 mod containers;
 mod names;
+mod tls;
 mod trace;
 mod traffic;
 mod workload;
@@ -165,10 +166,14 @@ impl Running {
         let (options, templates) = (options.clone(), templates.to_vec());
         let body = move || {
             let mut watcher = Watcher::new(options, observe, templates, mesh);
-            if observe == Observe::Always
-                && let Err(error) = watcher.attach()
-            {
-                warn!("cannot observe HTTP, and tries again when somebody asks: {error}");
+            if observe == Observe::Always {
+                // The mesh waits for this, so it cannot be asked yet what is wanted of TLS.
+                match watcher.open() {
+                    Ok(observer) => watcher.observer = Some(observer),
+                    Err(error) => {
+                        warn!("cannot observe HTTP, and tries again when somebody asks: {error}");
+                    }
+                }
             }
             drop(attached);
             watcher.run(&work);
@@ -215,6 +220,7 @@ struct Watcher {
     places: Places,
     /// Events of the kernel that were lost and held back, when they were last told.
     told_lost: (u64, u64),
+    tls: tls::Looking,
     looked: Instant,
     last_asked: Instant,
     ended: bool,
@@ -241,6 +247,7 @@ impl Watcher {
             kept: VecDeque::new(),
             places: Places::default(),
             told_lost: (0, 0),
+            tls: tls::Looking::default(),
             looked: Instant::now(),
             last_asked: Instant::now(),
             ended: false,
@@ -261,6 +268,10 @@ impl Watcher {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             self.deliver();
+            if let Some(mut observer) = self.observer.take() {
+                self.look_for_tls(&mut observer);
+                self.observer = Some(observer);
+            }
             if self.may_detach() && self.traces.is_empty() && self.last_asked.elapsed() >= IDLE {
                 self.detach("nobody has asked for a minute");
             }
@@ -282,18 +293,26 @@ impl Watcher {
         let observer = match self.observer.take() {
             Some(observer) => observer,
             None => {
-                let began = Instant::now();
-                let mut observer = Observer::open(&self.options, &Limits::default())?;
-                match observer.set_templates(&self.templates) {
-                    Ok(()) => {}
-                    Err(TraceError::Kernel(error)) => return Err(error),
-                    Err(error) => warn!("paths are counted as they are: {error}"),
-                }
-                info!("observing HTTP; attached in {:.0} ms", began.elapsed().as_secs_f64() * 1e3);
+                let mut observer = self.open()?;
+                // Who asks for requests gets those within TLS from the first one on.
+                self.tls = tls::Looking::default();
+                self.look_for_tls(&mut observer);
                 observer
             }
         };
         Ok((self.observer.insert(observer), fresh))
+    }
+
+    fn open(&mut self) -> Result<Observer, alize_datapath::Error> {
+        let began = Instant::now();
+        let mut observer = Observer::open(&self.options, &Limits::default())?;
+        match observer.set_templates(&self.templates) {
+            Ok(()) => {}
+            Err(TraceError::Kernel(error)) => return Err(error),
+            Err(error) => warn!("paths are counted as they are: {error}"),
+        }
+        info!("observing HTTP; attached in {:.0} ms", began.elapsed().as_secs_f64() * 1e3);
+        Ok(observer)
     }
 
     fn detach(&mut self, why: &str) {

@@ -1,6 +1,6 @@
 //! What the mesh calls the numbers and addresses that the kernel tells.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -11,6 +11,8 @@ pub(crate) struct Names {
     services: HashMap<u32, Arc<str>>,
     /// `None` for an endpoint that several services share.
     endpoints: HashMap<SocketAddr, Option<Arc<str>>>,
+    /// Addresses of services that ask for the plaintext of TLS: those that clients dial, and the endpoints.
+    tls: BTreeSet<SocketAddr>,
 }
 
 impl Names {
@@ -32,6 +34,16 @@ impl Names {
             }
         }
         self.services.insert(id, name);
+    }
+
+    /// One of the addresses where the plaintext of TLS is asked for.
+    pub(crate) fn add_tls(&mut self, address: SocketAddr) {
+        self.tls.insert(address);
+    }
+
+    /// All of them.
+    pub(crate) fn tls(&self) -> &BTreeSet<SocketAddr> {
+        &self.tls
     }
 
     /// The service that was dialled by number, or else the only one that has this endpoint.

@@ -77,6 +77,8 @@ pub(crate) struct DurationLabels {
     pub(crate) destination: String,
     /// The path template that the request matches; empty: none.
     pub(crate) route: String,
+    /// Went by within TLS.
+    pub(crate) tls: bool,
 }
 
 /// A histogram.
@@ -161,7 +163,8 @@ impl HttpTraffic {
 
 impl DurationLabels {
     fn other() -> Self {
-        Self { source: OTHER.into(), service: OTHER.into(), destination: OTHER.into(), route: OTHER.into() }
+        let other = || OTHER.to_owned();
+        Self { source: other(), service: other(), destination: other(), route: other(), tls: false }
     }
 }
 
@@ -209,7 +212,7 @@ impl Watcher {
         let mut read = Vec::new();
         // What the mesh routes is in the metrics already, counted where it is routed.
         observer.series(&mut |series| {
-            if series.key.path_label == PathLabel::Observed {
+            if matches!(series.key.path_label, PathLabel::Observed | PathLabel::Tls) {
                 read.push(series);
             }
         })?;
@@ -233,6 +236,7 @@ impl Watcher {
                     .unwrap_or_default(),
                 destination: name(destination.cgroup),
                 route: series.key.path.clone().filter(|path| is_template(path)).unwrap_or_default(),
+                tls: series.key.path_label == PathLabel::Tls,
             };
             traffic.add(&mut self.places, ends, series);
         }
@@ -326,6 +330,7 @@ mod tests {
             service: "web".into(),
             destination: String::new(),
             route: String::new(),
+            tls: false,
         }
     }
 

@@ -173,7 +173,9 @@ fn ends(labels: &DurationLabels) -> Vec<Attribute> {
         ("alize.service", &labels.service),
         ("http.route", &labels.route),
     ];
-    all.into_iter().filter(|(_, text)| !text.is_empty()).map(|(name, text)| (name, text.clone())).collect()
+    let scheme = ("url.scheme", if labels.tls { "https" } else { "http" }.to_owned());
+    let all = all.into_iter().filter(|(_, text)| !text.is_empty());
+    all.map(|(name, text)| (name, text.clone())).chain([scheme]).collect()
 }
 
 fn kind(labels: &RequestLabels) -> Vec<Attribute> {
@@ -215,6 +217,7 @@ mod tests {
             service: "web".into(),
             destination: String::new(),
             route: "/users/{name}".into(),
+            tls: false,
         };
         let mut durations = Durations { sum: 1.5, ..Durations::default() };
         // 71 ends at 1 second.
@@ -234,7 +237,7 @@ mod tests {
         // (2^(-1/4), 1] is index -1 of scale 2.
         assert_eq!(point["positive"], json!({"offset": -1, "bucketCounts": ["2", "0", "1"]}));
         let keys = point["attributes"].as_array().unwrap().iter().map(|attribute| attribute["key"].clone());
-        assert_eq!(keys.collect::<Vec<_>>(), ["alize.source", "alize.service", "http.route"]);
+        assert_eq!(keys.collect::<Vec<_>>(), ["alize.source", "alize.service", "http.route", "url.scheme"]);
         let sum = &metric(1)["sum"];
         assert_eq!((&sum["isMonotonic"], &sum["dataPoints"][0]["asInt"]), (&true.into(), &"3".into()));
     }

@@ -9,5 +9,6 @@ mod observe;
 mod program;
 mod proxy;
 mod real;
+mod tls;
 mod upgrade;
 mod usage;

@@ -12,7 +12,7 @@
 #include <linux/types.h>
 
 enum observe_abi {
-	OBSERVE_ABI_VERSION = 3,
+	OBSERVE_ABI_VERSION = 4,
 	PATH_SIZE = 112, /* bytes of a request target that are kept */
 	HOST_SIZE = 40, /* bytes of a Host field that are kept */
 	COMM_SIZE = 16, /* TASK_COMM_LEN of the kernel */
@@ -75,31 +75,35 @@ enum tally {
 	TALLY_BUDGET = 16, /* more messages in one packet than the program may look at */
 	TALLY_UNPAIRED = 17, /* too many requests outstanding to tell which response has a body */
 	TALLY_NO_MEMORY = 18,
+	TALLY_TLS_HTTP2 = 19, /* HTTP/2 within TLS */
+	TALLY_TLS_UNPLACED = 20, /* session of TLS that no socket was seen to carry: its plaintext is not looked at */
 	TALLY_UNFOLLOWED, /* end of the reasons */
 
-	TALLY_FOLLOWED = 19, /* connections followed from their first byte */
-	TALLY_RESYNCHRONISED = 20, /* connections followed again, or at last */
-	TALLY_UNSEEN_EXCHANGE = 21, /* exchange that served to find a safe place, in no series */
-	TALLY_REQUEST = 22, /* request heads */
-	TALLY_EXCHANGE = 23, /* requests with their response */
-	TALLY_UNANSWERED = 24, /* requests whose connection ended before the response did */
-	TALLY_PIPELINE_OVERFLOW = 25, /* exchange in no series: too many requests were outstanding */
-	TALLY_SERIES_OVERFLOW = 26, /* exchange in the overflow series */
-	TALLY_PATH_OVERFLOW = 27, /* exchange under the path "other" */
-	TALLY_EVENT = 28, /* events sent */
-	TALLY_EVENT_LOST = 29, /* event ring full */
-	TALLY_EVENT_LIMITED = 30, /* event kept back by its filter's rate */
-	TALLY_NO_WINDOW = 31, /* all working buffers of the CPU were in use: looks for a safe place again */
-	TALLY_DNS_QUERY = 32, /* queries seen while DNS is traced */
+	TALLY_FOLLOWED = 21, /* connections followed from their first byte */
+	TALLY_RESYNCHRONISED = 22, /* connections followed again, or at last */
+	TALLY_UNSEEN_EXCHANGE = 23, /* exchange that served to find a safe place, in no series */
+	TALLY_REQUEST = 24, /* request heads */
+	TALLY_EXCHANGE = 25, /* requests with their response */
+	TALLY_UNANSWERED = 26, /* requests whose connection ended before the response did */
+	TALLY_PIPELINE_OVERFLOW = 27, /* exchange in no series: too many requests were outstanding */
+	TALLY_SERIES_OVERFLOW = 28, /* exchange in the overflow series */
+	TALLY_PATH_OVERFLOW = 29, /* exchange under the path "other" */
+	TALLY_EVENT = 30, /* events sent */
+	TALLY_EVENT_LOST = 31, /* event ring full */
+	TALLY_EVENT_LIMITED = 32, /* event kept back by its filter's rate */
+	TALLY_NO_WINDOW = 33, /* all working buffers of the CPU were in use: looks for a safe place again */
+	TALLY_DNS_QUERY = 34, /* queries seen while DNS is traced */
 	TALLY_DNS_MALFORMED =
-		33, /* to or from port 53, and no message that can be read; over TCP also one that is cut */
-	TALLY_DNS_UNMATCHED = 34, /* responses that nobody traced has asked for */
-	TALLY_HTTP2_FOLLOWED = 35, /* connections of HTTP/2 followed from their preface */
-	TALLY_HTTP2_JOINED = 36, /* connections of HTTP/2 that were there before, followed from a request on */
-	TALLY_HTTP2_FRAME = 37, /* frames of HTTP/2 that cannot be: looks for the next that fits */
-	TALLY_HTTP2_GAP = 38, /* bytes between frames of HTTP/2 were missed: likewise */
-	TALLY_HTTP2_RECORD = 39, /* records of HTTP/2 sent to user space */
-	TALLY_HTTP2_LOST = 40, /* ring of HTTP/2 full: heads that user space will not see */
+		35, /* to or from port 53, and no message that can be read; over TCP also one that is cut */
+	TALLY_DNS_UNMATCHED = 36, /* responses that nobody traced has asked for */
+	TALLY_HTTP2_FOLLOWED = 37, /* connections of HTTP/2 followed from their preface */
+	TALLY_HTTP2_JOINED = 38, /* connections of HTTP/2 that were there before, followed from a request on */
+	TALLY_HTTP2_FRAME = 39, /* frames of HTTP/2 that cannot be: looks for the next that fits */
+	TALLY_HTTP2_GAP = 40, /* bytes between frames of HTTP/2 were missed: likewise */
+	TALLY_HTTP2_RECORD = 41, /* records of HTTP/2 sent to user space */
+	TALLY_HTTP2_LOST = 42, /* ring of HTTP/2 full: heads that user space will not see */
+	TALLY_TLS_SESSION = 43, /* sessions of TLS, of a service that asks for it, whose plaintext is looked at */
+	TALLY_TLS_PEER = 44, /* the same, which their client's process tells of */
 	TALLIES,
 };
 
@@ -178,6 +182,7 @@ enum path_label {
 	PATH_LABEL_KERNEL_L7 = 1, /* routed by the kernel */
 	PATH_LABEL_KERNEL_L4 = 2, /* its connection was balanced by the kernel */
 	PATH_LABEL_PROXY = 3, /* routed by the proxy */
+	PATH_LABEL_TLS = 4, /* went by within TLS; its plaintext was seen in the process */
 	PATH_LABELS,
 };
 
@@ -370,6 +375,47 @@ struct filter {
 /* Value of `filter_state`, beside each filter. */
 struct filter_state {
 	__u64 allowed_ns; /* when the next event is due; written by the kernel */
+};
+
+/* Which function of a TLS library a probe is at. */
+enum tls_function {
+	TLS_FUNCTION_READ = 1,
+	TLS_FUNCTION_WRITE = 2,
+	TLS_FUNCTION_HANDSHAKE = 3,
+	TLS_FUNCTION_FREE = 4,
+};
+
+/*
+ * The cookie of a probe, which tells where its function has what. Arguments are numbered as the calling convention passes
+ * them, from 1; the first is the session.
+ */
+enum tls_cookie {
+	TLS_COOKIE_FUNCTION_SHIFT = 0, /* enum tls_function */
+	TLS_COOKIE_DATA_SHIFT = 8, /* argument with the address of the data */
+	TLS_COOKIE_COUNT_SHIFT = 16, /* argument that points to where the count is put; 0: it is returned */
+	TLS_COOKIE_TYPE_SHIFT = 24, /* argument with the type of record, of which application data count; 0: none */
+};
+
+/* Bounds of TLS. */
+enum tls_limits {
+	TLS_CGROUPS = 64, /* meshed cgroups there may be */
+	TLS_SESSIONS = 16384,
+	TLS_CALLS = 8192, /* threads that are in a library at a time */
+	TLS_SERVERS = 16384,
+};
+
+/* Key of `tls_servers`: an address that is asked for. */
+struct tls_server {
+	__be32 address[4];
+	__be16 port;
+	__u16 zero;
+};
+
+/* Key of `tls_sessions`. */
+struct tls_key {
+	__u64 session; /* the library's, an address in the process */
+	__u32 process; /* thread group */
+	__u32 zero;
 };
 
 /* Value of `slowest` and `failed`. `sequence` is odd while the record is being written. */

@@ -11,7 +11,7 @@
 #ifndef OBSERVE_FOLLOW_H
 #define OBSERVE_FOLLOW_H
 
-#include "exchange.h"
+#include "message.h"
 
 enum {
 	WALK_STEPS = 600, /* of one packet */
@@ -79,13 +79,6 @@ __noinline int carry_restore(struct __sk_buff *skb, struct window *window, __u32
 	return 1;
 }
 
-static __always_inline void message_over(struct framing *framing)
-{
-	framing->phase = PHASE_START;
-	framing->bytes = 0;
-	framing->started_ns = 0;
-}
-
 /* The first byte of a request has come. */
 static __always_inline void request_begins(struct conversation *conversation, const struct progress *progress)
 {
@@ -113,41 +106,6 @@ static __always_inline void request_over(struct __sk_buff *skb, struct conversat
 			pending->request_bytes = framing->bytes;
 	}
 	message_over(framing);
-}
-
-/* The head of a request is complete. 0, or why the thread is lost. */
-__noinline __u32 request_headed(struct conversation *conversation, struct window *window, struct pending *pending)
-{
-	if (!conversation || !window || !pending)
-		return TALLY_NO_MEMORY;
-	struct framing *framing = &conversation->request;
-	tally(TALLY_REQUEST);
-	__u32 reason = request_body(framing);
-	if (reason)
-		return reason;
-	if (framing->slotless) {
-		/* Which of those beyond the pipeline had no body in its response is not kept. */
-		if (framing->method == METHOD_HEAD || framing->method == METHOD_CONNECT)
-			return TALLY_UNPAIRED;
-		tally(TALLY_PIPELINE_OVERFLOW);
-		__sync_fetch_and_add(&conversation->overflow, 1);
-	} else {
-		pending->started_ns = framing->started_ns;
-		pending->first_byte_ns = 0;
-		pending->request_bytes = framing->bytes;
-		pending->number = conversation->requests;
-		if (conversation->sent != conversation->taken)
-			pending->flags |= REQUEST_FLAG_PIPELINED;
-		if (pending->foldable)
-			pending->path = path_hash_folded(window, pending);
-		pending->path = path_templated(window, pending);
-		*(volatile __u32 *)&conversation->sent = conversation->sent + 1;
-	}
-	if (!conversation->requests++ && !conversation->probation)
-		tally(TALLY_FOLLOWED);
-	if (framing->phase == PHASE_START)
-		message_over(framing);
-	return 0;
 }
 
 /* The request whose response is in hand; NULL: it has no place. */
@@ -185,19 +143,9 @@ static __always_inline __u32 response_headed(struct __sk_buff *skb, struct conve
 {
 	struct framing *framing = &conversation->response;
 	struct pending *pending = response_slot(skb, conversation);
-	__u8 method = pending ? pending->method : METHOD_GET;
-	if (framing->status < 200 && framing->status != 101) {
-		message_over(framing);
-		return 0;
-	}
-	__u32 end = 0;
-	if (framing->status == 101)
-		end = TALLY_UPGRADED;
-	else if (method == METHOD_CONNECT && framing->status < 300)
-		end = TALLY_TUNNEL;
-	else
-		response_body(framing, method);
-	if (end || framing->phase == PHASE_START)
+	bool over;
+	__u32 end = response_continues(framing, pending ? pending->method : METHOD_GET, &over);
+	if (over)
 		response_over(skb, conversation, progress->now);
 	return end;
 }

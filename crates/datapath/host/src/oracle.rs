@@ -16,7 +16,7 @@ enum Body {
 }
 
 /// Tallies that say why a connection is not followed.
-const REASONS: u32 = 19;
+const REASONS: u32 = 21;
 
 /// Why the oracle stops.
 struct Stop;

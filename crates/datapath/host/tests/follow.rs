@@ -15,11 +15,11 @@ mod tally {
     pub(crate) const TUNNEL: u32 = 12;
     pub(crate) const UNSOLICITED: u32 = 13;
     pub(crate) const GAP: u32 = 14;
-    pub(crate) const FOLLOWED: u32 = 19;
-    pub(crate) const RESYNCHRONISED: u32 = 20;
-    pub(crate) const UNSEEN: u32 = 21;
-    pub(crate) const UNANSWERED: u32 = 24;
-    pub(crate) const PIPELINE_OVERFLOW: u32 = 25;
+    pub(crate) const FOLLOWED: u32 = 21;
+    pub(crate) const RESYNCHRONISED: u32 = 22;
+    pub(crate) const UNSEEN: u32 = 23;
+    pub(crate) const UNANSWERED: u32 = 26;
+    pub(crate) const PIPELINE_OVERFLOW: u32 = 27;
 }
 
 const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: example.org\r\n\r\n";

@@ -5,10 +5,10 @@ use alize_datapath_host::{Connection, From, Host};
 use proptest::prelude::*;
 
 /// Places in `enum tally`.
-const FOLLOWED: u32 = 35;
-const JOINED: u32 = 36;
-const BAD_FRAME: u32 = 37;
-const GAP: u32 = 38;
+const FOLLOWED: u32 = 37;
+const JOINED: u32 = 38;
+const BAD_FRAME: u32 = 39;
+const GAP: u32 = 40;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const END_STREAM: u8 = 1;
@@ -74,7 +74,7 @@ fn play(client: &[u8], server: &[u8], size: usize, server_first: bool) -> (Vec<S
     }
     client.chunks(size).for_each(|piece| connection.send(From::Client, piece));
     server.chunks(size).for_each(|piece| connection.send(From::Server, piece));
-    let tallies = (0..41).map(|which| host.tally(which)).collect();
+    let tallies = (0..43).map(|which| host.tally(which)).collect();
     (lines(&host.http2_requests()), tallies)
 }
 

@@ -249,9 +249,13 @@ mod tests {
         for file in files() {
             let object =
                 load_object(file, &budgets, &Log::begin(40)).unwrap_or_else(|log| panic!("{log:#?}"));
-            // Sockets are ours to choose: who else has a program on one is seen when it is put into a map.
+            // Sockets are ours to choose: who else has a program on one is seen when it is put into a map. Probes take
+            // nobody's place.
             let on_hooks = |program: &libbpf_rs::Program<'_>| {
-                !matches!(program.prog_type(), ProgramType::Tracing | ProgramType::SkMsg | ProgramType::SkSkb)
+                let kind = program.prog_type();
+                let elsewhere =
+                    [ProgramType::Tracing, ProgramType::SkMsg, ProgramType::SkSkb, ProgramType::Kprobe];
+                !elsewhere.contains(&kind)
             };
             for program in object.progs().filter(on_hooks) {
                 let hook = program.attach_type();

@@ -13,6 +13,7 @@ use crate::inspect::{fdinfo, fdinfo_text};
 use crate::layout::Words;
 use crate::load::{FILES, File, load_and_ask, load_bytes_and_ask};
 use crate::log::Log;
+use crate::observe::tls;
 use crate::variant;
 use crate::{Effort, Refused};
 
@@ -23,11 +24,12 @@ const BUDGETS: Budgets = Budgets { services: 16, endpoints: 16, slots: 16, affin
 const LINES_KEPT: usize = 1 << 20;
 
 /// Objects that are not part of balancing.
-const OTHERS: [File; 7] = [
+const OTHERS: [File; 8] = [
     observing("observe", crate::observe::OBSERVE, None),
     observing("observe_release", crate::observe::RELEASE, Some("observe")),
     observing("observe_tcp", crate::observe::TCP, Some("observe")),
     observing("observe_dns", crate::observe::DNS, Some("observe")),
+    observing("observe_tls", crate::observe::TLS, Some("observe")),
     observing("http_told", crate::observe::TOLD, Some("http_far")),
     File {
         name: "conformance",
@@ -60,6 +62,7 @@ pub(super) fn load_all(root: bool) -> Vec<Finding> {
     for file in files() {
         let finding = match file.needs.and_then(|needed| lacking(needed, &findings)) {
             Some(needed) => off(file, format!("it needs {needed}, which is off")),
+            None if file.name == "observe_tls" => load_tls(file, &log),
             None => load(file, &log),
         };
         findings.push(match (file.name, finding.state) {
@@ -150,6 +153,7 @@ fn title(object: &str) -> &'static str {
         "observe_dns" => "DNS traced",
         "observe_release" => "HTTP observed: sockets that close",
         "observe_tcp" => "TCP traced",
+        "observe_tls" => "HTTP within TLS",
         "recvmsg" => "UDP: replies",
         "release" => "UDP: sockets that close",
         "sendmsg" => "UDP: sendto()",
@@ -185,6 +189,24 @@ fn load(file: &File, log: &Log) -> Finding {
             Finding { mend, ..off(file, refused.to_string()) }.refused(refused)
         }
     }
+}
+
+/// Its probes need more than that the programs load, and cost something that is best known before.
+fn load_tls(file: &File, log: &Log) -> Finding {
+    if let Some(why) = tls::obstacle() {
+        return off(file, why.into());
+    }
+    let begun = Instant::now();
+    let (object, statistics) = match load_and_ask(file, &BUDGETS, log) {
+        Ok(loaded) => loaded,
+        Err(lines) => return off(file, Refused::from_log(lines).to_string()),
+    };
+    let mut finding = on(file, &object, &statistics, begun.elapsed());
+    match tls::on_this_machine(&object) {
+        Ok(detail) => finding.detail = format!("{}; {detail}", finding.detail),
+        Err(error) => return off(file, error.to_string()),
+    }
+    finding
 }
 
 fn accepted(object: &Object, statistics: &Statistics) -> Vec<Accepted> {

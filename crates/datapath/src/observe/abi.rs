@@ -19,7 +19,8 @@ mod generated {
 pub(crate) use generated::types::{
     dns_event, dns_flags, dns_key, filter, filter_cgroup, filter_endpoint, filter_sets, filter_state,
     http2_record, identity, latency, method, path, record, request_event, request_flags, series, series_key,
-    slowest_order, tcp_event, template, template_byte,
+    slowest_order, tcp_event, template, template_byte, tls_cookie, tls_function, tls_key, tls_limits,
+    tls_server,
 };
 use generated::types::{event_type, http2_kind, observe_abi, path_label, side, tally, tcp_kind, tcp_reason};
 
@@ -58,4 +59,14 @@ macro_rules! plain {
 }
 
 plain!(series_key, series, path, request_event, filter, filter_state, record, slowest_order);
-plain!(http2_record, template, tcp_event, dns_event, dns_key, filter_endpoint, filter_cgroup);
+plain!(
+    http2_record,
+    template,
+    tcp_event,
+    dns_event,
+    dns_key,
+    filter_endpoint,
+    filter_cgroup,
+    tls_server,
+    tls_key
+);

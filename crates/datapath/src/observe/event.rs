@@ -110,12 +110,14 @@ pub enum PathLabel {
     KernelL4,
     /// Routed by the proxy.
     Proxy,
+    /// It went by within TLS, and its plaintext was seen in the process.
+    Tls,
 }
 
 impl PathLabel {
     /// In the order of `enum path_label`.
     const ALL: [PathLabel; abi::PATH_LABELS] =
-        [PathLabel::Observed, PathLabel::KernelL7, PathLabel::KernelL4, PathLabel::Proxy];
+        [PathLabel::Observed, PathLabel::KernelL7, PathLabel::KernelL4, PathLabel::Proxy, PathLabel::Tls];
 
     /// As it is shown.
     pub fn as_str(self) -> &'static str {
@@ -124,6 +126,7 @@ impl PathLabel {
             PathLabel::KernelL7 => "kernel-l7",
             PathLabel::KernelL4 => "kernel-l4",
             PathLabel::Proxy => "proxy",
+            PathLabel::Tls => "tls",
         }
     }
 

@@ -40,6 +40,9 @@ pub(crate) const TOLD: &[u8] = object!("http_told");
 /// DNS.
 pub(crate) const DNS: &[u8] = object!("observe_dns");
 
+/// Plaintext of TLS.
+pub(crate) const TLS: &[u8] = object!("observe_tls");
+
 /// Working buffers of a CPU; see `bpf/observe/buffers.h`.
 const BUFFERS_PER_CPU: u32 = 4;
 
@@ -60,6 +63,7 @@ pub(crate) const fn lost(object: &str) -> &'static str {
         b"observe_release" => "requests of sockets that are closed before the response are not counted",
         b"observe_tcp" => "TCP connections cannot be traced",
         b"observe_dns" => "DNS cannot be traced",
+        b"observe_tls" => "requests within TLS are not seen",
         b"http_told" => "requests that the kernel routes are not in trace, top and map",
         _ => "HTTP is not seen: no trace, top or map",
     }
@@ -124,7 +128,22 @@ pub(super) fn load_dns(pins: &Pins, limits: &Limits) -> Result<(Object, Map<dns_
     Ok((object, queries))
 }
 
+/// Plaintext of TLS. Its own maps are not pinned: they are worth nothing without the probes, which are not either.
+pub(super) fn load_tls(pins: &Pins, limits: &Limits) -> Result<Object, Error> {
+    load_shared("observe_tls", TLS, pins, limits, |name| !name.starts_with("tls_"))
+}
+
 fn load_object(name: &'static str, bytes: &[u8], pins: &Pins, limits: &Limits) -> Result<Object, Error> {
+    load_shared(name, bytes, pins, limits, |_| true)
+}
+
+fn load_shared(
+    name: &'static str,
+    bytes: &[u8],
+    pins: &Pins,
+    limits: &Limits,
+    shared: impl Fn(&str) -> bool,
+) -> Result<Object, Error> {
     let log = Log::begin(LINES_KEPT);
     let rejected = |error: libbpf_rs::Error| {
         Error::Verifier(Box::new(Rejection::new(name, Some(lost(name)), log.take_with(&error), pins)))
@@ -134,7 +153,7 @@ fn load_object(name: &'static str, bytes: &[u8], pins: &Pins, limits: &Limits) -
         .and_then(|builder| builder.open_memory(bytes))
         .map_err(rejected)?;
     variant::choose(&mut object);
-    share(&mut object, pins, limits, |_| true)?;
+    share(&mut object, pins, limits, shared)?;
     object.load().map_err(rejected)
 }
 

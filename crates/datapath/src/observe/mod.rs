@@ -7,6 +7,8 @@
 //! - Each exchange is counted once a host: at the client's socket where that is observed, else at the server's.
 //! - What could not be followed is counted with its reason ([`Observer::tallies`]), never guessed.
 //! - While nobody traces, single requests cost the kernel one load more.
+//! - What goes within TLS is seen where a library of the process hands it over, for the services that ask for it
+//!   ([`Observer::watch_tls`]).
 //! - Heads of HTTP/2 are decoded here: its requests are counted and recorded while this process lives and polls.
 
 mod abi;
@@ -22,6 +24,7 @@ mod ring;
 mod series;
 mod tcp;
 mod template;
+pub mod tls;
 mod told;
 
 use std::collections::{BTreeMap, HashMap};
@@ -45,11 +48,12 @@ pub use filter::{Filter, FilterError, Kinds, Rate};
 pub use http2::Decoder;
 use http2::Heads;
 pub use latency::Latencies;
-pub(crate) use load::{DNS, OBSERVE, RELEASE, TCP, TOLD, lost};
+pub(crate) use load::{DNS, OBSERVE, RELEASE, TCP, TLS, TOLD, lost};
 pub use ring::Event;
 pub use series::{Destination, Series, SeriesKey};
 pub use tcp::{TcpEvent, TcpKind, TcpReason};
 pub use template::{PathTemplate, TemplateError};
+use tls::Tls;
 pub(crate) use told::look_away;
 
 use abi::{filter_cgroup, filter_endpoint, path, record};
@@ -147,6 +151,8 @@ const TALLIES: [&str; abi::TALLIES] = [
     "budget",
     "unpaired",
     "no-memory",
+    "tls-http2",
+    "tls-unplaced",
     "followed",
     "resynchronised",
     "unseen-exchange",
@@ -169,6 +175,8 @@ const TALLIES: [&str; abi::TALLIES] = [
     "http2-gap",
     "http2-record",
     "http2-lost",
+    "tls-session",
+    "tls-peer",
 ];
 
 /// The loaded programs of one instance. They are pinned, and go on counting when it is dropped; only heads of HTTP/2 are
@@ -186,6 +194,8 @@ pub struct Observer {
     limits: Limits,
     /// Attached while a trace asks for it.
     dns: Option<Dns>,
+    /// Attached while some service asks for it.
+    tls: Option<Tls>,
     templates: Vec<PathTemplate>,
 }
 
@@ -281,6 +291,7 @@ impl Observer {
             options: options.clone(),
             limits: *limits,
             dns: None,
+            tls: None,
             templates: Vec::new(),
         };
         // Of a process that was killed while it traced.
@@ -367,6 +378,33 @@ impl Observer {
             .enumerate()
             .fold(0, |mask, (place, trace)| mask | u64::from(trace.is_some()) << place);
         self.maps.tracing.put_all([(0, active)].into_iter())
+    }
+
+    /// Has the plaintext of TLS to these servers looked at, at their own ends and at those of their clients; without any all
+    /// probes are taken out. Places probes in what has been started since the last call, so call it every second. What it
+    /// returns has changed since then.
+    pub fn watch_tls(&mut self, servers: &[SocketAddr]) -> Result<Vec<tls::Change>, Error> {
+        if servers.is_empty() {
+            self.tls = None;
+            return Ok(Vec::new());
+        }
+        let tls = match self.tls.take() {
+            Some(tls) => tls,
+            None => Tls::attach(&self.options, &self.limits)?,
+        };
+        let tls = self.tls.insert(tls);
+        tls.serve(servers)?;
+        tls.look()
+    }
+
+    /// What a call of a probed function costs more, measured here when the probes were placed; `None`: there are none.
+    pub fn tls_cost(&self) -> Option<std::time::Duration> {
+        self.tls.as_ref().map(Tls::cost)
+    }
+
+    /// The files with a TLS library that are in use.
+    pub fn tls_files(&self) -> impl Iterator<Item = &tls::Probed> {
+        self.tls.iter().flat_map(Tls::files)
     }
 
     /// Hands over what has come in the ring since the last call, oldest first. Does not block. Nobody is woken when
@@ -538,7 +576,7 @@ mod tests {
         names.sort();
         names.dedup();
         assert_eq!(names.len(), TALLIES.len());
-        assert_eq!(TALLIES[abi::UNFOLLOWED - 1], "no-memory");
+        assert_eq!(TALLIES[abi::UNFOLLOWED - 1], "tls-unplaced");
         assert_eq!(TALLIES[abi::UNFOLLOWED], "followed");
     }
 }

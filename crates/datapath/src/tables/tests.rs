@@ -38,6 +38,7 @@ fn service(balance: Balance, endpoints: Vec<Endpoint>) -> Service {
         health: None,
         ejection: None,
         removal: Removal::Keep,
+        tls: Default::default(),
         split: None,
         http: None,
         endpoints,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::http::Target;
 use crate::{
     Affinity, Endpoint, Frontend, HealthCheck, Mode, PassiveEjection, Position, Probe, Protocol, Removal,
-    Service, ServiceName, Transport,
+    Service, ServiceName, Tls, Transport,
 };
 
 use super::balance::{Chosen, Shares};
@@ -52,6 +52,7 @@ struct Draft {
     health: Option<At<HealthCheck>>,
     ejection: Option<PassiveEjection>,
     removal: Removal,
+    tls: Option<At<Tls>>,
     split: Option<Shares>,
     http: Option<At<http::Settings>>,
     routes: Option<At<http::Routes>>,
@@ -96,6 +97,7 @@ impl Draft {
             health: None,
             ejection: None,
             removal: Removal::default(),
+            tls: None,
             split: None,
             http: None,
             routes: None,
@@ -124,6 +126,7 @@ impl Draft {
                 let removal = reader.scalar(what, Removal::read)?;
                 self.removal = removal.map_or(self.removal, |removal| removal.value);
             }
+            ServiceKey::Tls => self.tls = reader.scalar(what, Tls::read)?,
             ServiceKey::Split => self.split = balance::read_split(reader, what, names)?,
             ServiceKey::Http => {
                 let token = reader.next()?;
@@ -203,6 +206,7 @@ impl Draft {
         self.check_duplicate_endpoints(remarks);
         self.check_health(remarks);
         self.check_http(remarks);
+        self.check_tls(remarks);
         if !self.endpoints_whole {
             return;
         }
@@ -267,6 +271,23 @@ impl Draft {
                 "an HTTP health check cannot ask the port of a UDP service",
                 "add `port`, the TCP port where the endpoints answer HTTP",
             );
+        }
+    }
+
+    fn check_tls(&self, remarks: &mut Remarks<'_>) {
+        let Some(At { at, value: Tls::Observe }) = self.tls else { return };
+        match self.protocol {
+            Some(Protocol::Udp) => remarks.error(
+                at,
+                "tls: observe is of no use to a udp service",
+                "take it out: only TLS over TCP is looked at",
+            ),
+            Some(Protocol::Http) => remarks.error(
+                at,
+                "tls: observe is of no use to an http service, whose requests are in plain text",
+                "take it out, or write `protocol: tcp` if clients speak TLS to it",
+            ),
+            Some(Protocol::Tcp) | None => {}
         }
     }
 
@@ -367,6 +388,7 @@ impl Draft {
             health: self.health.map(|health| health.value),
             ejection: self.ejection,
             removal: self.removal,
+            tls: self.tls.map_or(Tls::default(), |tls| tls.value),
             split,
             http,
             endpoints: self.endpoints.into_iter().map(|endpoint| endpoint.value).collect(),

@@ -162,6 +162,7 @@ impl Spec {
             health: None,
             ejection: None,
             removal: Removal::default(),
+            tls: Default::default(),
             split: None,
             endpoints: endpoints.collect(),
             http: Some(Arc::clone(&self.http)),

@@ -84,6 +84,7 @@ pub fn service(number: u32, name: &str, http: Http, endpoints: Vec<Endpoint>) ->
             health: None,
             ejection: None,
             removal: Removal::default(),
+            tls: Default::default(),
             split: None,
             endpoints,
             http: Some(Arc::new(http)),

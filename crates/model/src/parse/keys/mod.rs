@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::{Mode, Protocol, Removal};
+use crate::{Mode, Protocol, Removal, Tls};
 
 use super::scalar::{Choice, Lapse, Whole, choice, show};
 use http::{HttpKey, RouteKey};
@@ -219,6 +219,8 @@ keys! {
         Ejection "ejection": Kind::Table(EjectionKey::TABLE), Absent::Means("no ejection");
         /// What happens to the connections of an endpoint that is taken out of the file.
         Removal "removal": Kind::Choice(<Removal as Choice>::WORDS), Absent::Word("keep");
+        /// Whether requests within TLS are looked at, by probes in the TLS libraries of the processes of this host; only with `protocol: tcp`. See the guide, "TLS", for what it costs and which programs it sees.
+        Tls "tls": Kind::Choice(<Tls as Choice>::WORDS), Absent::Word("pass");
         /// Shares of new connections by the value of one label, whatever the number of endpoints that carry each value. Within a value the weights count.
         Split "split": Kind::Split(SHARE), Absent::Means("the weights alone decide");
         /// How an HTTP service treats its endpoints, whatever the route; only with `protocol: http`.
@@ -328,6 +330,11 @@ choice! { Mode:
 choice! { Removal:
     Keep "keep" "they run to their natural end";
     Terminate "terminate" "their sockets are closed";
+}
+
+choice! { Tls:
+    Pass "pass" "it passes as it is";
+    Observe "observe" "method, path and status of HTTP/1 requests are read where the library hands them over";
 }
 
 choice! { Algorithm:
