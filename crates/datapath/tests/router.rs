@@ -474,6 +474,28 @@ fn a_successor_takes_over_and_what_is_lent_is_finished_and_not_lent_again() {
 }
 
 #[test]
+fn whose_proxy_ends_while_it_finishes_is_to_be_told_once() {
+    let world = World::new("http-abandon");
+    let (_server, data_path, mut proxy, endpoint) = routed(&world, 2);
+    let mut early = Client::connect(WEB);
+    early.send("POST /early HTTP/1.1\r\nHost: web\r\nContent-Length: 1000\r\n\r\nbbb");
+    let (old, backs) = proxy.succeed(&world);
+    let mut router = proxy.router.lock().unwrap();
+    let told: Vec<(Lent, bool)> = backs.iter().filter_map(|(slot, _)| router.abandon_slot(*slot)).collect();
+    assert!(matches!(told[..], [(Lent { busy: true, open: true, .. }, false)]), "{told:?}");
+    assert!(backs.iter().all(|(slot, _)| router.abandon_slot(*slot).is_none()), "once");
+    assert_eq!(data_path.http_outstanding().unwrap(), (0, 0));
+    router.tidy();
+    let numbers = std::iter::from_fn(|| router.reserve(proxy.netns, endpoint).unwrap()).map(Slot::number);
+    let mut numbers: Vec<u32> = numbers.collect();
+    let all = numbers.len();
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), all, "each number is given out once");
+    drop(old);
+}
+
+#[test]
 fn connections_that_were_kept_outlive_the_proxy_that_made_them() {
     let world = World::new("http-kept");
     let (server, data_path, mut proxy, endpoint) = routed(&world, 3);

@@ -9,7 +9,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use alize_datapath::http::{Draw, Load, Rate};
+use alize_datapath::http::{Draw, Load, Rate, Slot};
 use alize_model::http::{Caller, Pool};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpSocket;
@@ -182,6 +182,11 @@ pub trait Kernel: Send + Sync + 'static {
     /// `succeeded`: clients go on connecting to the same listeners, which a successor has; it takes over when this returns.
     fn let_go(&self, succeeded: bool) {
         let _ = succeeded;
+    }
+
+    /// The connection of a slot has ended with the proxy before this one, while that finished what it had lent.
+    fn lost(&self, slot: Slot) {
+        let _ = slot;
     }
 
     /// Requests that the kernel has routed over connections of this process and whose exchange is not complete: it must

@@ -253,11 +253,11 @@ async fn inherit(options: &Options, succeeded: bool, proxy: &Proxy, doors: &Arc<
         true => (None, Vec::new()),
         false => keep::inherit(run_dir, instance).await,
     };
-    let late = Arc::clone(doors);
-    let late = move |(kept, socket)| {
-        if let Kept::Front { origin } = kept {
-            late.revive(origin, socket);
-        }
+    let late = (Arc::clone(doors), Arc::clone(&options.kernel));
+    let late = move |(kept, socket)| match kept {
+        Kept::Front { origin } => drop(late.0.revive(origin, socket)),
+        Kept::Back(back) => late.1.lost(back.slot),
+        Kept::Listener { .. } => {}
     };
     proxy.set_keeping(Keeping::start(run_dir, instance, packets, late));
     Legacy::new(orphans)

@@ -213,9 +213,13 @@ impl Routed {
     fn abandon(self: &Arc<Self>) {
         let abandoned = lock(&self.router).abandon();
         for (lent, has_begun) in abandoned {
-            self.note_broken(Some(lent), has_begun);
-            slots::tell(self, lent, has_begun || lent.open);
+            self.tell_lost(lent, has_begun);
         }
+    }
+
+    fn tell_lost(self: &Arc<Self>, lent: Lent, has_begun: bool) {
+        self.note_broken(Some(lent), has_begun);
+        slots::tell(self, lent, has_begun || lent.open);
     }
 
     async fn watch(self: Arc<Self>, ring: AsyncFd<OwnedFd>, ends: AsyncFd<OwnedFd>) {
@@ -482,6 +486,13 @@ impl Kernel for Routed {
         }
         self.has_let_go.store(true, Ordering::Release);
         self.sooner.notify_one();
+    }
+
+    fn lost(&self, slot: Slot) {
+        let abandoned = lock(&self.router).abandon_slot(slot);
+        if let (Some((lent, has_begun)), Some(routed)) = (abandoned, self.own.upgrade()) {
+            routed.tell_lost(lent, has_begun);
+        }
     }
 
     fn lent(&self) -> usize {

@@ -120,7 +120,7 @@ impl Router {
 
     /// The cell of a slot whose number has not come to stand for another connection. That can happen at any time to a proxy
     /// that has let go: whoever changes the word does so by compare-and-swap.
-    fn cell(&self, slot: Slot) -> Option<(&SlotCell, u64)> {
+    pub(super) fn cell(&self, slot: Slot) -> Option<(&SlotCell, u64)> {
         let cell = self.slots.get(slot.number)?;
         let word = cell.state.load(Ordering::Acquire);
         slot.is_under(word).then_some((cell, word))

@@ -76,6 +76,19 @@ impl Router {
         abandoned
     }
 
+    /// As [`Self::abandon`], of one slot, whose proxy has ended while it finished.
+    pub fn abandon_slot(&mut self, slot: Slot) -> Option<(Lent, bool)> {
+        let (cell, word) = self.cell(slot)?;
+        let has_begun = cell.response_bytes.load(Ordering::Relaxed) > 0;
+        if word & DEAD != 0 || word >> COOKIE_SHIFT == 0 {
+            return None;
+        }
+        let place = self.foreign.iter().position(|number| *number == slot.number)?;
+        self.foreign.swap_remove(place);
+        let lent = self.retire(slot).filter(|lent| lent.busy || lent.open)?;
+        Some((lent, has_begun))
+    }
+
     /// Owns the slots no more: those that are idle are dead from now on, and those that are lent are not lent again. No
     /// connection that is being made comes to be one of them.
     pub fn let_go(&mut self) -> Result<(), Error> {
