@@ -495,9 +495,14 @@ fn judge(torture: &Torture, seen: &Book, rounds: u32, began: Instant) -> Result<
     Ok(())
 }
 
-/// A connection that an endpoint ends without a word costs one request at most: the one that was sent at that moment.
+/// A connection that an endpoint ends without a word costs one request at most: the one that was sent at that moment. If a part
+/// of its body was sent, and the rest was not, its connection ends.
 fn take_closing(closings: &mut Vec<(u64, u64)>, failure: &Failure) -> bool {
-    let told = matches!(&failure.kind, Kind::Answered { status: 502, reason } if reason == "endpoint-closed");
+    let told = match &failure.kind {
+        Kind::Answered { status: 502, reason } => reason == "endpoint-closed",
+        Kind::Cut => failure.what.contains("body Pieces"),
+        _ => false,
+    };
     let overlaps = |(from, to): &(u64, u64)| told && *from <= failure.ended && *to >= failure.began;
     // The one that is over first: a later failure needs a later one.
     let found = (0..closings.len())

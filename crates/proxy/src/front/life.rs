@@ -86,6 +86,9 @@ pub(crate) async fn live(
         if !front.has_unread() {
             if present == Phase::HandingOver && !leaves {
                 Box::pin(tokio::time::sleep(OWED)).await;
+                if front.is_refused() {
+                    return None;
+                }
                 continue;
             }
             tokio::select! {

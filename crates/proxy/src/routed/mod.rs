@@ -129,6 +129,8 @@ pub struct Routed {
     ends: Arc<Ends>,
     /// Clients with a connection here: where they are.
     clients: Mutex<HashMap<u64, Netns>>,
+    /// Clients that are about to be told that their response will not come.
+    telling: Mutex<HashSet<u64>>,
     /// Clients whose request cannot be finished, and whether the response to it has begun.
     broken: Mutex<HashMap<u64, bool>>,
     /// Clients that did not wait for a response before they sent more, or sent no more: when it has come to them, once it was
@@ -161,6 +163,7 @@ impl Routed {
             ends: Arc::new(ends),
             endpoints: Mutex::default(),
             clients: Mutex::default(),
+            telling: Mutex::default(),
             broken: Mutex::default(),
             impatient: Mutex::default(),
             handle: OnceLock::new(),
@@ -449,7 +452,10 @@ impl Kernel for Routed {
     }
 
     fn owes(&self, client: &Client) -> bool {
+        // Whoever is to be told stays: the successor would not know of it.
         self.lent_to(client.cookie).is_some()
+            || lock(&self.telling).contains(&client.cookie)
+            || lock(&self.broken).contains_key(&client.cookie)
     }
 
     fn is_there(&self, cookie: u64) -> bool {

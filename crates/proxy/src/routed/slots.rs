@@ -231,8 +231,11 @@ impl Slots {
 /// Has the client hear that its response will not come.
 pub(super) fn tell(routed: &Arc<Routed>, lent: Lent, begun: bool) {
     if let Some(handle) = routed.handle.get().cloned() {
+        lock(&routed.telling).insert(lent.cookie);
+        let routed = Arc::clone(routed);
         tokio::spawn(async move {
             handle.fail(lent.cookie, Reason::EndpointClosed, begun).await;
+            lock(&routed.telling).remove(&lent.cookie);
         });
     }
 }
