@@ -34,10 +34,12 @@ pub(crate) struct Door {
 impl Door {
     /// Listens at `path`, whatever was there; only root may connect. Packets have `longest` bytes at most.
     pub(crate) fn listen(path: &Path, longest: usize) -> io::Result<Self> {
-        let beside = path.with_extension("handover.new");
+        // A name of its own for each: agent and proxy may listen at the same moment.
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".new");
         let _ = fs::remove_file(&beside);
         let socket = socket()?;
-        bind(&socket, &SocketAddrUnix::new(&beside)?)?;
+        bind(&socket, &SocketAddrUnix::new(beside.as_os_str())?)?;
         fs::set_permissions(&beside, Permissions::from_mode(0o600))?;
         listen(&socket, 8)?;
         fs::rename(&beside, path)?;
