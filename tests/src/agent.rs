@@ -21,6 +21,9 @@ pub const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::I
 /// Loading the programs takes about a second on a busy machine; 10,000 services a little more.
 const START: Duration = Duration::from_secs(60);
 
+/// A proxy is started, or has taken another's place, and has its state.
+const SERVING: Duration = Duration::from_secs(30);
+
 /// Reading a changed file, and writing what is different.
 const CHANGE: Duration = Duration::from_secs(20);
 
@@ -110,6 +113,28 @@ impl Agent {
             Ok((status.pid == self.process.pid() && status.config.generation > 0).then_some(Ok(())))
         });
         waited.and_then(|ready| ready).with_context(|| format!("its log: {}", self.process.log_end()))
+    }
+
+    /// Waits for a proxy other than `than` that serves; its pid.
+    pub fn proxy(&self, than: u32) -> Result<u32> {
+        until("a proxy that serves", SERVING, || {
+            let proxy = self.status()?.proxy;
+            let serves = proxy.filter(|proxy| proxy.problem.is_none() && proxy.generation > 0);
+            Ok(serves.and_then(|proxy| proxy.pid).filter(|pid| *pid != than))
+        })
+    }
+
+    /// Starts a proxy as an agent does; it takes the place of the one that runs.
+    pub fn successor(world: &World) -> Result<Process> {
+        let paths = [
+            ("--run-dir", world.run_dir()),
+            ("--bpffs", world.bpffs()),
+            ("--cgroup", world.mesh().path().to_owned()),
+        ];
+        let mut arguments = vec!["proxy".to_owned(), format!("--instance={}", world.instance())];
+        arguments.extend(paths.iter().map(|(flag, path)| format!("{flag}={}", path.display())));
+        let binary = crate::place::binary("alize")?;
+        world.plain("node")?.start("successor", &binary.to_string_lossy(), &arguments)
     }
 
     /// Its process.

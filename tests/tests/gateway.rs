@@ -64,10 +64,7 @@ impl Mesh {
                 addresses.insert(name.clone(), found.trim_end_matches(":80").to_owned());
             }
         }
-        until_true("a proxy that serves", Duration::from_secs(30), || {
-            let proxy = agent.status()?.proxy;
-            Ok(proxy.is_some_and(|proxy| proxy.problem.is_none() && proxy.generation > 0))
-        })?;
+        agent.proxy(0)?;
         let mut child = client
             .command("/usr/bin/python3")?
             .arg(folder("programs/ask.py"))

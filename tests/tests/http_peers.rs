@@ -76,10 +76,7 @@ impl Peers {
         });
         let agent = Agent::start(&world, &format!("services:\n{}", services.collect::<String>()))?;
         let resident = client.start("resident", "sleep", &["86400".to_owned()])?;
-        until_true("a proxy that serves", Duration::from_secs(30), || {
-            let proxy = agent.status()?.proxy;
-            Ok(proxy.is_some_and(|proxy| proxy.problem.is_none() && proxy.generation > 0))
-        })?;
+        agent.proxy(0)?;
         // Twice the time between two looks for namespaces.
         std::thread::sleep(Duration::from_secs(2));
         Ok(Self { agent, client, world, _resident: resident, _servers: servers })

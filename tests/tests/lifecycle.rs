@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use alize_tests::mesh::{endpoint, endpoints, file};
 use alize_tests::traffic::{Servers, Size, Traffic};
-use alize_tests::{Agent, AgentOptions, Process, World};
+use alize_tests::{Agent, AgentOptions, World};
 use anyhow::{Context, Result, ensure};
 
 fn number(variable: &str, usual: u32) -> u32 {
@@ -89,19 +89,6 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap_or_default()
 }
 
-/// Another proxy, which takes the place of the one that runs.
-fn successor(world: &World) -> Result<Process> {
-    let mut arguments = vec!["proxy".to_owned(), format!("--instance={}", world.instance())];
-    let paths = [
-        ("--run-dir", world.run_dir()),
-        ("--bpffs", world.bpffs()),
-        ("--cgroup", world.mesh().path().to_owned()),
-    ];
-    arguments.extend(paths.iter().map(|(flag, path)| format!("{flag}={}", path.display())));
-    let binary = alize_tests::place::binary("alize")?;
-    world.plain("node")?.start("successor", &binary.to_string_lossy(), &arguments)
-}
-
 #[test]
 fn whatever_is_done_to_the_mesh_no_connection_is_lost() -> Result<()> {
     let world = World::new("lifecycle")?;
@@ -173,7 +160,7 @@ fn whatever_is_done_to_the_mesh_no_connection_is_lost() -> Result<()> {
             }
             traffic.look("change of modes")?;
         }
-        proxies.push(successor(&world)?);
+        proxies.push(Agent::successor(&world)?);
         std::thread::sleep(Duration::from_secs(2));
         traffic.look("another proxy")?;
         for round in 0..40 {

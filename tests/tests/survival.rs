@@ -10,7 +10,7 @@ use std::time::Duration;
 use alize_model::api::ServiceStatus;
 use alize_tests::mesh::{endpoint, endpoints, file, service, web};
 use alize_tests::servers::at;
-use alize_tests::wait::{until, until_true};
+use alize_tests::wait::until_true;
 use alize_tests::{Agent, AgentOptions, Kind, Place, Process, World};
 use anyhow::Result;
 use rustix::process::Signal;
@@ -195,14 +195,6 @@ fn services_of_before_the_restart_that_are_no_longer_wanted_go() -> Result<()> {
     Ok(())
 }
 
-fn proxy(agent: &Agent, than: u32) -> Result<u32> {
-    until("a proxy that serves", Duration::from_secs(30), || {
-        let proxy = agent.status()?.proxy;
-        let serves = proxy.filter(|proxy| proxy.problem.is_none() && proxy.generation > 0);
-        Ok(serves.and_then(|proxy| proxy.pid).filter(|pid| *pid != than))
-    })
-}
-
 /// A shop in the place, behind a service with these routes.
 fn shop(place: &Place, routes: &str) -> Result<(Process, String)> {
     let at = |port| SocketAddr::new(place.namespace.v4().into(), port);
@@ -220,7 +212,7 @@ fn a_proxy_killed_in_the_midst_of_requests_loses_only_what_it_held() -> Result<(
     // What has a query of that name is for the proxy, and what has none might have.
     let (_shop, text) = shop(&place, "routes: [{name: odd, match: {query: {odd: '1'}}}, {name: rest}]")?;
     let mut agent = Agent::start(&world, &text)?;
-    let mut pid = proxy(&agent, 0)?;
+    let mut pid = agent.proxy(0)?;
     let mut idle = place.request(address(), &[&format!("--idle={IDLE}")])?;
     assert_eq!(idle.read()?.failed(), 0);
     let mut busy = place.request(address(), &["--kept=4", "--fresh=2", "--downloads=1"])?;
@@ -233,7 +225,7 @@ fn a_proxy_killed_in_the_midst_of_requests_loses_only_what_it_held() -> Result<(
         // Asked while no proxy is there.
         let asked = idle.ask()?;
         assert_eq!((asked.failed(), asked.answered()), (0, IDLE), "kill {kill}: {:?}", asked.errors);
-        pid = proxy(&agent, pid)?;
+        pid = agent.proxy(pid)?;
         let asked = idle.ask()?;
         assert_eq!((asked.failed(), asked.answered()), (0, IDLE), "after kill {kill}: {:?}", asked.errors);
         let seen = busy.ask()?;
@@ -249,7 +241,7 @@ fn a_proxy_killed_in_the_midst_of_requests_loses_only_what_it_held() -> Result<(
             // The next one learns anew what there is.
             agent.kill()?;
             agent = Agent::start(&world, &text)?;
-            assert_eq!(proxy(&agent, 0)?, pid, "the agent's end is not the proxy's");
+            assert_eq!(agent.proxy(0)?, pid, "the agent's end is not the proxy's");
             std::thread::sleep(Duration::from_secs(1));
         }
     }
@@ -265,7 +257,7 @@ fn requests_that_the_kernel_routes_go_on_without_a_proxy() -> Result<()> {
     let place = world.meshed("all")?;
     let (_shop, text) = shop(&place, "http: {pool: {min-idle: 64, max: 256}}")?;
     let mut agent = Agent::start(&world, &text)?;
-    let mut pid = proxy(&agent, 0)?;
+    let mut pid = agent.proxy(0)?;
     // Who connects before the kernel has been tried out stays with the proxy.
     until_true("the kernel to route", Duration::from_secs(30), || {
         let mut first = place.request(address(), &["--kept=1"])?;
@@ -293,7 +285,7 @@ fn requests_that_the_kernel_routes_go_on_without_a_proxy() -> Result<()> {
         assert_eq!(seen.failed(), 0, "kill {kill}: {:?}", seen.errors);
         assert!(seen.answered() > 20, "only {}", seen.answered());
         agent.process().signal(Signal::CONT)?;
-        pid = proxy(&agent, pid)?;
+        pid = agent.proxy(pid)?;
         let (asked, seen) = (idle.ask()?, busy.ask()?);
         assert_eq!(
             (asked.failed(), seen.failed()),

@@ -139,7 +139,7 @@ impl Torture {
             torture.residents.push(place.start("resident", "sleep", &["86400".to_owned()])?);
         }
         torture.agent = Some(Agent::start(&torture.world, &torture.text)?);
-        torture.proxy_serves(0)?;
+        torture.agent().proxy(0)?;
         // Twice the time between two looks for namespaces.
         std::thread::sleep(Duration::from_secs(2));
         Ok(torture)
@@ -158,15 +158,6 @@ impl Torture {
 
     fn agent(&self) -> &Agent {
         self.agent.as_ref().expect("there always is one, but while it is replaced")
-    }
-
-    /// Waits for a proxy other than `than`; its pid.
-    fn proxy_serves(&self, than: u32) -> Result<u32> {
-        until("a proxy that serves", Duration::from_secs(30), || {
-            let proxy = self.agent().status()?.proxy;
-            let serves = proxy.filter(|proxy| proxy.problem.is_none() && proxy.generation > 0);
-            Ok(serves.and_then(|proxy| proxy.pid).filter(|pid| *pid != than))
-        })
     }
 
     fn torment(&mut self, place: &Place, name: &str, requests: u64, threads: u64) -> Result<Process> {
@@ -211,16 +202,16 @@ impl Torture {
                 self.victim = Some(self.torment(&place, "victim", u64::MAX, 4)?);
             }
             What::Proxy => {
-                let before = self.proxy_serves(0)?;
+                let before = self.agent().proxy(0)?;
                 Process::signal_other(before, Signal::KILL)?;
-                self.proxy_serves(before)?;
+                self.agent().proxy(before)?;
                 // It listens where it has found clients: then there is one for each of the two namespaces.
                 self.connects()?;
             }
             What::Handover => {
-                let before = self.proxy_serves(0)?;
-                let successor = self.successor()?;
-                self.proxy_serves(before)?;
+                let before = self.agent().proxy(0)?;
+                let successor = Agent::successor(&self.world)?;
+                self.agent().proxy(before)?;
                 self.successors.push(successor);
                 until_true("the proxy before to end", Duration::from_secs(40), || {
                     Ok(!PathBuf::from(format!("/proc/{before}/fd/0")).exists())
@@ -229,20 +220,6 @@ impl Torture {
         }
         self.kills.push(Kill { what, from, to: now() });
         Ok(())
-    }
-
-    /// Starts a proxy as the agent does; it takes the place of the one that runs.
-    fn successor(&self) -> Result<Process> {
-        let node = self.world.plain("node")?;
-        let binary = place::binary("alize")?;
-        let arguments = [
-            "proxy".to_owned(),
-            format!("--instance={}", self.world.instance()),
-            format!("--run-dir={}", self.world.run_dir().display()),
-            format!("--bpffs={}", self.world.bpffs().display()),
-            format!("--cgroup={}", self.world.mesh().path().display()),
-        ];
-        node.start("successor", &binary.to_string_lossy(), &arguments)
     }
 
     fn connects(&self) -> Result<()> {
@@ -261,7 +238,7 @@ impl Torture {
 
     /// Nothing is under way: what is held now.
     fn holdings(&self) -> Result<Holdings> {
-        let proxy = self.proxy_serves(0)?;
+        let proxy = self.agent().proxy(0)?;
         let agent = self.agent().status()?.pid;
         let mut entries = BTreeMap::new();
         let pins = PathBuf::from(self.agent().status()?.pins);

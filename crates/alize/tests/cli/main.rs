@@ -5,6 +5,7 @@ mod check;
 mod explain;
 mod gateway;
 mod mode;
+mod nginx;
 mod observe;
 mod program;
 mod proxy;

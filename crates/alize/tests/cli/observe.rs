@@ -4,51 +4,15 @@ use std::fs;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::nginx::{Nginx, Setting};
 use crate::program::{Folder, code};
 use crate::real::{Host, SERVICE, json, mesh};
 
-/// nginx in a cgroup below the test's, as a unit of systemd would be. Ends with the test.
-struct Nginx {
-    process: Child,
-    port: u16,
-}
-
-impl Nginx {
-    fn start(host: &Host) -> Self {
-        let cgroup = format!("{}/nginx.service", host.cgroup);
-        fs::create_dir(&cgroup).expect("a cgroup");
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .and_then(|free| free.local_addr())
-            .expect("a port")
-            .port();
-        let folder = host.folder.path("");
-        let log = host.folder.path("access.log");
-        let conf = format!(
-            "daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/nginx.log; events {{}}\n\
-             http {{ log_format line '$request_method $uri $status'; access_log {log} line;\n\
-             client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder};\n\
-             uwsgi_temp_path {folder}; scgi_temp_path {folder};\n\
-             server {{ listen 127.0.0.1:{port}; location / {{ return 200 hello; }}\n\
-             location /fail {{ return 503 no; }} }} }}\n"
-        );
-        let file = host.folder.file("nginx.conf", conf);
-        let script = format!("echo $$ > {cgroup}/cgroup.procs && exec nginx -c {file}");
-        let nginx = Command::new("bash").args(["-c", &script]).stderr(Stdio::null()).spawn();
-        let process = nginx.expect("bash");
-        let begun = Instant::now();
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(begun.elapsed() < Duration::from_secs(10), "nginx does not listen");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Self { process, port }
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// nginx that logs each request.
+fn nginx(host: &Host) -> Nginx {
+    let log = host.folder.path("access.log");
+    let http = format!("log_format line '$request_method $uri $status'; access_log {log} line;");
+    Nginx::start(host, &Setting { http: &http, server: ";", environment: "", limit: Duration::from_secs(10) })
 }
 
 /// A world with a running agent.
@@ -61,7 +25,7 @@ impl World {
     fn new(test: &str, more: &[&str]) -> Self {
         let mut host = Host::new(test);
         fs::create_dir(format!("{}/shop.service", host.cgroup)).expect("a cgroup");
-        let nginx = Nginx::start(&host);
+        let nginx = nginx(&host);
         let file = host.folder.file("mesh.yaml", mesh(&[nginx.port]));
         host.start_with(&file, more);
         Self { nginx: Some(nginx), host }

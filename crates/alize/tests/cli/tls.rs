@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::nginx::{Nginx, Setting};
 use crate::program::code;
 use crate::real::{Host, SERVICE, json};
 
@@ -18,19 +19,14 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// nginx with a copy of the library, which no other test probes, in a cgroup of its own.
-struct Nginx {
-    process: Child,
-    port: u16,
+/// nginx with a copy of the library, which no other test probes.
+struct Server {
+    nginx: Nginx,
     library: String,
 }
 
-impl Nginx {
+impl Server {
     fn start(host: &Host) -> Self {
-        let cgroup = format!("{}/nginx.service", host.cgroup);
-        fs::create_dir(&cgroup).expect("a cgroup");
-        let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
-        let port = free.expect("a port").port();
         let (certificate, key) = (host.folder.path("crt"), host.folder.path("key"));
         let made = Command::new("openssl")
             .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
@@ -40,26 +36,21 @@ impl Nginx {
         assert_eq!(code(made.expect("openssl")), 0);
         let library = host.folder.path("libssl.so.3");
         fs::copy(LIBRARY, &library).expect("Debian's library");
-        let folder = host.folder.path("");
-        let conf = format!(
-            "daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/nginx.log; events {{}}\n\
-             http {{ access_log off; client_body_temp_path {folder}; proxy_temp_path {folder};\n\
-             fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};\n\
-             server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {certificate}; ssl_certificate_key {key};\n\
-             location / {{ return 200 hello; }} location /fail {{ return 503 no; }} }} }}\n"
+        let nginx = Nginx::start(
+            host,
+            &Setting {
+                http: "access_log off;",
+                server: &format!(" ssl; ssl_certificate {certificate}; ssl_certificate_key {key};"),
+                environment: &format!("LD_LIBRARY_PATH={}", host.folder.path("")),
+                limit: Duration::from_secs(30),
+            },
         );
-        let file = host.folder.file("nginx.conf", conf);
-        let script =
-            format!("echo $$ > {cgroup}/cgroup.procs && LD_LIBRARY_PATH={folder} exec nginx -c {file}");
-        let nginx = Command::new("bash").args(["-c", &script]).stderr(Stdio::null()).spawn();
-        let process = nginx.expect("bash");
-        eventually("nginx listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
-        Self { process, port, library }
+        Self { nginx, library }
     }
 
     /// Breakpoints in its code: bytes of the library that are not those of the file.
     fn breakpoints(&self) -> usize {
-        let process = self.process.id();
+        let process = self.nginx.process.id();
         let maps = fs::read_to_string(format!("/proc/{process}/maps")).expect("it runs");
         let line = maps.lines().find(|line| line.contains(" r-xp ") && line.ends_with(&self.library));
         let line = line.unwrap_or_else(|| panic!("it uses {}: {maps}", self.library));
@@ -78,15 +69,8 @@ impl Nginx {
     }
 }
 
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
 struct World {
-    nginx: Option<Nginx>,
+    server: Option<Server>,
     host: Host,
 }
 
@@ -94,17 +78,17 @@ impl World {
     fn new(test: &str) -> Self {
         let host = Host::new(test);
         fs::create_dir(format!("{}/shop.service", host.cgroup)).expect("a cgroup");
-        let nginx = Nginx::start(&host);
-        Self { nginx: Some(nginx), host }
+        let server = Server::start(&host);
+        Self { server: Some(server), host }
     }
 
-    fn nginx(&self) -> &Nginx {
-        self.nginx.as_ref().expect("nginx runs")
+    fn server(&self) -> &Server {
+        self.server.as_ref().expect("nginx runs")
     }
 
     /// Writes the file with this after `tls:`.
     fn write(&self, tls: &str) -> String {
-        let port = self.nginx().port;
+        let port = self.server().nginx.port;
         self.host.folder.file(
             "mesh.yaml",
             format!("services: [{{name: web, address: '{SERVICE}:443', tls: {tls}, endpoints: ['127.0.0.1:{port}']}}]\n"),
@@ -132,7 +116,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        self.nginx = None;
+        self.server = None;
         for name in ["nginx.service", "shop.service"] {
             let _ = fs::remove_dir(format!("{}/{name}", self.host.cgroup));
         }
@@ -144,7 +128,7 @@ fn the_file_switches_it_on_and_off_and_nothing_outlives_the_agent() {
     let mut world = World::new("tls");
     let file = world.write("observe");
     world.host.start_with(&file, &["--observe", "always"]);
-    eventually("probes are placed", || world.nginx().breakpoints() == 4);
+    eventually("probes are placed", || world.server().breakpoints() == 4);
 
     let trace = world.host.command(&["trace", "--count", "2", "-o", "json"]).stdout(Stdio::piped()).spawn();
     let trace = trace.expect("the program starts");
@@ -167,7 +151,7 @@ fn the_file_switches_it_on_and_off_and_nothing_outlives_the_agent() {
         assert_eq!((&request["client"]["comm"], &request["side"]), (&"curl".into(), &"client".into()));
         assert_eq!(request["client"]["workload"]["name"], "shop.service");
         assert_eq!(request["server"]["workload"]["name"], "nginx.service");
-        assert_eq!(request["server"]["pid"], world.nginx().process.id());
+        assert_eq!(request["server"]["pid"], world.server().nginx.process.id());
     }
     let failed = json(&world.host.alize(&["trace", "--last", "9", "--failed", "-o", "json"]));
     assert_eq!((failed.as_array().map(Vec::len), &failed[0]["target"]), (Some(1), &"/fail".into()));
@@ -175,7 +159,7 @@ fn the_file_switches_it_on_and_off_and_nothing_outlives_the_agent() {
     assert_eq!(before, 2);
 
     world.write("pass");
-    eventually("probes are taken out", || world.nginx().breakpoints() == 0);
+    eventually("probes are taken out", || world.server().breakpoints() == 0);
     world.ask("/users/2");
     assert_eq!(world.counted(), before, "nothing is looked at any more");
 
@@ -184,11 +168,11 @@ fn the_file_switches_it_on_and_off_and_nothing_outlives_the_agent() {
     let said = format!("{}{}", refused.out, refused.err);
     assert!(refused.code != 0 && said.contains("did you mean observe?"), "{said}");
     world.write("observe");
-    eventually("probes are placed again", || world.nginx().breakpoints() == 4);
+    eventually("probes are placed again", || world.server().breakpoints() == 4);
     world.ask("/users/3");
     eventually("it is counted", || world.counted() == before + 1);
 
     world.host.end("-KILL");
-    eventually("no probe outlives the agent", || world.nginx().breakpoints() == 0);
+    eventually("no probe outlives the agent", || world.server().breakpoints() == 0);
     world.ask("/users/4");
 }

@@ -6,20 +6,13 @@
 #include <sched.h>
 #include <stdio.h>
 #include "../src/http.c"
+#include "check.h"
 
 enum { THREADS = 6, INTERVAL = 1000, BURST = 40 };
 
 static const __u64 start = 1000000;
 static __u64 ticks;
 static long draws, taken, over, given_back, busy;
-
-#define CHECK(condition)                                                            \
-	do {                                                                        \
-		if (!(condition)) {                                                 \
-			fprintf(stderr, "line %d: not %s\n", __LINE__, #condition); \
-			abort();                                                    \
-		}                                                                   \
-	} while (0)
 
 static const struct http_limit service = {.bucket = 7, .interval_ns = INTERVAL, .room_ns = INTERVAL * (BURST - 1)};
 static const struct http_limit route = {

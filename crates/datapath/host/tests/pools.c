@@ -1,27 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Pools under many threads: clients take and finish slots as the programs do, late finishers come with leases of before,
- * and one proxy retires slots, arms them anew and mends, as crates/datapath/src/http/router.rs does. A slot must be one
+ * and one proxy retires slots, arms them anew and mends, as crates/datapath/src/http/router does. A slot must be one
  * client's at a time, and none may be lost or doubled. For sanitizers; usage: pools REQUESTS
  */
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
 #include "../src/http.c"
+#include "check.h"
 
 enum { CLIENTS = 6, LENT_SLOTS = 5, GENERATIONS = 1 << HTTP_SLOT_GENERATION_BITS, POOL = 3 };
 
 static __u32 owners[LENT_SLOTS][GENERATIONS]; /* who has the slot in a generation */
 static int running = CLIENTS;
 static long requests, taken, finished, retired_lent, retired_idle, armed, mended;
-
-#define CHECK(condition)                                                              \
-	do {                                                                          \
-		if (!(condition)) {                                                   \
-			fprintf(stderr, "line %d: not %s\n", __LINE__, #condition);   \
-			abort();                                                      \
-		}                                                                     \
-	} while (0)
 
 static __u64 word_of(__u32 number)
 {
@@ -48,7 +41,8 @@ static void *client(void *argument)
 		late_lease = lease;
 		late_slot = number;
 		bool dead = word_of(number) & HTTP_SLOT_DEAD;
-		CHECK(dead || LEASE(word_of(number)) == lease || word_of(number) >> HTTP_SLOT_GENERATION_SHIFT != lease >> HTTP_SLOT_GENERATION_SHIFT);
+		CHECK(dead || LEASE(word_of(number)) == lease ||
+		      word_of(number) >> HTTP_SLOT_GENERATION_SHIFT != lease >> HTTP_SLOT_GENERATION_SHIFT);
 		if (open && http_random() & 1) {
 			slot_finish(number, lease, HTTP_SLOT_OPEN);
 			open = false;
@@ -104,7 +98,8 @@ static void mend(__u32 number)
 {
 	struct http_slot *slot = &host_slots[number];
 	__u64 word = READ_ONCE(slot->state);
-	if (!(word & HTTP_SLOT_LOST) || word & HTTP_SLOT_DEAD || !slot_change(slot, word, word & ~(__u64)HTTP_SLOT_LOST))
+	if (!(word & HTTP_SLOT_LOST) || word & HTTP_SLOT_DEAD ||
+	    !slot_change(slot, word, word & ~(__u64)HTTP_SLOT_LOST))
 		return;
 	while (!pool_push(&host_pools[POOL], slot, number))
 		;
@@ -156,8 +151,8 @@ int main(int count, char **arguments)
 		pthread_join(threads[i], 0);
 	tend();
 	check_rest();
-	printf("%ld taken, %ld finished, %ld retired idle, %ld lent, %ld armed, %ld mended\n", taken, finished, retired_idle,
-	       retired_lent, armed, mended);
+	printf("%ld taken, %ld finished, %ld retired idle, %ld lent, %ld armed, %ld mended\n", taken, finished,
+	       retired_idle, retired_lent, armed, mended);
 	/* Else the threads did not meet. */
 	CHECK(taken > requests / 10 && finished && retired_idle && retired_lent && armed > LENT_SLOTS);
 	return 0;
