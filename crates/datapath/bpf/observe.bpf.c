@@ -25,15 +25,10 @@ static __always_inline bool first_data(struct bpf_sock *sk, const struct __sk_bu
 
 static __always_inline void directions_begin(struct conversation *conversation, const struct segment *segment)
 {
-	__builtin_memset(&conversation->request, 0, sizeof(conversation->request));
-	__builtin_memset(&conversation->response, 0, sizeof(conversation->response));
+	conversation_rewind(conversation);
 	conversation->request.next = segment->sequence;
 	conversation->response.next = segment->acknowledged;
 	conversation->link = link_key(segment);
-	conversation->sent = 0;
-	conversation->taken = 0;
-	conversation->overflow = 0;
-	conversation->requests = 0;
 	conversation->linked = 0;
 }
 

@@ -276,12 +276,7 @@ static __always_inline bool record_fits(struct __sk_buff *skb, struct bpf_sock *
 /* Another connection, or one whose handshake a call does on its way. */
 static __always_inline void session_begin(struct conversation *conversation, bool from_start)
 {
-	__builtin_memset(&conversation->request, 0, sizeof(conversation->request));
-	__builtin_memset(&conversation->response, 0, sizeof(conversation->response));
-	conversation->sent = 0;
-	conversation->taken = 0;
-	conversation->overflow = 0;
-	conversation->requests = 0;
+	conversation_rewind(conversation);
 	conversation->linked = 0;
 	conversation->probation = 0;
 	conversation->state = from_start ? STATE_FOLLOWED : STATE_JOINED;

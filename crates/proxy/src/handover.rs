@@ -22,7 +22,7 @@ use alize_model::control::ProxyState;
 use bytes::BytesMut;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::net::{TcpStream, UnixListener};
+use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -31,7 +31,7 @@ use crate::kernel::Netns;
 use crate::listen::Doors;
 use crate::proxy::{Phase, Proxy};
 use crate::route::Plan;
-use crate::socket::Socket;
+use crate::socket::{Socket, of_another};
 use packet::Sockets;
 pub(crate) use packet::{Door, Packets};
 
@@ -186,9 +186,7 @@ fn front(record: FrontRecord, sockets: Sockets) -> io::Result<Arc<Front>> {
     let mut sockets = sockets.into_iter();
     let mut next = || {
         let missing = "its descriptor is missing; check the limit of open files";
-        let stream = std::net::TcpStream::from(sockets.next().ok_or_else(|| io::Error::other(missing))?);
-        stream.set_nonblocking(true)?;
-        TcpStream::from_std(stream)
+        of_another(sockets.next().ok_or_else(|| io::Error::other(missing))?)
     };
     let unreadable = || io::Error::other("its unread bytes are no hexadecimal digits");
     let socket = Socket::with_totals(next()?, record.read, record.written);

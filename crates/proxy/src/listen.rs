@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use alize_datapath::http::socket_totals;
 use bytes::BytesMut;
 use rustix::net::{SocketFlags, acceptfrom_with};
 use tokio::net::{TcpListener, TcpStream};
@@ -19,7 +20,7 @@ use crate::keep::{Kept, Ticket};
 use crate::kernel::{Accepted, Netns};
 use crate::proxy::{Phase, Proxy};
 use crate::reason::Reason;
-use crate::socket::Socket;
+use crate::socket::{Socket, of_another};
 
 /// The wait after an accept that failed for want of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -101,9 +102,7 @@ impl Doors {
 
     /// Takes the connections that wait in the listeners at this moment.
     pub(crate) fn accept_waiting(self: &Arc<Self>) {
-        let doors = lock(&self.listeners);
-        let doors: Vec<_> = doors.iter().map(|door| (door.netns, Arc::clone(&door.listener))).collect();
-        for (netns, listener) in doors {
+        for (netns, listener) in self.listeners() {
             let Ok(local) = listener.local_addr() else { continue };
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             while let Ok((socket, Some(peer))) = acceptfrom_with(&listener, flags) {
@@ -177,20 +176,13 @@ impl Doors {
         if self.front(origin.key()).is_some() {
             return true;
         }
-        let stream = std::net::TcpStream::from(socket);
-        let rests = alize_datapath::http::socket_totals(&stream)
-            .is_ok_and(|(read, written)| self.proxy.kernel.rests(&origin.client, read, written));
-        let revived = |stream: std::net::TcpStream| {
-            let (read, written) = alize_datapath::http::socket_totals(&stream)?;
-            stream.set_nonblocking(true)?;
-            let socket = Socket::with_totals(TcpStream::from_std(stream)?, read, written);
-            io::Result::Ok(Front::new(socket, origin, BytesMut::new()))
-        };
-        if !rests {
-            let _ = rustix::net::connect_unspec(&stream);
+        let rests = |(read, written): &(u64, u64)| self.proxy.kernel.rests(&origin.client, *read, *written);
+        let Some((read, written)) = socket_totals(&socket).ok().filter(rests) else {
+            let _ = rustix::net::connect_unspec(&socket);
             return false;
-        }
-        revived(stream).map(|front| self.live(front)).is_ok()
+        };
+        let socket = of_another(socket).map(|stream| Socket::with_totals(stream, read, written));
+        socket.map(|socket| self.live(Front::new(socket, origin, BytesMut::new()))).is_ok()
     }
 
     /// See [`crate::Handle::relay`].

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, IoSlice};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
@@ -15,6 +16,13 @@ use tokio::net::TcpStream;
 const SMALL: usize = 1024;
 /// Pieces handed to the kernel at once.
 const PIECES: usize = 16;
+
+/// A connection that another process has made or accepted.
+pub(crate) fn of_another(socket: OwnedFd) -> io::Result<TcpStream> {
+    let stream = std::net::TcpStream::from(socket);
+    stream.set_nonblocking(true)?;
+    TcpStream::from_std(stream)
+}
 
 /// Bytes that wait to be written.
 #[derive(Debug, Default)]

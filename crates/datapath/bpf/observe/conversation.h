@@ -94,6 +94,17 @@ static __always_inline bool conversation_idle(const struct conversation *convers
 	return conversation->sent == conversation->taken && !conversation->overflow;
 }
 
+/* Neither direction has brought anything yet. */
+static __always_inline void conversation_rewind(struct conversation *conversation)
+{
+	__builtin_memset(&conversation->request, 0, sizeof(conversation->request));
+	__builtin_memset(&conversation->response, 0, sizeof(conversation->response));
+	conversation->sent = 0;
+	conversation->taken = 0;
+	conversation->overflow = 0;
+	conversation->requests = 0;
+}
+
 /* Place number `number` in the pipeline; NULL where there is no memory. */
 static __always_inline struct pending *pending_at(struct bpf_sock *sk, struct conversation *conversation, __u32 number,
 						  bool create)

@@ -276,12 +276,7 @@ static __always_inline bool plain_rejoin(struct tls_session *session, __u32 leng
 	if (!request || length < sizeof(word) || bpf_probe_read_user(&word, sizeof(word), (void *)session->data) ||
 	    !known_method(word, &method))
 		return false;
-	__builtin_memset(&conversation->request, 0, sizeof(conversation->request));
-	__builtin_memset(&conversation->response, 0, sizeof(conversation->response));
-	conversation->sent = 0;
-	conversation->taken = 0;
-	conversation->overflow = 0;
-	conversation->requests = 0;
+	conversation_rewind(conversation);
 	conversation->probation = 1;
 	conversation->state = STATE_FOLLOWED;
 	return true;

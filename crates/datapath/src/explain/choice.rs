@@ -4,8 +4,6 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
-
 use super::caller::Client;
 use super::tables::Tables;
 use super::{Candidate, is_ipv4};
@@ -160,7 +158,7 @@ fn affinity(
         let found = format!("on ({} s), and this client has not been here", word.affinity);
         return Ok((None, found));
     };
-    let age = Duration::from_nanos(monotonic_ns().saturating_sub(kept.seen_ns));
+    let age = Duration::from_nanos(super::monotonic_ns().saturating_sub(kept.seen_ns));
     let seconds = age.as_secs();
     if age >= Duration::from_secs(word.affinity.into()) {
         return Ok((
@@ -248,11 +246,6 @@ fn of_pairs(slots: &[Slot], loads: &HashMap<u32, endpoint_load>) -> HashMap<u32,
         }
     }
     odds
-}
-
-fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 #[cfg(test)]

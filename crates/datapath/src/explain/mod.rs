@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use alize_model::{Mode, Transport};
+use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use crate::abi::ServiceWord;
@@ -441,4 +442,10 @@ fn open(pins: &Pins, name: &str) -> Result<libbpf_rs::MapHandle, Error> {
         false => Error::NotLoaded { instance: pins.name().to_owned() },
         true => Error::path("cannot open map", path, io_error(e)),
     })
+}
+
+/// The clock of the programs.
+fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use alize_model::http::{Caller as Who, Method, value_place};
-use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use super::{Step, open};
@@ -349,7 +348,7 @@ impl Routes {
                 }
                 (_, None) => None,
             };
-            limits.push(bucket(of, &limit, full.unwrap_or(0), monotonic_ns()));
+            limits.push(bucket(of, &limit, full.unwrap_or(0), super::monotonic_ns()));
         }
         Ok(limits)
     }
@@ -455,11 +454,6 @@ fn texts(condition: &http_condition) -> (String, String) {
         bytes.iter().take(length as usize).map(|&byte| char::from(byte)).collect()
     };
     (text(&condition.name, condition.name_length), text(&condition.value, condition.value_length))
-}
-
-fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use crate::counters;
 use crate::keep::{KeptBack, Ticket};
 use crate::kernel::{Kernel, Netns};
 use crate::reason::Reason;
+use crate::socket::of_another;
 
 /// Connections made at once where none was idle.
 const FIRST: usize = 4;
@@ -319,11 +320,10 @@ impl Drop for Reserved<'_> {
 
 /// Goes on with a connection of a proxy that is gone; false if it is none any more.
 pub(super) fn adopt(routed: &Arc<Routed>, back: &KeptBack, socket: OwnedFd) -> bool {
-    let stream = std::net::TcpStream::from(socket);
-    if lock(&routed.router).state(back.slot).dead || stream.set_nonblocking(true).is_err() {
+    if lock(&routed.router).state(back.slot).dead {
         return false;
     }
-    let Ok(stream) = TcpStream::from_std(stream) else { return false };
+    let Ok(stream) = of_another(socket) else { return false };
     let armed = back.remote.map_or(Armed::Here, |cookie| Armed::Remote { cookie });
     hold(routed, (back.netns, back.endpoint), back.slot, armed, stream);
     true

@@ -28,12 +28,12 @@ pub enum Event {
         /// Number of the endpoint.
         endpoint: u32,
     },
-    /// Bytes on the connection of a slot that is [`Armed::Remote`] are the proxy's: a response to carry, or what it must not
+    /// Bytes on the connection of a slot that is [`super::Armed::Remote`] are the proxy's: a response to carry, or what it must not
     /// be used after.
     Remote {
         /// Its number.
         slot: u32,
-        /// Of its word, for [`Slot::is_under`].
+        /// Of its word, for [`super::Slot::is_under`].
         lease: u64,
     },
     /// A connection was made in a network namespace where the proxy does not listen.

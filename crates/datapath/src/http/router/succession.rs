@@ -60,20 +60,9 @@ impl Router {
     /// Takes out of use what a proxy that is gone has lent and nobody has kept: to whom, and whether the response has begun.
     /// Those clients are to be told.
     pub fn abandon(&mut self) -> Vec<(Lent, bool)> {
-        let (mut abandoned, mut left) = (Vec::new(), Vec::new());
-        for number in std::mem::take(&mut self.foreign) {
-            let Some(cell) = self.slots.get(number) else { continue };
-            let (slot, word) = named(number, cell);
-            if word & DEAD != 0 || word >> COOKIE_SHIFT == 0 {
-                left.push(number);
-                continue;
-            }
-            let has_begun = cell.response_bytes.load(Ordering::Relaxed) > 0;
-            let lent = self.retire(slot).filter(|lent| lent.busy || lent.open);
-            abandoned.extend(lent.map(|lent| (lent, has_begun)));
-        }
-        self.foreign.append(&mut left);
-        abandoned
+        let cells = self.foreign.iter().filter_map(|number| Some((*number, self.slots.get(*number)?)));
+        let slots: Vec<Slot> = cells.map(|(number, cell)| named(number, cell).0).collect();
+        slots.into_iter().filter_map(|slot| self.abandon_slot(slot)).collect()
     }
 
     /// As [`Self::abandon`], of one slot, whose proxy has ended while it finished.
@@ -93,12 +82,7 @@ impl Router {
     /// connection that is being made comes to be one of them.
     pub fn let_go(&mut self) -> Result<(), Error> {
         self.owns = false;
-        let armed: Vec<u32> = self.armed.iter().copied().collect();
-        for number in armed {
-            if let Some(cell) = self.slots.get(number) {
-                last(&cell.state);
-            }
-        }
+        self.armed.iter().filter_map(|number| self.slots.get(*number)).for_each(|cell| last(&cell.state));
         // The endpoint's end of such a connection would be taken for that of whoever has the number next.
         let dialling = std::mem::take(&mut self.dialling);
         self.dials.delete_all(dialling.into_iter().map(|(local, endpoint)| dial_key(local, endpoint)))
