@@ -154,7 +154,8 @@ fn chunk_size(buffer: &mut BytesMut) -> Result<Option<u64>, Fault> {
     if digits.is_empty() || digits.len() > 16 {
         return Err(Fault::Chunk);
     }
-    let extensions = extensions.trim_ascii_start();
+    let blank = extensions.iter().take_while(|byte| b"\t ".contains(byte)).count();
+    let extensions = &extensions[blank..];
     if !(extensions.is_empty() || extensions[0] == b';') || extensions.iter().any(|&byte| !field_byte(byte)) {
         return Err(Fault::Chunk);
     }
@@ -312,7 +313,7 @@ mod tests {
 
     #[test]
     fn doubtful_chunks_are_refused() {
-        let wires: [&[u8]; 16] = [
+        let wires: [&[u8]; 17] = [
             b"\r\n",
             b"g\r\n",
             b"4\nWiki\r\n",
@@ -323,6 +324,7 @@ mod tests {
             b"-1\r\n",
             b" 4\r\nWiki",
             b"4 x\r\nWiki",
+            b"4\x0c;x\r\nWiki",
             b"11111111111111111\r\n",
             b"ffffffffffffffff\r\n",
             b"4;a\rb\r\nWiki",
