@@ -130,7 +130,7 @@ fn a_strict_receiver_takes_what_is_pushed() {
         let pushed: Value = serde_json::from_slice(&fs::read(&last).ok()?).ok()?;
         let metrics = &pushed["resourceMetrics"][0]["scopeMetrics"][0]["metrics"];
         let point = metrics[1]["sum"]["dataPoints"].as_array()?.first()?.clone();
-        (point["asInt"] == "7").then(|| (point, metrics[0].clone()))
+        (point["asInt"] == "7").then(|| (point, metrics[0].clone(), pushed.clone()))
     });
     let attribute = |point: &Value, key: &str| {
         let all = point["attributes"].as_array().unwrap();
@@ -140,7 +140,7 @@ fn a_strict_receiver_takes_what_is_pushed() {
     assert_eq!(attribute(&pushed.0, "alize.service").as_deref(), Some("web"));
     assert_eq!(attribute(&pushed.0, "http.request.method").as_deref(), Some("GET"));
     assert_eq!(pushed.1["name"], "http.client.request.duration");
-    assert_eq!(pushed.1["exponentialHistogram"]["dataPoints"][0]["count"], "7");
+    assert_eq!(pushed.1["exponentialHistogram"]["dataPoints"][0]["count"], "7", "{:#}", pushed.2);
 }
 
 /// A server whose sockets are meshed, too.

@@ -213,8 +213,11 @@ static __always_inline void conversation_follow(struct __sk_buff *skb, struct co
 	/* Its application may have closed the socket meanwhile. */
 	if (conversation->state == STATE_FOLLOWED)
 		reason = direction_follow(skb, conversation, framing, segment, request);
-	if (!egress)
+	if (!egress) {
 		__sync_lock_test_and_set(&framing->busy, 0);
+		if (*(volatile __u8 *)&conversation->ending)
+			conversation_finish(skb, conversation);
+	}
 	/* Even if it is lost already: the server's socket would only find the same. */
 	if (first && egress)
 		client_shows(conversation);

@@ -20,7 +20,8 @@ int alize_observe_release(struct bpf_sock *sk)
 	}
 	if (conversation->state != STATE_FOLLOWED)
 		return 1;
-	/* A response that is being read at this moment is the last one that counts. */
+	/* Whoever reads a response at this moment ends what is behind it. */
+	*(volatile __u8 *)&conversation->ending = ENDING_BROKEN;
 	if (__sync_lock_test_and_set(&conversation->response.busy, 1))
 		return 1;
 	conversation_end(sk, conversation);

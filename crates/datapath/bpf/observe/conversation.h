@@ -20,6 +20,13 @@ enum role {
 	ROLE_SERVER,
 };
 
+/* How the connection will be over, once what came before has been read. */
+enum ending {
+	ENDING_NOT = 0,
+	ENDING_CLOSED, /* a FIN of who responds */
+	ENDING_BROKEN, /* an RST of either side */
+};
+
 enum {
 	PIPELINE = 32, /* requests outstanding at a time that are told apart; a power of two */
 };
@@ -50,7 +57,9 @@ struct conversation {
 	__u8 probation; /* a safe place may have been found: one exchange has to prove it */
 	__u8 linked; /* `destination` was asked for */
 	__u8 path_label; /* enum path_label */
-	__u8 zero[7];
+	__u8 ending; /* enum ending */
+	__u8 zero[2];
+	__u32 end; /* sequence number behind the last byte of the response's direction, once `ending` */
 	struct pending first; /* the only place most connections need */
 };
 

@@ -362,29 +362,46 @@ static __always_inline __u32 direction_follow(struct __sk_buff *skb, struct conv
 	return reason;
 }
 
-/* A global function, so that the verifier looks at it once. */
-__noinline int conversation_break(struct __sk_buff *skb, struct conversation *conversation)
+/* An end that all has come before, and that nobody else is reading. */
+static __always_inline bool end_come(const struct conversation *conversation)
+{
+	const volatile __u32 *next = &conversation->response.next;
+	return conversation->ending == ENDING_BROKEN || (__s32)(*next - conversation->end) >= 0;
+}
+
+/*
+ * Ends what has said that it ends. A FIN may be looked at before the last of the response is, or while it is: they may
+ * have been sent by two CPUs, each to itself. So the end waits for the bytes before it, and whoever reads them when it
+ * comes looks again when done. What never comes ends with the socket. A global function, so that the verifier looks at
+ * it once.
+ */
+__noinline int conversation_finish(struct __sk_buff *skb, struct conversation *conversation)
 {
 	if (!conversation)
 		return 0;
-	conversation_end(skb->sk, conversation);
-	return 0;
+	struct framing *framing = &conversation->response;
+	if (!end_come(conversation) || __sync_lock_test_and_set(&framing->busy, 1))
+		return 0;
+	if (conversation->state == STATE_FOLLOWED && end_come(conversation)) {
+		/* The end of a body that has no other; not if the connection broke. */
+		if (conversation->ending == ENDING_CLOSED && framing->phase == PHASE_UNTIL_CLOSE)
+			response_over(skb, conversation, bpf_ktime_get_ns());
+		conversation_end(skb->sk, conversation);
+	}
+	__sync_lock_test_and_set(&framing->busy, 0);
+	return 1;
 }
 
-/* FIN or RST. */
+/* FIN or RST. A client that has only stopped sending still waits for its responses. */
 static __always_inline void conversation_close(struct __sk_buff *skb, struct conversation *conversation,
-					       struct segment *segment, bool request)
+					       const struct segment *segment, bool request)
 {
-	struct framing *framing = &conversation->response;
-	if (segment->flags & SEGMENT_RST || !request) {
-		/* The end of a body that has no other; not if the connection broke. */
-		if (!(segment->flags & SEGMENT_RST) && framing->phase == PHASE_UNTIL_CLOSE &&
-		    (__s32)(segment->sequence + segment->length - framing->next) >= 0) {
-			response_over(skb, conversation, bpf_ktime_get_ns());
-		}
-		conversation_break(skb, conversation);
-	}
-	/* A client that has only stopped sending still waits for its responses. */
+	bool broken = segment->flags & SEGMENT_RST;
+	if (request && !broken)
+		return;
+	conversation->end = segment->sequence + segment->length;
+	*(volatile __u8 *)&conversation->ending = broken ? ENDING_BROKEN : ENDING_CLOSED;
+	conversation_finish(skb, conversation);
 }
 
 #endif
