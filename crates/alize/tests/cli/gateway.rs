@@ -2,7 +2,7 @@
 //! the real proxy. Each group is a service; its endpoints tell who they are and what they were asked. Needs root.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -262,13 +262,15 @@ fn echo(mut stream: TcpStream, name: &str) {
     }
 }
 
-fn ask(port: u16, request: &str, headers: &str) -> String {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the proxy listens");
+fn ask(door: SocketAddrV4, request: &str, headers: &str) -> String {
+    let mut stream = TcpStream::connect(door).expect("the proxy listens");
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
     let request = format!("{request} HTTP/1.1\r\nhost: mesh\r\nconnection: close\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).expect("it is read");
     let mut response = Vec::new();
-    stream.read_to_end(&mut response).expect("it answers");
+    if let Err(error) = stream.read_to_end(&mut response) {
+        panic!("{error} from {door} after {request:?}: {}", response.escape_ascii());
+    }
     String::from_utf8(response).expect("UTF-8")
 }
 
@@ -292,11 +294,12 @@ fn judge(response: &str, expected: &Expect) -> Result<(), String> {
     }
 }
 
-fn free_ports(count: usize) -> Vec<u16> {
-    // All are held until all are known, so that they differ.
-    let held: Vec<TcpListener> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
-    held.iter().map(|listener| listener.local_addr().expect("an address").port()).collect()
+/// Where a proxy of this test listens for each group: at an address of its own, so that nobody else's connection has
+/// taken a port when the proxy comes to bind it.
+fn doors() -> Vec<SocketAddrV4> {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let address = Ipv4Addr::new(127, 78, high, low);
+    (9000..).map(|port| SocketAddrV4::new(address, port)).take(GROUPS.len()).collect()
 }
 
 #[test]
@@ -317,16 +320,13 @@ fn the_proxy_keeps_to_the_gateway_api() {
     host.start_with(&file, &["--proxy", "off"]);
     let services = json(&host.alize(&["services", "-o", "json"]));
     assert_eq!(host.end("-TERM"), Some(0));
-    let doors = free_ports(GROUPS.len());
+    let doors = doors();
     let number = |name: &str| {
         let services = services.as_array().expect("a list");
         services.iter().find(|service| service["name"] == name).expect("it is there")["id"].clone()
     };
-    let listen: Vec<String> = GROUPS
-        .iter()
-        .zip(&doors)
-        .map(|(group, door)| format!("127.0.0.1:{door}={}", number(group.name)))
-        .collect();
+    let listen: Vec<String> =
+        GROUPS.iter().zip(&doors).map(|(group, door)| format!("{door}={}", number(group.name))).collect();
     host.environment.push(("ALIZE_PROXY_LISTEN", listen.join(",")));
     host.start_with(&file, &[]);
     let begun = Instant::now();
