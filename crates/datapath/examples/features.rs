@@ -11,6 +11,8 @@ mod routed;
 mod shown;
 #[path = "features/traced.rs"]
 mod traced;
+#[path = "features/within_tls.rs"]
+mod within_tls;
 #[path = "../tests/world/mod.rs"]
 mod world;
 
@@ -39,7 +41,7 @@ struct Feature {
     run: fn(&World, &mut DataPath) -> Tried,
 }
 
-const FEATURES: [Feature; 15] = [
+const FEATURES: [Feature; 16] = [
     Feature { name: "TCP over IPv4", needs: &["balancing at connect()"], run: tcp4 },
     Feature {
         name: "TCP over IPv6, and to v4-mapped addresses",
@@ -60,6 +62,11 @@ const FEATURES: [Feature; 15] = [
     Feature { name: "HTTP observed", needs: &["HTTP observed"], run: observed },
     Feature { name: "TCP connections traced", needs: &["TCP traced", "HTTP observed"], run: traced_tcp },
     Feature { name: "DNS queries traced", needs: &["DNS traced", "HTTP observed"], run: traced_dns },
+    Feature {
+        name: "HTTP within TLS observed",
+        needs: &["HTTP within TLS", "HTTP observed"],
+        run: observed_in_tls,
+    },
     Feature {
         name: "HTTP routed in the kernel",
         needs: &[
@@ -353,6 +360,11 @@ fn traced_tcp(world: &World, _: &mut DataPath) -> Tried {
 
 fn traced_dns(world: &World, _: &mut DataPath) -> Tried {
     traced::dns(world);
+    Tried::On
+}
+
+fn observed_in_tls(world: &World, _: &mut DataPath) -> Tried {
+    within_tls::seen(world);
     Tried::On
 }
 

@@ -33,7 +33,13 @@ fn this_kernel_does_what_the_path_relies_on() {
 fn it_is_tried_once_a_boot() {
     let world = World::new("conformance-kept");
     assert_eq!(kept(&world.options), None);
-    let first = ensure(&world.options);
-    assert_eq!(ensure(&world.options), first, "the time would be another");
-    assert_eq!(kept(&world.options), Some(first));
+    // A check that could not be run is no answer to keep, which happens where the machine is emulated.
+    let first = (0..5).find_map(|_| {
+        let report = ensure(&world.options);
+        kept(&world.options).map(|_| report)
+    });
+    let (first, again) = (first.expect("one of five was complete"), ensure(&world.options));
+    assert_eq!(kept(&world.options).as_ref(), Some(&again));
+    // JSON rounds it by less than the probe takes.
+    assert!((again.time - first.time).abs() < 1e-3, "{} is not {}", again.time, first.time);
 }

@@ -35,12 +35,11 @@ fn the_kernel_is_asked_what_it_takes() {
                 assert_eq!(refused.rule, "this kernel has no function bpf_sock_destroy()");
                 assert!(finding.mend.as_ref().is_some_and(|mend| mend.contains("6.5")), "{finding:#?}");
             }
-            // What the hook of packets may ask of the sender came with Linux 6.10 and 6.16.
-            State::Degraded
-                if ["HTTP observed", "TCP traced", "DNS traced"].contains(&finding.name.as_str()) =>
-            {
-                assert!(finding.detail.contains("mended by Linux 6.1"), "{finding:#?}");
+            State::Off if finding.name == "HTTP within TLS" => {
+                assert!(finding.detail.contains("needs Linux 6.10"), "{finding:#?}");
             }
+            // What the hook of packets may ask of the sender came with Linux 6.10, and names of processes with 6.16.
+            State::Degraded => assert!(finding.detail.contains("(mended by Linux 6.1"), "{finding:#?}"),
             _ => panic!("{finding:#?}"),
         }
     }

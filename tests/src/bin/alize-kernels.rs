@@ -10,7 +10,9 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::thread;
 
-use alize_tests::kernels::{self, Arm64, Compiler, Costs, Guest, HOST, KERNELS, Kernel, Results, Run};
+use alize_tests::kernels::{
+    self, Arm64, Compiler, Costs, Guest, HOST, KERNELS, Kernel, NOT_THERE, Results, Run,
+};
 use anyhow::{Context, Result};
 use clap::Parser;
 
@@ -153,7 +155,8 @@ impl Verdict {
             self.fail(format!("kernel {name}: {} tests were begun and did not end", run.lost));
         }
         if !run.tests.is_empty() {
-            eprintln!("    {} tests", run.tests.len());
+            eprintln!("    {} tests; {} are not run there:", run.tests.len(), NOT_THERE.len());
+            NOT_THERE.iter().for_each(|(test, why)| eprintln!("        {test}: {why}"));
         } else if KERNELS.iter().any(|kernel| kernel.name == name && kernel.tests) {
             eprintln!("    no tests: features only");
         }

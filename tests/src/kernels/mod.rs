@@ -13,7 +13,7 @@ mod page;
 pub use arm64::{Arm64, sources};
 pub use compiler::Compiler;
 pub use costs::{Costs, Walked, table};
-pub use guest::{Guest, Run};
+pub use guest::{Guest, NOT_THERE, Run};
 pub use image::fetch_all;
 pub use outcome::{Outcome, Results, Row};
 pub use page::page;
