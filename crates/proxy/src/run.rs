@@ -359,8 +359,16 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 }
 
 async fn sweep(proxy: Arc<Proxy>) {
+    let (mut before, mut trimmed) = (0, 0);
     loop {
         tokio::time::sleep(SWEEP).await;
         proxy.backs.sweep();
+        let generation = proxy.mesh().generation;
+        // Once a state has been in force for a moment, nothing runs any more of what putting it in force needed.
+        if generation == before && generation != trimmed {
+            alize_datapath::trim_memory();
+            trimmed = generation;
+        }
+        before = generation;
     }
 }

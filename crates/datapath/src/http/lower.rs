@@ -126,7 +126,18 @@ impl Lowered {
         }
         lowered.hashed = service.http.as_ref().and_then(|http| http.hashed_header()).map(Box::from);
         lowered.strict = !is_plain(service);
+        lowered.shrink();
         lowered
+    }
+
+    /// It is kept for as long as the service is there, and most have one rule.
+    fn shrink(&mut self) {
+        self.classes.shrink_to_fit();
+        self.conditions.shrink_to_fit();
+        self.choices.shrink_to_fit();
+        self.rules.shrink_to_fit();
+        self.groups.shrink_to_fit();
+        self.targets.shrink_to_fit();
     }
 
     /// How many rules, groups and targets it takes.

@@ -5,6 +5,7 @@
 
 use std::marker::PhantomData;
 use std::ptr::NonNull;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -112,17 +113,14 @@ impl<T: Atomic> Shared<T> {
     /// The kernel rounds the values of an array up to eight bytes.
     const STRIDE: usize = size_of::<T::Value>().next_multiple_of(8);
 
-    /// Maps the whole array.
-    pub(crate) fn whole(map: &Map<u32, T::Value>) -> Result<Self, Error>
-    where
-        T::Value: crate::abi::Plain,
-    {
+    /// Values in the fewest pages that hold a whole number of them.
+    fn each() -> u32 {
         let page = rustix::param::page_size();
-        let bytes = (map.max_entries() as usize * Self::STRIDE).next_multiple_of(page);
-        Self::map(map, 0, bytes, 0, map.max_entries())
+        let pages = (1..=Self::STRIDE).find(|pages| (pages * page).is_multiple_of(Self::STRIDE));
+        (pages.unwrap_or(1) * page / Self::STRIDE) as u32
     }
 
-    /// Maps the page or two that hold value `number`.
+    /// Maps the few pages that hold value `number`.
     pub(crate) fn around(map: &Map<u32, T::Value>, number: u32) -> Result<Self, Error>
     where
         T::Value: crate::abi::Plain,
@@ -132,15 +130,11 @@ impl<T: Atomic> Shared<T> {
             let source = std::io::Error::other(format!("{number} is beyond the map"));
             return Err(Error::kernel("cannot map values of", map.name(), source));
         }
-        let at = number as usize * Self::STRIDE;
-        // Strides that do not divide a page are mapped whole.
-        if !page.is_multiple_of(Self::STRIDE) {
-            return Self::whole(map);
-        }
-        let offset = at / page * page;
-        let per_page = (page / Self::STRIDE) as u32;
-        let first = number / per_page * per_page;
-        Self::map(map, offset, page, first, per_page.min(map.max_entries() - first))
+        let each = Self::each();
+        let (first, bytes) = (number / each * each, each as usize * Self::STRIDE);
+        let offset = first as usize * Self::STRIDE;
+        let whole = (map.max_entries() as usize * Self::STRIDE).next_multiple_of(page);
+        Self::map(map, offset, bytes.min(whole - offset), first, each.min(map.max_entries() - first))
     }
 
     fn map(
@@ -178,9 +172,44 @@ impl<T: Atomic> Shared<T> {
         // eight bytes from the start of a page.
         Some(unsafe { self.start.add(at * self.stride).cast::<T>().as_ref() })
     }
+}
+
+/// All values of an array map. Those are mapped that were asked for, and their neighbours.
+pub(crate) struct Parts<T: Atomic> {
+    map: Map<u32, T::Value>,
+    parts: Box<[OnceLock<Shared<T>>]>,
+}
+
+impl<T: Atomic> Parts<T>
+where
+    T::Value: crate::abi::Plain,
+{
+    /// Maps nothing yet.
+    pub(crate) fn new(map: Map<u32, T::Value>) -> Self {
+        let parts = map.max_entries().div_ceil(Shared::<T>::each());
+        Self { map, parts: (0..parts).map(|_| OnceLock::new()).collect() }
+    }
+
+    /// Value `number`; `None`: it is beyond the map, or the system has no memory for it.
+    pub(crate) fn get(&self, number: u32) -> Option<&T> {
+        let part = self.parts.get((number / Shared::<T>::each()) as usize)?;
+        if part.get().is_none() {
+            match Shared::around(&self.map, number) {
+                // Another thread's may have been first.
+                Ok(mapped) => drop(part.set(mapped)),
+                Err(error) => tracing::warn!("{error}"),
+            }
+        }
+        part.get()?.get(number)
+    }
+
+    /// Those that nobody asks for again take no memory from now on.
+    pub(crate) fn unmap(&mut self) {
+        self.parts.iter_mut().for_each(|part| drop(part.take()));
+    }
 
     pub(crate) fn count(&self) -> u32 {
-        self.count
+        self.map.max_entries()
     }
 }
 

@@ -74,7 +74,7 @@ impl RouteMaps {
 struct Live {
     runs: Taken,
     /// What it was made from; `None`: it was found in the kernel.
-    from: Option<Source>,
+    from: Option<Box<Source>>,
 }
 
 #[derive(Debug)]
@@ -222,15 +222,14 @@ impl Tables {
         definition: &Arc<Service>,
         lowered: Lowered,
     ) -> Result<bool, Error> {
-        let source = |lowered| Source {
-            service: Arc::clone(definition),
-            endpoints: service.endpoints.clone(),
-            lowered,
+        let source = |lowered| {
+            let (service, endpoints) = (Arc::clone(definition), service.endpoints.clone());
+            Some(Box::new(Source { service, endpoints, lowered }))
         };
         if let Some(live) = self.live.get_mut(&service.number)
             && live.from.as_ref().is_some_and(|from| from.lowered == lowered)
         {
-            live.from = Some(source(lowered));
+            live.from = source(lowered);
             return Ok(false);
         }
         let mut taken = self.take(lowered.sizes())?;
@@ -239,7 +238,7 @@ impl Tables {
             self.garbage.push(taken);
             return Err(error);
         }
-        let live = Live { runs: taken, from: Some(source(lowered)) };
+        let live = Live { runs: taken, from: source(lowered) };
         if let Some(old) = self.live.insert(service.number, live) {
             self.garbage.push(old.runs);
         }

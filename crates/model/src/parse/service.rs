@@ -382,7 +382,7 @@ impl Draft {
             name,
             protocol,
             mode: self.mode?,
-            frontends: self.frontends.into_iter().map(|frontend| frontend.value).collect(),
+            frontends: values(self.frontends),
             balance,
             affinity: self.affinity.map(|affinity| affinity.value),
             health: self.health.map(|health| health.value),
@@ -391,9 +391,16 @@ impl Draft {
             tls: self.tls.map_or(Tls::default(), |tls| tls.value),
             split,
             http,
-            endpoints: self.endpoints.into_iter().map(|endpoint| endpoint.value).collect(),
+            endpoints: values(self.endpoints),
         })
     }
+}
+
+/// Without their places, and in no more memory than they need: they live as long as the service.
+fn values<T>(placed: Vec<At<T>>) -> Vec<T> {
+    let mut values: Vec<T> = placed.into_iter().map(|placed| placed.value).collect();
+    values.shrink_to_fit();
+    values
 }
 
 pub(super) fn read_name(text: &str) -> Result<ServiceName, Refusal> {

@@ -90,27 +90,52 @@ struct Known {
     pool: Pool,
 }
 
-/// Those of the state in force that take requests.
+/// Those of the state in force that take requests. Sorted and not hashed: there are thousands, which stay for long.
 #[derive(Default)]
 struct Endpoints {
     /// By number of the kernel's.
-    known: HashMap<u32, Known>,
-    by_service: HashMap<u32, Vec<u32>>,
+    places: Box<[Place]>,
+    /// By service.
+    pools: Box<[(u32, Pool)]>,
+    /// Service and number.
+    by_service: Box<[(u32, u32)]>,
+}
+
+struct Place {
+    number: u32,
+    service: u32,
+    address: SocketAddr,
 }
 
 impl Endpoints {
     fn new(endpoints: &[InForce]) -> Self {
-        let mut all = Self::default();
-        for one in endpoints {
-            all.known.insert(one.number, Known { address: one.address, pool: one.pool });
-            all.by_service.entry(one.service).or_default().push(one.number);
-        }
-        all
+        let place = |one: &InForce| Place { number: one.number, service: one.service, address: one.address };
+        let mut places: Vec<_> = endpoints.iter().map(place).collect();
+        places.sort_unstable_by_key(|place| place.number);
+        let mut pools: Vec<_> = endpoints.iter().map(|one| (one.service, one.pool)).collect();
+        pools.sort_unstable_by_key(|(service, _)| *service);
+        pools.dedup_by_key(|(service, _)| *service);
+        let mut by_service: Vec<_> = endpoints.iter().map(|one| (one.service, one.number)).collect();
+        by_service.sort_unstable();
+        Self { places: places.into(), pools: pools.into(), by_service: by_service.into() }
+    }
+
+    fn pool(&self, service: u32) -> Option<Pool> {
+        let at = self.pools.binary_search_by_key(&service, |(service, _)| *service).ok()?;
+        Some(self.pools[at].1)
+    }
+
+    fn get(&self, number: u32) -> Option<Known> {
+        let at = self.places.binary_search_by_key(&number, |place| place.number).ok()?;
+        let place = &self.places[at];
+        Some(Known { address: place.address, pool: self.pool(place.service)? })
     }
 
     fn of(&self, service: u32) -> Vec<(u32, Pool)> {
-        let numbers = self.by_service.get(&service).map_or(&[][..], Vec::as_slice);
-        numbers.iter().filter_map(|number| Some((*number, self.known.get(number)?.pool))).collect()
+        let Some(pool) = self.pool(service) else { return Vec::new() };
+        let first = self.by_service.partition_point(|(other, _)| *other < service);
+        let own = self.by_service[first..].iter().take_while(|(other, _)| *other == service);
+        own.map(|(_, number)| (*number, pool)).collect()
     }
 }
 
@@ -283,7 +308,7 @@ impl Routed {
         let namespaces: HashSet<u64> = self.namespaces.cookies().into_iter().collect();
         let mut router = lock(&self.router);
         let endpoints = lock(&self.endpoints);
-        let used = |netns, endpoint| namespaces.contains(&netns) && endpoints.known.contains_key(&endpoint);
+        let used = |netns, endpoint| namespaces.contains(&netns) && endpoints.get(endpoint).is_some();
         if let Err(error) = router.reclaim(used) {
             tracing::warn!("pools of endpoints that are gone stay: {error}");
         }
@@ -340,7 +365,7 @@ impl Routed {
     }
 
     fn known(&self, endpoint: u32) -> Option<Known> {
-        lock(&self.endpoints).known.get(&endpoint).copied()
+        lock(&self.endpoints).get(endpoint)
     }
 
     /// The slot on which a response to the client is outstanding.
@@ -515,5 +540,27 @@ impl Kernel for Routed {
             (Some(routed), Ok(_)) => routed.look(),
             _ => self.sooner.notify_one(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_found_by_number_and_by_service() {
+        let pools = [1, 2].map(|min_idle| Pool { min_idle, ..Pool::default() });
+        let place = |service: u32, number: u32| InForce {
+            service,
+            number,
+            address: ([127, 0, 0, 1], number as u16).into(),
+            pool: pools[service as usize - 3],
+        };
+        let endpoints = Endpoints::new(&[place(4, 7), place(3, 9), place(4, 2), place(3, 1)]);
+        let numbers = |service| endpoints.of(service).iter().map(|(number, _)| *number).collect::<Vec<_>>();
+        assert_eq!((numbers(3), numbers(4), numbers(5)), (vec![1, 9], vec![2, 7], vec![]));
+        let known = endpoints.get(7).expect("it is there");
+        assert_eq!((known.address.port(), known.pool), (7, pools[1]));
+        assert!(endpoints.get(3).is_none() && Endpoints::default().of(3).is_empty());
     }
 }

@@ -32,7 +32,7 @@ use super::abi::{
     http_pool_key, http_rest,
 };
 use super::programs::has_program;
-use super::shared::{PoolCell, Shared, SlotCell};
+use super::shared::{Parts, PoolCell, Shared, SlotCell};
 use crate::Error;
 use crate::abi::address_words;
 use crate::error::io_error;
@@ -160,8 +160,8 @@ const GENERATIONS: u64 = (1 << GENERATION_BITS) - 1;
 
 /// The data path as the proxy sees it.
 pub struct Router {
-    slots: Shared<SlotCell>,
-    heads: Shared<PoolCell>,
+    slots: Parts<SlotCell>,
+    heads: Parts<PoolCell>,
     pools: Map<http_pool_key, u32>,
     listeners: Map<u64, http_listener>,
     fronts: Map<http_front_key, http_front>,
@@ -217,8 +217,8 @@ impl Router {
             let path = pins.map(name);
             MapHandle::from_pinned_path(&path).map_err(|e| Error::path("cannot open map", &path, io_error(e)))
         };
-        let slots = Shared::whole(&Map::new(handle("http_slots")?)?)?;
-        let heads = Shared::whole(&Map::new(handle("http_pool_heads")?)?)?;
+        let slots = Parts::new(Map::new(handle("http_slots")?)?);
+        let heads = Parts::new(Map::new(handle("http_pool_heads")?)?);
         let received: Arc<Mutex<Vec<Event>>> = Arc::default();
         let events = handle("http_events")?;
         Ok(Self {

@@ -48,13 +48,13 @@ impl Router {
             self.map_load(endpoint)?;
         }
         self.owns = true;
-        match predecessor {
-            Predecessor::Gone => {
-                self.exhume();
-                self.forget_backs()
-            }
-            Predecessor::Finishing => Ok(()),
+        if predecessor == Predecessor::Gone {
+            self.exhume();
+            self.forget_backs()?;
         }
+        // It has looked at all of them, and will use a few.
+        self.slots.unmap();
+        Ok(())
     }
 
     /// Takes out of use what a proxy that is gone has lent and nobody has kept: to whom, and whether the response has begun.
