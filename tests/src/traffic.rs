@@ -164,22 +164,23 @@ impl Traffic {
         ensure!((opened.answered(), opened.failed()) == (size.held.into(), 0), "held: {:?}", opened.errors);
         let held = Party { kept: Some(opened.answers), moves: false, ..Party::new("held", held) };
 
-        let stream = world.meshed("stream")?.stream(web, &["--callers=2"])?;
-        let megabytes = world.meshed("megabytes")?.download(web, &["--callers=1"])?;
-
         let idle = format!("--idle={}", size.http);
         let mut idle = world.meshed("idle")?.request(shop, &[idle.as_str()])?;
         let opened = idle.read()?;
         ensure!((opened.answered(), opened.failed()) == (size.http.into(), 0), "http: {:?}", opened.errors);
         let idle = Party { seen: opened, moves: false, ..Party::new("http, idle", idle) };
-        let http = world.meshed("http")?.request(shop, &["--kept=2", "--fresh=1"])?;
-        let downloads = world.meshed("downloads")?.request(shop, &["--downloads=1"])?;
 
         let quiet = format!("--idle={}", size.websockets);
         let (quiet, opened) = world.meshed("quiet")?.websocket(chat, &[&quiet])?;
         let all = u64::from(size.websockets);
         ensure!((opened.answered(), opened.failed()) == (all, 0), "websocket: {:?}", opened.errors);
         let quiet = Party { seen: opened, moves: false, ..Party::new("websocket, idle", quiet) };
+
+        // Those that never rest come last: beside them opening thousands takes minutes.
+        let stream = world.meshed("stream")?.stream(web, &["--callers=2"])?;
+        let megabytes = world.meshed("megabytes")?.download(web, &["--callers=1"])?;
+        let http = world.meshed("http")?.request(shop, &["--kept=2", "--fresh=1"])?;
+        let downloads = world.meshed("downloads")?.request(shop, &["--downloads=1"])?;
         let (chats, opened) = world.meshed("chats")?.websocket(chat, &["--busy=2"])?;
         ensure!((opened.answered(), opened.failed()) == (2, 0), "websocket: {:?}", opened.errors);
 
