@@ -31,7 +31,7 @@ lint: ## Formatting, clippy, dependencies, C style
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
 	$(CARGO) deny --log-level error check bans licenses sources
-	clang-format --dry-run -Werror $$(git ls-files '*.bpf.c' 'crates/datapath/bpf/*.h' 'crates/datapath/tests/host/*.[ch]')
+	clang-format --dry-run -Werror $$(git ls-files '*.bpf.c' 'crates/datapath/bpf/*.h' 'crates/datapath/host/*.[ch]' 'crates/datapath/tests/host/*.[ch]')
 
 .PHONY: proof
 proof: ## Compare what the kernel counts with the servers' logs, for 1,000,000 requests

@@ -20,8 +20,8 @@
 #define bpf_htons(x) __builtin_bswap16(x)
 
 void *host_map_lookup(const void *map, const void *key, size_t key_size, size_t value_size, int type, size_t entries);
-long host_map_update(const void *map, const void *key, const void *value, size_t key_size, size_t value_size,
-		     int type, size_t entries, __u64 flags);
+long host_map_update(const void *map, const void *key, const void *value, size_t key_size, size_t value_size, int type,
+		     size_t entries, __u64 flags);
 void *host_storage(const void *map, const struct bpf_sock *sk, size_t value_size, __u64 flags);
 void host_ring(const void *map, const void *bytes, size_t size);
 long host_load_bytes(const struct __sk_buff *skb, __u32 offset, void *to, __u32 size);
@@ -30,7 +30,7 @@ long host_load_bytes(const struct __sk_buff *skb, __u32 offset, void *to, __u32 
 #define HOST_ENTRIES(map) (sizeof(*(map)->max_entries) / sizeof(int))
 #define bpf_map_lookup_elem(map, key_) \
 	host_map_lookup(map, key_, sizeof(*(map)->key), sizeof(*(map)->value), HOST_TYPE(map), HOST_ENTRIES(map))
-#define bpf_map_update_elem(map, key_, value_, flags)                                                             \
+#define bpf_map_update_elem(map, key_, value_, flags)                                                  \
 	host_map_update(map, key_, value_, sizeof(*(map)->key), sizeof(*(map)->value), HOST_TYPE(map), \
 			HOST_ENTRIES(map), flags)
 #define bpf_sk_storage_get(map, sk, initial, flags) host_storage(map, sk, sizeof(*(map)->value), flags)
