@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use alize_datapath::http::socket_totals;
 use bytes::BytesMut;
-use rustix::net::{SocketFlags, acceptfrom_with};
+use rustix::net::{RecvFlags, SocketFlags, acceptfrom_with};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -24,12 +24,30 @@ use crate::socket::{Socket, of_another};
 
 /// The wait after an accept that failed for want of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Connections of a listener that are welcomed before others have their turn.
+const AT_ONCE: usize = 64;
 /// A client that vanished without a word is noticed after this, and three questions more.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// How long a connection may wait to be accepted: longer than a busy machine takes to come to it.
 const ARRIVAL: Duration = Duration::from_secs(5);
 const STEP: Duration = Duration::from_millis(1);
+
+/// The next connection that waits, and whence it comes.
+fn accept_now(listener: &TcpListener) -> io::Result<(OwnedFd, SocketAddr)> {
+    let (socket, peer) = acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+    Ok((socket, peer.ok_or_else(|| io::Error::other("whence it comes is unknown"))?))
+}
+
+/// Its client has left nothing behind in it.
+fn is_spent(socket: &OwnedFd) -> bool {
+    let mut byte = [0];
+    match rustix::net::recv(socket, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        Ok((_, length)) => length == 0,
+        Err(error) => error != rustix::io::Errno::AGAIN,
+    }
+}
 
 /// Listeners, and the fronts that they made.
 pub(crate) struct Doors {
@@ -104,12 +122,8 @@ impl Doors {
     pub(crate) fn accept_waiting(self: &Arc<Self>) {
         for (netns, listener) in self.listeners() {
             let Ok(local) = listener.local_addr() else { continue };
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            while let Ok((socket, Some(peer))) = acceptfrom_with(&listener, flags) {
-                let stream = TcpStream::from_std(socket.into());
-                if let (Ok(stream), Ok(peer)) = (stream, SocketAddr::try_from(peer)) {
-                    self.welcome(netns, local, peer, stream);
-                }
+            while let Ok((socket, peer)) = accept_now(&listener) {
+                self.welcome(netns, local, peer, socket);
             }
         }
     }
@@ -117,7 +131,16 @@ impl Doors {
     async fn accept(self: &Arc<Self>, netns: Netns, local: SocketAddr, listener: &TcpListener) {
         loop {
             match listener.accept().await {
-                Ok((stream, peer)) => self.welcome(netns, local, peer, stream),
+                Ok((stream, peer)) => {
+                    if let Ok(stream) = stream.into_std() {
+                        self.welcome(netns, local, peer, stream.into());
+                    }
+                    for _ in 0..AT_ONCE {
+                        let Ok((socket, peer)) = accept_now(listener) else { break };
+                        self.welcome(netns, local, peer, socket);
+                    }
+                    tokio::task::yield_now().await;
+                }
                 Err(error) => {
                     self.proxy.anomaly("accept-failed");
                     tracing::warn!(%error, %local, "cannot accept a connection; check the limit of open files");
@@ -127,12 +150,21 @@ impl Doors {
         }
     }
 
-    fn welcome(self: &Arc<Self>, netns: Netns, local: SocketAddr, peer: SocketAddr, stream: TcpStream) {
+    fn welcome(self: &Arc<Self>, netns: Netns, local: SocketAddr, peer: SocketAddr, socket: OwnedFd) {
         let Some(client) = self.proxy.kernel.identify(&Accepted { netns, local, peer }) else {
             self.proxy.anomaly("unknown-client");
             return;
         };
         self.proxy.accepted.fetch_add(1, Ordering::Relaxed);
+        // The kernel answers clients that wait here. Where they come faster than they can be welcomed most have left again,
+        // and the less those cost the sooner that ends: a listener that is full has others try again after a second.
+        if !self.proxy.kernel.is_there(client.cookie) && is_spent(&socket) {
+            return self.proxy.kernel.gone(&client);
+        }
+        let Ok(stream) = TcpStream::from_std(socket.into()) else {
+            self.proxy.anomaly("accept-failed");
+            return self.proxy.kernel.gone(&client);
+        };
         let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
         let _ = rustix::net::sockopt::set_tcp_keepidle(&stream, KEEP_ALIVE);
         let cookie = rustix::net::sockopt::socket_cookie(&stream).unwrap_or_default();

@@ -67,9 +67,7 @@ struct Place {
 impl Slots {
     /// The slot that is lent to a client.
     pub(super) fn find(&self, router: &Router, cookie: u64) -> Option<Slot> {
-        let lent =
-            |slot: &Slot| router.state(*slot).lent.is_some_and(|lent| lent.cookie == cookie && lent.busy);
-        lock(&self.open).values().map(|held| held.slot).find(lent)
+        lock(&self.open).values().map(|held| held.slot).find(|slot| router.is_busy_for(*slot, cookie))
     }
 
     /// The slot with this number, if it is of this proxy.

@@ -152,6 +152,13 @@ impl Router {
         }
     }
 
+    /// Whether a request of the client with this cookie is under way on the slot. Every slot is asked whenever a client
+    /// leaves, so it is one word that is read.
+    pub fn is_busy_for(&self, slot: Slot, cookie: u64) -> bool {
+        let word = self.cell(slot).map_or(0, |(_, word)| word);
+        word & (BUSY | DEAD) == BUSY && word >> COOKIE_SHIFT == cookie
+    }
+
     /// Takes the slot out of use for good; to whom it was lent. Afterwards the connection may be closed. Its number comes
     /// back by itself.
     pub fn retire(&mut self, slot: Slot) -> Option<Lent> {
