@@ -104,7 +104,8 @@ fn nothing_grows_over_upgrades() {
         before.0,
         slowest * 1e3
     );
-    assert_eq!(files(), before.1, "file descriptors");
+    // The servers of the load, which are in this process too, close theirs a moment after it has ended.
+    world::eventually("as many file descriptors are open as before", || files() == before.1);
     // Threads of the servers for each connection have stacks of their own.
     assert!(grown < 16 * 1024, "{grown} KiB");
 }
