@@ -24,7 +24,7 @@ const SERVED: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::new(198, 51, 
 const EMPTY: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::new(198, 51, 100, 2), 80);
 /// Of the cgroup and of the folder of pins, with the process's number behind it.
 const NAME: &str = "alize-self-test-";
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Removes what the test has made, whatever came of it.
 struct Place {

@@ -162,7 +162,7 @@ pub(super) fn expect_pattern(stream: &mut TcpStream, from: usize, length: usize)
     let mut bytes = vec![0; length];
     let mut read = 0;
     while read < length {
-        match stream.read(&mut bytes[read..]) {
+        match hear(stream, &mut bytes[read..]) {
             Ok(0) => return Err(failed(format!("the end came after {read} of {length} bytes"))),
             Ok(number) => read += number,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -176,11 +176,24 @@ pub(super) fn expect_pattern(stream: &mut TcpStream, from: usize, length: usize)
 }
 
 pub(super) fn expect_end(stream: &mut TcpStream) -> io::Result<()> {
-    match stream.read(&mut [0; 64]) {
+    match hear(stream, &mut [0; 64]) {
         Ok(0) => Ok(()),
         Ok(number) => Err(failed(format!("{number} bytes came in place of the end"))),
         Err(error) if error.kind() == ErrorKind::WouldBlock => Err(failed("the end never came")),
         Err(error) => Err(failed(format!("in place of the end: {error}"))),
+    }
+}
+
+/// Reads as those do that wait by epoll, and ask again when there was nothing: a recv() that blocks may wake with nothing
+/// (net/ipv4/tcp_bpf.c, and the check `blocking-receive`), which is more likely the busier the machine is.
+fn hear(stream: &mut TcpStream, bytes: &mut [u8]) -> io::Result<usize> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        readable(stream)?;
+        match stream.read(bytes) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < end => {}
+            heard => return heard,
+        }
     }
 }
 
