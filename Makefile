@@ -69,8 +69,9 @@ bench: ## Measure beside no mesh, proxies, iptables and nftables; write docs/ben
 .PHONY: endurance
 endurance: ## Measure that no connection is lost: ALIZE_LIVE=10000 connections, ALIZE_ROUNDS=5, ALIZE_CYCLES=100
 	@script/setup build test
-	@$(CARGO) build --quiet --workspace --bins
-	@$(ROOT) env ALIZE_LIVE=$${ALIZE_LIVE:-10000} ALIZE_ROUNDS=$${ALIZE_ROUNDS:-5} ALIZE_CYCLES=$${ALIZE_CYCLES:-100} \
+	@$(CARGO) build --quiet --release --target-dir target/endurance -p alize -F alize-datapath/faults
+	@$(CARGO) build --quiet --release --target-dir target/endurance -p alize-tests --bins
+	@$(ROOT) env ALIZE_LIVE=$${ALIZE_LIVE:-10000} ALIZE_ROUNDS=$${ALIZE_ROUNDS:-5} ALIZE_CYCLES=$${ALIZE_CYCLES:-100} ALIZE_BIN=$(CURDIR)/target/endurance/release \
 		bash -c 'ulimit -n 65536; exec "$$0" "$$@"' $(CARGO) nextest run --workspace --success-output final --retries 0 --config-file .config/endurance.toml \
 		-E 'binary(lifecycle) & package(alize-tests) | test(nothing_grows_over_upgrades)'
 
