@@ -45,6 +45,8 @@ static struct bpf_object *load(const char *path)
 		static const __u32 no_choices[2];
 		if (strstr(bpf_map__name(map), ".rodata.choices"))
 			bpf_map__set_initial_value(map, no_choices, sizeof(no_choices));
+		else if (strstr(bpf_map__name(map), ".rodata.asks"))
+			bpf_map__set_initial_value(map, no_choices, sizeof(no_choices[0]));
 		else if (bpf_map__max_entries(map) == 1 && bpf_map__type(map) != BPF_MAP_TYPE_PROG_ARRAY &&
 			 !strchr(bpf_map__name(map), '.'))
 			bpf_map__set_max_entries(map, ENTRIES);
