@@ -178,6 +178,8 @@ impl<T: Atomic> Shared<T> {
 pub(crate) struct Parts<T: Atomic> {
     map: Map<u32, T::Value>,
     parts: Box<[OnceLock<Shared<T>>]>,
+    /// Values in one of them.
+    each: u32,
 }
 
 impl<T: Atomic> Parts<T>
@@ -186,13 +188,14 @@ where
 {
     /// Maps nothing yet.
     pub(crate) fn new(map: Map<u32, T::Value>) -> Self {
-        let parts = map.max_entries().div_ceil(Shared::<T>::each());
-        Self { map, parts: (0..parts).map(|_| OnceLock::new()).collect() }
+        let each = Shared::<T>::each();
+        let parts = (0..map.max_entries().div_ceil(each)).map(|_| OnceLock::new()).collect();
+        Self { map, parts, each }
     }
 
     /// Value `number`; `None`: it is beyond the map, or the system has no memory for it.
     pub(crate) fn get(&self, number: u32) -> Option<&T> {
-        let part = self.parts.get((number / Shared::<T>::each()) as usize)?;
+        let part = self.parts.get((number / self.each) as usize)?;
         if part.get().is_none() {
             match Shared::around(&self.map, number) {
                 // Another thread's may have been first.
