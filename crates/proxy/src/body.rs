@@ -66,11 +66,20 @@ impl Body {
         }
     }
 
+    /// Whether all of it is here: then nobody reads the request any more to which it belongs.
+    pub(crate) fn is_whole(&self) -> bool {
+        match self {
+            Self::Empty | Self::Full(_) => true,
+            Self::Tracked(tracked) => tracked.inner().is_whole(),
+            _ => false,
+        }
+    }
+
     /// Lets the request of an exchange go on while nobody has room for its response.
     pub(crate) fn poll_background(&mut self, cx: &mut Context<'_>) {
         match self {
             Self::Exchange(exchange) => exchange.poll_background(cx),
-            Self::Tracked(tracked) => tracked.inner().poll_background(cx),
+            Self::Tracked(tracked) => tracked.inner_mut().poll_background(cx),
             _ => {}
         }
     }

@@ -91,6 +91,9 @@ fn limited(test: &str, place: Place, limit: &str, mixed: bool) {
     let bounds = bounds(20, 100, took);
     assert!(bounds.contains(&statuses[&200]), "{} of {bounds:?}: {kernel} + {proxy}", statuses[&200]);
     assert!(kernel > 30, "the kernel takes a part: {kernel} + {proxy}");
+    // An answer before the request was read whole keeps no client from the kernel.
+    let unread = mesh.counts().reason("unread");
+    assert!(unread * 20 <= statuses[&429], "{unread} of {statuses:?}");
     assert!(!mixed || proxy > 30, "and so does the proxy: {kernel} + {proxy}");
 }
 

@@ -119,6 +119,10 @@ pub(super) async fn send(proxy: &Proxy, front: &Arc<Front>, asked: &Asked, respo
     let mut stay = asked.keep_alive && *proxy.phase.borrow() != Phase::Draining;
     // A client that waits to be told to go on may send the body or not: the next bytes could be read in two ways.
     stay &= !(asked.expects && lock(&front.incoming).untouched());
+    if body.is_whole() {
+        // What an early answer leaves unread has mostly come already, and then the kernel may have the next request.
+        lock(&front.incoming).discard();
+    }
     let bodiless = asked.method == Method::HEAD
         || parts.status == StatusCode::NO_CONTENT
         || parts.status == StatusCode::NOT_MODIFIED;
@@ -297,6 +301,11 @@ impl super::Incoming {
     /// Whether the present request was read whole, and nothing after it.
     fn is_spent(&self) -> bool {
         self.decoder.is_done() && self.buffer.is_empty()
+    }
+
+    /// Throws away what has come of the present request.
+    fn discard(&mut self) {
+        while let Ok(Decoded::Data(_)) = self.decoder.decode(&mut self.buffer) {}
     }
 
     /// Whether a body is announced and none of it was read.

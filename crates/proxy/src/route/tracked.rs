@@ -74,7 +74,11 @@ impl Tracked {
         }))
     }
 
-    pub(crate) fn inner(&mut self) -> &mut Body {
+    pub(crate) fn inner(&self) -> &Body {
+        &self.inner
+    }
+
+    pub(crate) fn inner_mut(&mut self) -> &mut Body {
         &mut self.inner
     }
 
