@@ -39,6 +39,11 @@ impl Exchange {
     }
 }
 
+/// Seconds between the first request and the time that is measured, whatever the way, and more for each of the first 1,000
+/// connections: where there is a proxy it has to make as many as the client.
+const WARM_UP: f64 = 0.08;
+const WARM_UP_EACH: f64 = 0.0005;
+
 /// How hard.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -99,7 +104,7 @@ impl Workload {
             connections: self.connections,
             pace: rate.map_or(Pace::Saturate, Pace::Rate),
             short: self.exchange == Exchange::Short,
-            warm_up: seconds.min(0.08),
+            warm_up: seconds.min(WARM_UP) + WARM_UP_EACH * self.connections.min(1_000) as f64,
             seconds,
         }
     }

@@ -5,6 +5,7 @@
  */
 #include "http/asked.h"
 #include "http/client.h"
+#include "http/queue.h"
 #include "http/route.h"
 #include "http/send.h"
 
@@ -178,6 +179,14 @@ int alize_http_client(struct sk_msg_md *msg)
 	const struct tcp_sock *tcp = (struct tcp_sock *)bpf_skc_to_tcp_sock(sk);
 	if (!tcp || !client_rests(client, tcp))
 		return pass(client, HTTP_REASON_UNREAD, SLOT_NONE);
+	/*
+	 * Who asks on and does not read would else hold a response more with each request. What the proxy answers is read after
+	 * what is in the queue; but from another host the last response may still be on its way there, and the proxy waits.
+	 */
+	if (!queue_is_read(tcp)) {
+		bool queued = slot && READ_ONCE(slot->far);
+		return pass(client, queued ? HTTP_REASON_UNREAD : HTTP_REASON_PIPELINED, queued ? SLOT_NONE : number);
+	}
 
 	struct http_window *window = window_take();
 	if (!window)

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * sk_msg on the sockets of endpoints that the proxy's connections end at: a response is about to be sent. It goes straight
- * into the client's socket, as long as its end can be told and it is not large; else by TCP to the proxy, which carries it.
+ * into the client's socket, as long as its end can be told and there is room for it; else by TCP to the proxy, which carries
+ * it.
  */
 #include "http/far.h"
 #include "http/note.h"
+#include "http/queue.h"
 #include "http/response.h"
 
 /* Who watches is told when the proxy begins to carry: what follows is not seen here. */
@@ -15,15 +17,25 @@ static __always_inline int carry(struct sk_msg_md *msg, struct http_slot *slot, 
 	return SK_PASS;
 }
 
+/* A large response, of which the rest is in order. It is in a queue until the client reads it, however slowly. */
+static __always_inline bool has_room(const struct bpf_sock *sk, const struct http_slot *slot)
+{
+	const struct tcp_sock *tcp = (struct tcp_sock *)bpf_skc_to_tcp_sock((void *)sk);
+	return tcp && slot->left <= HTTP_LARGE_SIZE && queue_has_room(tcp, slot->left);
+}
+
 /* Reads the head of the response. 0, or why the proxy carries it. */
-static __always_inline __u32 begin(struct sk_msg_md *msg, struct http_slot *slot)
+static __always_inline __u32 begin(struct sk_msg_md *msg, const struct bpf_sock *sk, struct http_slot *slot)
 {
 	struct http_window *window = window_take();
 	if (!window)
 		return HTTP_REASON_BUSY;
 	__u32 reason = response_begin(slot, window, window_fill(window, msg));
 	window_give(window);
-	return reason;
+	if (reason != HTTP_REASON_LARGE || !has_room(sk, slot))
+		return reason;
+	slot->phase = HTTP_PHASE_BODY;
+	return 0;
 }
 
 SEC("sk_msg")
@@ -44,7 +56,7 @@ int alize_http_far(struct sk_msg_md *msg)
 	if (slot->phase == HTTP_PHASE_HEAD) {
 		if (slot->noted)
 			note_first_byte(number);
-		__u32 reason = begin(msg, slot);
+		__u32 reason = begin(msg, sk, slot);
 		if (reason)
 			return carry(msg, slot, lease, reason);
 	}

@@ -10,16 +10,42 @@
 /* enum sock_flags of net/sock.h: the peer has sent its FIN (tcp_fin). */
 enum { SOCK_DONE_BIT = 1 };
 
+typedef struct {
+	__s64 counter;
+} atomic64_t;
+
+struct list_head {
+	struct list_head *next;
+};
+
+struct sk_buff_head {
+	__u32 qlen;
+};
+
+/* What the kernel keeps of a socket that is in a sockmap (net/core/skmsg.c): its queues, beside the socket's own. */
+struct sk_psock {
+	struct sk_buff_head ingress_skb; /* redirected by sk_skb, not in the next yet */
+	struct list_head ingress_msg; /* redirected to the socket, and not read */
+};
+
+/* What is common to all sockets of a protocol. */
+struct proto {
+	atomic64_t *memory_allocated; /* pages */
+	long *sysctl_mem; /* net.ipv4.tcp_mem: below the first of its three figures memory is no matter */
+};
+
 struct sock_common {
 	unsigned short skc_family;
 	volatile unsigned char skc_state;
 	unsigned long skc_flags;
+	struct proto *skc_prot;
 };
 
 struct sock {
 	struct sock_common __sk_common;
 	int sk_err;
 	__u16 sk_protocol;
+	void *sk_user_data; /* of a socket in a sockmap its sk_psock, and flags in the lowest bits */
 };
 
 struct tcp_sock {

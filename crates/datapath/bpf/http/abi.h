@@ -11,6 +11,7 @@
 enum http_limits {
 	HTTP_HEAD_SIZE = 4096, /* the longest head that is read; a power of two */
 	HTTP_MESSAGE_SIZE = 65536, /* head and body together: what one redirect may leave in a queue */
+	HTTP_LARGE_SIZE = 4194304, /* of a response on the same host, while TCP has memory to spare: as in tcp_wmem */
 	HTTP_PATTERN_SIZE = 64, /* bytes of a path that routes can tell apart */
 	HTTP_WINDOWS_PER_CPU = 4,
 	HTTP_CONDITIONS = 8, /* on headers, of the routes of a service; below 16 */
@@ -70,7 +71,7 @@ enum http_reason {
 	HTTP_REASON_EXPECT = 14,
 	HTTP_REASON_TRAILERS = 15, /* TE, Trailer */
 	HTTP_REASON_CONNECTION = 16, /* a Connection option but keep-alive */
-	HTTP_REASON_LARGE = 17, /* above HTTP_MESSAGE_SIZE */
+	HTTP_REASON_LARGE = 17, /* above HTTP_MESSAGE_SIZE, or above what there is room for */
 	HTTP_REASON_PIPELINED = 18, /* more came than one request, or before the last response had ended */
 	HTTP_REASON_UNREAD = 19, /* the connection to the proxy is not at rest: bytes under way, or unread */
 	HTTP_REASON_ROUTE = 20, /* a rule that only the proxy can carry out, or none */

@@ -2,6 +2,7 @@
 //! requests find none.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use crate::back::lock;
@@ -9,9 +10,10 @@ use crate::kernel::Netns;
 
 use super::Routed;
 
-/// Clients of one service in one network namespace beyond which more are no reason for more connections: thousands of clients
-/// are asleep most of the time. What is needed beyond that is made on demand.
-const COUNTED: usize = 256;
+/// Clients of one service in one network namespace beyond which more are no reason for more connections: of many thousands
+/// most are asleep. What is needed beyond that is made on demand, and late: an endpoint that is busy accepts one connection
+/// between two rounds of requests (nginx does), so a pool that is too small under load stays so for seconds.
+const COUNTED: usize = 1024;
 
 /// Clients with a connection that the kernel may route.
 #[derive(Default)]
@@ -30,6 +32,10 @@ impl Crowd {
         let size = sizes.entry((netns, service)).or_default();
         *size += 1;
         *size
+    }
+
+    pub(super) fn size(&self, netns: Netns, service: u32) -> usize {
+        lock(&self.sizes).get(&(netns, service)).copied().unwrap_or(0)
     }
 
     pub(super) fn knows(&self, cookie: u64) -> bool {
@@ -59,6 +65,17 @@ impl Routed {
     /// A client has connected to a service: makes sure that its requests find connections.
     pub(super) fn expect(self: &Arc<Self>, cookie: u64, netns: Netns, service: u32) {
         let clients = self.crowd.enter(cookie, netns, service);
+        self.provide(clients, netns, service);
+    }
+
+    /// A client of a service has gone, and a connection to an endpoint with it: the others may be left with too few.
+    pub(super) fn replace(self: &Arc<Self>, netns: Netns, service: u32) {
+        if !self.has_let_go.load(Ordering::Acquire) {
+            self.provide(self.crowd.size(netns, service), netns, service);
+        }
+    }
+
+    fn provide(self: &Arc<Self>, clients: usize, netns: Netns, service: u32) {
         let endpoints = lock(&self.endpoints).of(service);
         for (number, pool) in &endpoints {
             let wanted = wanted(clients, endpoints.len()).max(pool.min_idle as usize);
@@ -81,6 +98,6 @@ mod tests {
         crowd.leave(1);
         assert_eq!(crowd.enter(3, place.0, place.1), 2);
         assert_eq!((wanted(1, 1), wanted(64, 1), wanted(64, 2), wanted(1, 100)), (1, 64, 40, 2));
-        assert_eq!(wanted(100_000, 1), COUNTED);
+        assert_eq!((wanted(100_000, 1), crowd.size(place.0, place.1), crowd.size(Netns(2), 7)), (COUNTED, 2, 0));
     }
 }

@@ -493,16 +493,21 @@ impl Kernel for Routed {
 
     fn gone(&self, client: &Client) {
         self.crowd.leave(client.cookie);
-        lock(&self.clients).remove(&client.cookie);
+        let netns = lock(&self.clients).remove(&client.cookie);
         lock(&self.broken).remove(&client.cookie);
         lock(&self.impatient).remove(&client.cookie);
         let lent = self.lent_to(client.cookie);
-        let mut router = lock(&self.router);
-        if let Some(slot) = lent {
-            self.slots.drop_slot(&mut router, slot);
+        {
+            let mut router = lock(&self.router);
+            if let Some(slot) = lent {
+                self.slots.drop_slot(&mut router, slot);
+            }
+            if let Err(error) = router.forget(client.cookie) {
+                tracing::debug!(%error, "what is known of a client that is gone stays in the kernel");
+            }
         }
-        if let Err(error) = router.forget(client.cookie) {
-            tracing::debug!(%error, "what is known of a client that is gone stays in the kernel");
+        if let (Some(_), Some(netns), Some(routed)) = (lent, netns, self.own.upgrade()) {
+            routed.replace(netns, client.service);
         }
     }
 

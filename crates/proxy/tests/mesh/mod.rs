@@ -48,6 +48,11 @@ impl Counts {
     pub fn total(&self) -> u64 {
         self.kernel + self.proxy
     }
+
+    /// Requests that the kernel left to the proxy for a reason.
+    pub fn reason(&self, reason: &str) -> u64 {
+        self.reasons.iter().find(|(known, _)| *known == reason).map_or(0, |(_, count)| *count)
+    }
 }
 
 /// Where the server is, as the kernel sees it.

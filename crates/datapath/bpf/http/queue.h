@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What redirected bytes hold in memory. They go into a queue that knows neither SO_RCVBUF nor a window (net/ipv4/tcp_bpf.c,
+ * bpf_tcp_ingress), so the programs bound it: one message for each socket, and large ones only while there is plenty.
+ */
+#ifndef HTTP_QUEUE_H
+#define HTTP_QUEUE_H
+
+#include "alize/bpf.h"
+#include "alize/kernel.h"
+#include "http/abi.h"
+
+/* Lowest bits of `sk_user_data` (net/sock.h, SK_USER_DATA_PTRMASK). */
+#define QUEUE_FLAGS 7UL
+/* Where pages are larger, the bound is a little stricter than it says. */
+#define QUEUE_PAGE 4096
+
+/* Whether the application has read all that was ever redirected to the socket. */
+static __always_inline bool queue_is_read(const struct tcp_sock *tcp)
+{
+	const struct sk_psock *psock = (void *)((unsigned long)((const struct sock *)tcp)->sk_user_data & ~QUEUE_FLAGS);
+	const struct list_head *first = 0;
+	__u32 waiting = 0;
+	if (bpf_probe_read_kernel(&first, sizeof(first), &psock->ingress_msg.next) ||
+	    bpf_probe_read_kernel(&waiting, sizeof(waiting), &psock->ingress_skb.qlen))
+		return false;
+	return !waiting && first == &psock->ingress_msg;
+}
+
+/* Whether TCP would hold less than half of what it may without a thought (tcp_mem), with `more` bytes in a queue. */
+static __always_inline bool queue_has_room(const struct tcp_sock *tcp, __u64 more)
+{
+	const struct proto *protocol = ((const struct sock *)tcp)->__sk_common.skc_prot;
+	__s64 held = protocol->memory_allocated->counter;
+	long low = 0;
+	if (bpf_probe_read_kernel(&low, sizeof(low), protocol->sysctl_mem))
+		return false;
+	return 2 * (held + (__s64)(more / QUEUE_PAGE)) < low;
+}
+
+#endif
