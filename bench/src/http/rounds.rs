@@ -28,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(6);
 const PAUSE: Duration = Duration::from_millis(200);
 /// How long the machine is looked at without load, in each round.
 const IDLE: Duration = Duration::from_millis(250);
+/// Nothing has been asked of a way for so long when it counts as idle; what it needed to start it has given back by then.
+const SETTLED: Duration = Duration::from_secs(7);
 
 /// All scenes of one view and what was measured in them.
 pub(crate) struct Field<'a> {
@@ -54,17 +56,28 @@ impl<'a> Field<'a> {
                 Ok(scene)
             });
             match ready {
-                Ok(scene) => field.welcome(scene)?,
+                Ok(scene) => field.welcome(scene),
                 Err(error) => {
                     check_interrupt()?;
                     field.leave_out(subject.label(), &error);
                 }
             }
         }
+        field.settle(Instant::now() + SETTLED)?;
         Ok(field)
     }
 
-    fn welcome(&mut self, scene: Scene) -> Result<()> {
+    /// Waits until what was prepared is idle, and looks what it holds then.
+    fn settle(&mut self, at: Instant) -> Result<()> {
+        self.progress.step("waiting until all is idle");
+        while Instant::now() < at {
+            check_interrupt()?;
+            std::thread::sleep(PAUSE);
+        }
+        self.remember("idle")
+    }
+
+    fn welcome(&mut self, scene: Scene) {
         for path in &scene.configurations {
             let name =
                 path.parent().and_then(|folder| folder.file_name()).unwrap_or_default().to_string_lossy();
@@ -72,18 +85,18 @@ impl<'a> Field<'a> {
             let text = std::fs::read_to_string(path).unwrap_or_default();
             self.report.configurations.insert(format!("{name}/{file}"), text);
         }
-        self.remember(&scene, "idle")?;
         self.scenes.push(scene);
-        Ok(())
     }
 
-    fn remember(&mut self, scene: &Scene, when: &str) -> Result<()> {
-        let held = scene.held()?;
-        if held.processes.is_empty() {
-            return Ok(());
+    /// What all ways hold.
+    fn remember(&mut self, when: &str) -> Result<()> {
+        for scene in &self.scenes {
+            let held = scene.held()?;
+            if !held.processes.is_empty() {
+                let (view, subject) = (self.view, scene.subject);
+                self.report.memory.push(Memory { view, subject, when: when.into(), held });
+            }
         }
-        let (view, subject) = (self.view, scene.subject);
-        self.report.memory.push(Memory { view, subject, when: when.into(), held });
         Ok(())
     }
 
@@ -102,11 +115,7 @@ impl<'a> Field<'a> {
         self.progress.span(first);
         self.rounds(&saturation, rounds, seconds)?;
         let most = workloads.iter().map(|workload| workload.connections).max().unwrap_or(1);
-        let scenes = std::mem::take(&mut self.scenes);
-        for scene in &scenes {
-            self.remember(scene, &format!("{most} connections"))?;
-        }
-        self.scenes = scenes;
+        self.remember(&format!("{most} connections"))?;
         self.progress.span(second);
         self.rounds(&paced, rounds, seconds)
     }

@@ -98,6 +98,9 @@ mod tests {
         crowd.leave(1);
         assert_eq!(crowd.enter(3, place.0, place.1), 2);
         assert_eq!((wanted(1, 1), wanted(64, 1), wanted(64, 2), wanted(1, 100)), (1, 64, 40, 2));
-        assert_eq!((wanted(100_000, 1), crowd.size(place.0, place.1), crowd.size(Netns(2), 7)), (COUNTED, 2, 0));
+        assert_eq!(
+            (wanted(100_000, 1), crowd.size(place.0, place.1), crowd.size(Netns(2), 7)),
+            (COUNTED, 2, 0)
+        );
     }
 }

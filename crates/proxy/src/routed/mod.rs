@@ -139,6 +139,14 @@ impl Endpoints {
     }
 }
 
+/// A client with a connection here.
+struct Visitor {
+    netns: Netns,
+    /// The kernel has said of bytes that it let pass that no response is outstanding. It holds until the connection is next
+    /// said to rest, for only then the kernel may take a request.
+    owed_nothing: bool,
+}
+
 /// The kernel side of a mesh that is loaded.
 pub struct Routed {
     router: Mutex<Router>,
@@ -152,8 +160,10 @@ pub struct Routed {
     own: Weak<Routed>,
     /// Of connections that the kernel reads from.
     ends: Arc<Ends>,
-    /// Clients with a connection here: where they are.
-    clients: Mutex<HashMap<u64, Netns>>,
+    /// Clients with a connection here.
+    clients: Mutex<HashMap<u64, Visitor>>,
+    /// Clients that are gone, and what is lent to them is not taken back yet.
+    departed: Mutex<HashMap<u64, Option<(Netns, u32)>>>,
     /// Clients that are about to be told that their response will not come.
     telling: Mutex<HashSet<u64>>,
     /// Clients whose request cannot be finished, and whether the response to it has begun.
@@ -188,6 +198,7 @@ impl Routed {
             ends: Arc::new(ends),
             endpoints: Mutex::default(),
             clients: Mutex::default(),
+            departed: Mutex::default(),
             telling: Mutex::default(),
             broken: Mutex::default(),
             impatient: Mutex::default(),
@@ -325,10 +336,13 @@ impl Routed {
                 Event::Passed { reason: "pipelined", cookie, slot: Some(_) } => {
                     lock(&self.impatient).entry(cookie).or_default();
                 }
+                Event::Passed { cookie, slot: None, .. } => {
+                    self.owes_nothing(cookie);
+                }
                 Event::Passed { .. } => {}
                 Event::Remote { slot, lease } => self.slots.wake(slot, lease),
                 Event::PoolEmpty { cookie, endpoint } => {
-                    let netns = lock(&self.clients).get(&cookie).copied();
+                    let netns = self.owes_nothing(cookie);
                     if let Some((netns, routed)) = netns.zip(self.own.upgrade()) {
                         self.slots.grow(&routed, netns, endpoint);
                     }
@@ -341,6 +355,14 @@ impl Routed {
                 }
             }
         }
+    }
+
+    /// The kernel has let bytes of a client pass while no response was outstanding; where the client is.
+    fn owes_nothing(&self, cookie: u64) -> Option<Netns> {
+        let mut clients = lock(&self.clients);
+        let visitor = clients.get_mut(&cookie)?;
+        visitor.owed_nothing = true;
+        Some(visitor.netns)
     }
 
     /// What a client has begun on a slot cannot be finished. What it has been lent since is another matter.
@@ -357,6 +379,22 @@ impl Routed {
     /// Of a slot that was taken out of use: if its client has sent a part of a request, what it sends now is the rest.
     fn note_broken(&self, lent: Option<Lent>, begun: bool) {
         lock(&self.broken).extend(lent.filter(|lent| lent.open).map(|lent| (lent.cookie, begun)));
+    }
+
+    /// Takes back what is lent to clients that are gone.
+    fn take_back(self: &Arc<Self>) {
+        let departed = std::mem::take(&mut *lock(&self.departed));
+        let mut short = HashSet::new();
+        {
+            let mut router = lock(&self.router);
+            for (slot, cookie) in self.slots.lent_to_any(&router, &departed) {
+                self.slots.drop_slot(&mut router, slot);
+                short.extend(departed.get(&cookie).copied().flatten());
+            }
+        }
+        for (netns, service) in short {
+            self.replace(netns, service);
+        }
     }
 
     /// How long a response may be on its way to its client after it has ended.
@@ -412,7 +450,7 @@ impl Kernel for Routed {
     }
 
     fn joined(&self, client: &Client, netns: Netns) {
-        lock(&self.clients).insert(client.cookie, netns);
+        lock(&self.clients).insert(client.cookie, Visitor { netns, owed_nothing: false });
         // Of one that was handed over. Who was accepted here is expected already.
         if !self.crowd.knows(client.cookie)
             && lock(&self.router).is_open(client.cookie)
@@ -447,6 +485,11 @@ impl Kernel for Routed {
         if lock(&self.impatient).contains_key(&front.client.cookie) {
             return;
         }
+        // What was said so far is of bytes before this.
+        self.hear();
+        if let Some(visitor) = lock(&self.clients).get_mut(&front.client.cookie) {
+            visitor.owed_nothing = false;
+        }
         let rest = Rest { read: front.read as u32, written: front.written as u32 };
         if let Err(error) = lock(&self.router).rest(front.client.cookie, rest) {
             tracing::debug!(%error, "a client's requests stay with the proxy");
@@ -458,7 +501,10 @@ impl Kernel for Routed {
         if let Some(begun) = lock(&self.broken).get(&client.cookie) {
             return Standing::Broken { begun: *begun };
         }
-        let Some(slot) = self.lent_to(client.cookie) else {
+        // Most are told of by the kernel, and only else all slots are looked at.
+        let is_clear = lock(&self.clients).get(&client.cookie).is_some_and(|visitor| visitor.owed_nothing);
+        let lent = if is_clear { None } else { self.lent_to(client.cookie) };
+        let Some(slot) = lent else {
             let mut impatient = lock(&self.impatient);
             let Some(delivered) = impatient.get_mut(&client.cookie) else { return Standing::Settled };
             let delivered = *delivered.get_or_insert_with(|| Instant::now() + self.delivery());
@@ -493,21 +539,25 @@ impl Kernel for Routed {
 
     fn gone(&self, client: &Client) {
         self.crowd.leave(client.cookie);
-        let netns = lock(&self.clients).remove(&client.cookie);
+        let visitor = lock(&self.clients).remove(&client.cookie);
         lock(&self.broken).remove(&client.cookie);
         lock(&self.impatient).remove(&client.cookie);
-        let lent = self.lent_to(client.cookie);
-        {
-            let mut router = lock(&self.router);
-            if let Some(slot) = lent {
-                self.slots.drop_slot(&mut router, slot);
-            }
-            if let Err(error) = router.forget(client.cookie) {
-                tracing::debug!(%error, "what is known of a client that is gone stays in the kernel");
-            }
+        if let Err(error) = lock(&self.router).forget(client.cookie) {
+            tracing::debug!(%error, "what is known of a client that is gone stays in the kernel");
         }
-        if let (Some(_), Some(netns), Some(routed)) = (lent, netns, self.own.upgrade()) {
-            routed.replace(netns, client.service);
+        // Clients go in crowds, and each look at all slots is for all that have gone until then.
+        let is_first = {
+            let mut departed = lock(&self.departed);
+            departed.insert(client.cookie, visitor.map(|visitor| (visitor.netns, client.service)));
+            departed.len() == 1
+        };
+        match (self.own.upgrade(), tokio::runtime::Handle::try_current()) {
+            (Some(routed), Ok(runtime)) if is_first => {
+                runtime.spawn(async move { routed.take_back() });
+            }
+            (_, Ok(_)) => {}
+            // The runtime ends, and all connections with it.
+            (_, Err(_)) => lock(&self.departed).clear(),
         }
     }
 

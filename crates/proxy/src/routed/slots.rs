@@ -70,6 +70,15 @@ impl Slots {
         lock(&self.open).values().map(|held| held.slot).find(|slot| router.is_busy_for(*slot, cookie))
     }
 
+    /// The slots that are lent to one of `clients`, and to whom.
+    pub(super) fn lent_to_any<T>(&self, router: &Router, clients: &HashMap<u64, T>) -> Vec<(Slot, u64)> {
+        let lent = |held: &Held| {
+            let lent = router.state(held.slot).lent.filter(|lent| lent.busy || lent.open)?;
+            clients.contains_key(&lent.cookie).then_some((held.slot, lent.cookie))
+        };
+        lock(&self.open).values().filter_map(lent).collect()
+    }
+
     /// The slot with this number, if it is of this proxy.
     pub(super) fn own(&self, number: u32) -> Option<Slot> {
         lock(&self.open).get(&number).map(|held| held.slot)

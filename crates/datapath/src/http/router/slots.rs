@@ -152,8 +152,8 @@ impl Router {
         }
     }
 
-    /// Whether a request of the client with this cookie is under way on the slot. Every slot is asked whenever a client
-    /// leaves, so it is one word that is read.
+    /// Whether a request of the client with this cookie is under way on the slot. Every slot is asked whenever the
+    /// kernel has told nothing of a client, so it is one word that is read.
     pub fn is_busy_for(&self, slot: Slot, cookie: u64) -> bool {
         let word = self.cell(slot).map_or(0, |(_, word)| word);
         word & (BUSY | DEAD) == BUSY && word >> COOKIE_SHIFT == cookie
