@@ -237,6 +237,14 @@ fn a_body_whose_end_does_not_come_hurts_nobody(place: Place) {
     }
     drop(stuck);
     mesh.settles();
+    // The response is there before all of the request, and then the client is gone.
+    for _ in 0..10 {
+        let mut client = Client::connect(&mesh);
+        client.ask(&get("/a"));
+        client.send("POST /early HTTP/1.1\r\nHost: web\r\nContent-Length: 100\r\n\r\nbegin");
+        assert_eq!(client.hear().body, b"early");
+    }
+    mesh.settles();
 }
 
 fn bytes_beyond_a_body_end_the_connection(place: Place) {

@@ -1,6 +1,6 @@
 //! What the kernel routed, and why it left the rest to the proxy.
 
-use super::abi::{BUSY, DEAD, http_reasons, http_slot, http_traffic, http_traffic_key};
+use super::abi::{BUSY, DEAD, OPEN, http_reasons, http_slot, http_traffic, http_traffic_key};
 use super::router::REASONS;
 use crate::Error;
 use crate::maps::Map;
@@ -73,12 +73,12 @@ impl CounterMaps {
         Ok(counters)
     }
 
-    /// Slots on which a response is outstanding, and requests that count as outstanding at endpoints.
+    /// Slots on which a response or the rest of a request is outstanding, and requests that count as outstanding at endpoints.
     pub(crate) fn outstanding(&self) -> Result<(u64, u64), Error> {
         let (mut lent, mut load) = (0, 0);
         self.slots.for_each(|_, slot| {
-            lent +=
-                slot.iter().filter(|slot| slot.state & BUSY != 0 && slot.state & DEAD == 0).count() as u64;
+            let is_lent = |slot: &&http_slot| slot.state & (BUSY | OPEN) != 0 && slot.state & DEAD == 0;
+            lent += slot.iter().filter(is_lent).count() as u64;
         })?;
         self.load.for_each(|_, count| load += count.iter().map(|&count| u64::from(count)).sum::<u64>())?;
         Ok((lent, load))

@@ -332,7 +332,14 @@ pub fn again<T>(mut what: impl FnMut() -> std::io::Result<T>) -> std::io::Result
 fn serve(name: &str, stream: TcpStream, served: &AtomicU64, busy: &Busy) -> std::io::Result<()> {
     let mut writer = stream.try_clone()?;
     let mut reader = BufReader::new(stream);
-    while let Some(message) = read_message(&mut reader, false) {
+    while let Some(mut message) = read_message(&mut reader, true) {
+        // Some answer before they have heard what they are asked.
+        if message.first.contains(" /early") {
+            writer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly")?;
+        }
+        if read_body(&mut reader, &mut message).is_none() {
+            break;
+        }
         served.fetch_add(1, Ordering::SeqCst);
         let target = message.first.split(' ').nth(1).unwrap_or_default().to_owned();
         let head = message.first.starts_with("HEAD ");
@@ -357,6 +364,7 @@ fn serve(name: &str, stream: TcpStream, served: &AtomicU64, busy: &Busy) -> std:
                 writer.write_all(format!("HTTP/1.1 200 OK\r\n\r\n{name} {target}").as_bytes())?;
                 return Ok(());
             }
+            Some("early") => {}
             Some("die") => {
                 let half = number(parts.next());
                 if half > 0 {
@@ -408,16 +416,20 @@ fn read_message(reader: &mut BufReader<TcpStream>, head_only: bool) -> Option<Me
     }
     let status = first.split(' ').nth(1).and_then(|text| text.parse().ok()).unwrap_or(0);
     let mut message = Message { first, status, headers, body: Vec::new() };
-    if head_only {
-        return Some(message);
+    if !head_only {
+        read_body(reader, &mut message)?;
     }
+    Some(message)
+}
+
+fn read_body(reader: &mut BufReader<TcpStream>, message: &mut Message) -> Option<()> {
     if message.header("transfer-encoding") == Some("chunked") {
         message.body = read_chunks(reader)?;
-        return Some(message);
+        return Some(());
     }
     let length = message.header("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
     message.body = read_exactly(reader, length)?;
-    Some(message)
+    Some(())
 }
 
 fn read_chunks(reader: &mut BufReader<TcpStream>) -> Option<Vec<u8>> {
