@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(6);
 const PAUSE: Duration = Duration::from_millis(200);
 /// How long the machine is looked at without load, in each round.
 const IDLE: Duration = Duration::from_millis(250);
-/// Nothing has been asked of a way for so long when it counts as idle; what it needed to start it has given back by then.
+/// Nothing has been asked of any way for so long when memory is looked at; what was needed for a moment is given back by then.
 const SETTLED: Duration = Duration::from_secs(7);
 
 /// All scenes of one view and what was measured in them.
@@ -63,18 +63,8 @@ impl<'a> Field<'a> {
                 }
             }
         }
-        field.settle(Instant::now() + SETTLED)?;
+        field.remember("idle")?;
         Ok(field)
-    }
-
-    /// Waits until what was prepared is idle, and looks what it holds then.
-    fn settle(&mut self, at: Instant) -> Result<()> {
-        self.progress.step("waiting until all is idle");
-        while Instant::now() < at {
-            check_interrupt()?;
-            std::thread::sleep(PAUSE);
-        }
-        self.remember("idle")
     }
 
     fn welcome(&mut self, scene: Scene) {
@@ -88,8 +78,14 @@ impl<'a> Field<'a> {
         self.scenes.push(scene);
     }
 
-    /// What all ways hold.
+    /// What all ways hold when nothing is asked of them.
     fn remember(&mut self, when: &str) -> Result<()> {
+        self.progress.step(&format!("memory: {when}"));
+        let settled = Instant::now() + SETTLED;
+        while Instant::now() < settled {
+            check_interrupt()?;
+            std::thread::sleep(PAUSE);
+        }
         for scene in &self.scenes {
             let held = scene.held()?;
             if !held.processes.is_empty() {
@@ -115,6 +111,11 @@ impl<'a> Field<'a> {
         self.progress.span(first);
         self.rounds(&saturation, rounds, seconds)?;
         let most = workloads.iter().map(|workload| workload.connections).max().unwrap_or(1);
+        // The last of the slices left as many connections open as it had.
+        let order = Workload::new(Exchange::Small, Load::Saturation, most);
+        for scene in &mut self.scenes {
+            scene.load(&order.order(SERVICE, None, seconds.min(WARM_UP_SECONDS), ""))?;
+        }
         self.remember(&format!("{most} connections"))?;
         self.progress.span(second);
         self.rounds(&paced, rounds, seconds)
