@@ -11,7 +11,7 @@
 enum http_limits {
 	HTTP_HEAD_SIZE = 4096, /* the longest head that is read; a power of two */
 	HTTP_MESSAGE_SIZE = 65536, /* head and body together: what one redirect may leave in a queue */
-	HTTP_LARGE_SIZE = 4194304, /* of a response on the same host, while TCP has memory to spare: as in tcp_wmem */
+	HTTP_LARGE_SIZE = 1114112, /* of a response on the same host, while TCP has memory to spare */
 	HTTP_PATTERN_SIZE = 64, /* bytes of a path that routes can tell apart */
 	HTTP_WINDOWS_PER_CPU = 4,
 	HTTP_CONDITIONS = 8, /* on headers, of the routes of a service; below 16 */
