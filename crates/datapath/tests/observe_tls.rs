@@ -3,55 +3,18 @@
 //! Needs root, openssl, nginx, curl, wget, wrk, haproxy, node and python3. docs/guide/tls.md says which of them is seen how.
 
 mod http;
+mod tls;
 mod world;
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use alize_datapath::observe::tls::{Change, Family};
 use alize_datapath::observe::{Filter, Observer, PathLabel, Request, Side, Tallies};
-use http::{Server, counted, counts_agree, free_address, nginx_with, open, run, traced};
-use world::{World, eventually, join};
-
-/// A certificate for 127.0.0.1 that nobody has signed but itself.
-struct Certificate {
-    folder: PathBuf,
-}
-
-impl Certificate {
-    fn new(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("observe-tls-{name}-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let certificate = Self { folder };
-        let subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"];
-        let made = Command::new("openssl")
-            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
-            .args(["-days", "2"])
-            .args(subject)
-            .args(["-keyout", &certificate.path("key"), "-out", &certificate.path("crt")])
-            .output()
-            .expect("openssl is installed");
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        certificate
-    }
-
-    fn path(&self, which: &str) -> String {
-        self.folder.join(which).to_string_lossy().into_owned()
-    }
-
-    fn nginx(&self, name: &str) -> Server {
-        let (certificate, key) = (self.path("crt"), self.path("key"));
-        nginx_with(name, &format!("ssl; ssl_certificate {certificate}; ssl_certificate_key {key}"))
-    }
-}
-
-impl Drop for Certificate {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.folder);
-    }
-}
+use http::{counted, counts_agree, free_address, nginx_with, open, run, traced};
+use tls::{Certificate, count_is, curl, outside};
+use world::{World, eventually};
 
 /// Probes are where they are needed, and nothing was refused.
 fn watch(observer: &mut Observer, server: SocketAddr) {
@@ -196,37 +159,6 @@ for (let client = 0; client < clients; client++) {
     next();
 }
 ";
-
-fn curl(address: SocketAddr, path: &str, times: usize) {
-    let urls: Vec<String> = (0..times).map(|_| format!("https://{address}{path}")).collect();
-    let mut arguments = vec!["--http1.1", "-sSk"];
-    for url in &urls {
-        arguments.extend(["-o", "/dev/null", url.as_str()]);
-    }
-    run("curl", &arguments);
-}
-
-/// The one line that everything should be under, as often as it should.
-fn count_is(observer: &Observer, server: SocketAddr, line: &str, times: u64) {
-    let is = || {
-        let counted = counted(observer, server);
-        counted.len() == 1 && counted.get(line) == Some(&times)
-    };
-    for _ in 0..100 {
-        if is() {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    panic!("{:?}, {:?}", counted(observer, server), observer.tallies().unwrap());
-}
-
-/// Runs it in a cgroup that is not meshed.
-fn outside(world: &World, work: impl FnOnce()) {
-    join(world.cgroup().parent().unwrap());
-    work();
-    join(world.cgroup());
-}
 
 #[test]
 fn a_request_is_traced_with_both_its_processes_and_no_more_of_it_than_a_plain_one() {
@@ -475,6 +407,8 @@ fn what_is_not_asked_for_or_not_http1_is_not_looked_at_and_told() {
     assert!(counted(&observer, other.address).is_empty());
 }
 
+const TESTS: [&str; 1] = [include_str!("observe_tls.rs")];
+
 /// The list of what is covered names the tests that say so.
 #[test]
 fn every_row_of_the_guide_s_list_is_tried_by_a_test_that_there_is() {
@@ -485,7 +419,7 @@ fn every_row_of_the_guide_s_list_is_tried_by_a_test_that_there_is() {
     for row in rows {
         let last = row.trim_end_matches(['|', ' ']).rsplit(" | ").next().unwrap();
         for test in last.split(", ").map(|test| test.trim_matches('`')) {
-            assert!(include_str!("observe_tls.rs").contains(&format!("fn {test}(")), "{test:?} in {row}");
+            assert!(TESTS.iter().any(|tests| tests.contains(&format!("fn {test}("))), "{test:?} in {row}");
         }
     }
 }
