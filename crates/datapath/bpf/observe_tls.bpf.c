@@ -8,15 +8,10 @@
  * thread sends while it is in the library, and begins as a record of TLS does, is that session's. Until a socket is
  * known, and is of a service that asks for it, nothing of the session is looked at.
  */
-#include "observe/identity.h"
-#include "observe/plain.h"
+#include "observe/registers.h"
+#include "observe/go.h"
 
 enum { PASS = 1 };
-
-/* The head of struct pt_regs of x86-64 (arch/x86/include/asm/ptrace.h), the only machine on which probes are placed. */
-struct registers {
-	__u64 r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di;
-};
 
 /* By number, as enum tls_cookie has it. Copied first: a program may not compute where in its context it reads. */
 struct arguments {
@@ -45,8 +40,6 @@ static __always_inline __u32 part(__u64 cookie, __u32 shift)
 {
 	return cookie >> shift & 0xff;
 }
-
-enum { TLS_APPLICATION_DATA = 23 }; /* RFC 8446, 5.1 */
 
 static __always_inline struct tls_key key_of(const struct registers *registers)
 {
@@ -124,8 +117,32 @@ int alize_tls_leave(struct registers *registers)
 	call->count = sent ? length : 0;
 	if (!length)
 		return 0;
-	session->data = call->data;
-	plain_follow(session, length, sent, sent ? call->entered_ns : bpf_ktime_get_ns());
+	plain_follow(session, call->data, length, sent, sent ? call->entered_ns : bpf_ktime_get_ns());
+	return 0;
+}
+
+SEC("uprobe.multi")
+int alize_tls_go(struct registers *registers)
+{
+	if (!meshed())
+		return 0;
+	struct go_call call;
+	go_call_read(registers, &call);
+	__u32 function = part(call.cookie, TLS_COOKIE_FUNCTION_SHIFT);
+	bool sent = function == TLS_FUNCTION_GO_WRITE;
+	if (function == TLS_FUNCTION_GO_CONNECT || function == TLS_FUNCTION_GO_ACCEPT) {
+		go_handshake(&call, function == TLS_FUNCTION_GO_CONNECT);
+		return 0;
+	}
+	if (sent && (__u8)call.arguments[1] != TLS_APPLICATION_DATA)
+		return 0;
+	struct tls_session *session = go_session(&call);
+	if (!session || !session_asks(session, function))
+		return 0;
+	/* memmove(to, from, length), and writeRecordLocked(connection, type, data, length, capacity). */
+	__u64 data = sent ? call.arguments[2] : call.arguments[1];
+	__u32 length = sent ? call.arguments[3] : call.arguments[2];
+	plain_follow(session, data, length, sent, bpf_ktime_get_ns());
 	return 0;
 }
 
@@ -143,98 +160,6 @@ int alize_tls_free(struct registers *registers)
 	bpf_map_delete_elem(&tls_sockets, &socket);
 	bpf_map_delete_elem(&tls_sessions, &key);
 	return 0;
-}
-
-static __always_inline void v4_mapped(__be32 *address, __be32 v4)
-{
-	address[0] = 0;
-	address[1] = 0;
-	address[2] = bpf_htonl(0xffff);
-	address[3] = v4;
-}
-
-enum { FAMILY_V4 = 2 }; /* AF_INET */
-
-static __always_inline void local_end(struct bpf_sock *sk, __be32 *address, __be16 *port)
-{
-	*port = bpf_htons(sk->src_port);
-	if (sk->family == FAMILY_V4) {
-		v4_mapped(address, sk->src_ip4);
-		return;
-	}
-	address[0] = sk->src_ip6[0];
-	address[1] = sk->src_ip6[1];
-	address[2] = sk->src_ip6[2];
-	address[3] = sk->src_ip6[3];
-}
-
-static __always_inline void remote_end(struct bpf_sock *sk, __be32 *address, __be16 *port)
-{
-	*port = sk->dst_port;
-	if (sk->family == FAMILY_V4) {
-		v4_mapped(address, sk->dst_ip4);
-		return;
-	}
-	address[0] = sk->dst_ip6[0];
-	address[1] = sk->dst_ip6[1];
-	address[2] = sk->dst_ip6[2];
-	address[3] = sk->dst_ip6[3];
-}
-
-/* Whether a service that asks for it has this address. */
-static __always_inline bool server_asks(const __be32 *address, __be16 port)
-{
-	struct tls_server key = {.port = port};
-	__builtin_memcpy(key.address, address, sizeof(key.address));
-	return bpf_map_lookup_elem(&tls_servers, &key) != 0;
-}
-
-/*
- * What both sockets of a connection know alike: the sequence numbers that it began with, 64 bits of chance. What has come or
- * was acknowledged since is subtracted; the client counts its SYN among it and the server does not
- * (tcp_rcv_synsent_state_process and tcp_create_openreq_child of net/ipv4).
- */
-static __always_inline __u64 connection_key(const struct bpf_tcp_sock *tcp, bool client)
-{
-	__u32 own = tcp->snd_una - (__u32)tcp->bytes_acked + client;
-	__u32 other = tcp->rcv_nxt - (__u32)tcp->bytes_received;
-	return client ? (__u64)own << 32 | other : (__u64)other << 32 | own;
-}
-
-/* The session's socket is known: who talks to whom, and whether it is to be looked at. */
-static __always_inline void session_place(struct __sk_buff *skb, struct bpf_sock *sk, struct tls_session *session)
-{
-	static const struct identity nobody;
-	struct conversation *conversation = &session->conversation;
-	struct ends *ends = &conversation->ends;
-	struct bpf_tcp_sock *tcp = bpf_tcp_sock(sk);
-	if (!tcp)
-		return;
-	session->socket = bpf_get_socket_cookie(skb);
-	local_end(sk, ends->client_address, &ends->client_port);
-	remote_end(sk, ends->server_address, &ends->server_port);
-	conversation->role = ROLE_CLIENT;
-	if (!server_asks(ends->server_address, ends->server_port)) {
-		remote_end(sk, ends->client_address, &ends->client_port);
-		local_end(sk, ends->server_address, &ends->server_port);
-		conversation->role = ROLE_SERVER;
-		if (!server_asks(ends->server_address, ends->server_port)) {
-			conversation->state = STATE_OFF;
-			return;
-		}
-	}
-	conversation->self.cgroup = bpf_skb_cgroup_id(skb);
-	__u64 key = connection_key(tcp, conversation->role == ROLE_CLIENT);
-	conversation->link = key;
-	if (conversation->role == ROLE_CLIENT) {
-		bpf_map_update_elem(&links, &key, &nobody, BPF_NOEXIST);
-	} else if (bpf_map_lookup_elem(&links, &key)) {
-		bpf_map_update_elem(&links, &key, &conversation->self, BPF_ANY);
-		conversation->state = STATE_PEER;
-		tally(TALLY_TLS_PEER);
-		return;
-	}
-	tally(conversation->state == STATE_JOINED ? TALLY_JOINED : TALLY_TLS_SESSION);
 }
 
 enum {
@@ -299,8 +224,11 @@ int alize_tls_egress(struct __sk_buff *skb)
 	if (session->socket || head[0] == TLS_HANDSHAKE)
 		session_begin(&session->conversation, head[0] == TLS_HANDSHAKE);
 	call->left = 0;
+	struct carrier carrier;
+	if (!carrier_of_packet(skb, sk, &carrier))
+		return PASS;
 	bpf_map_update_elem(&tls_sockets, &socket, &call->key, BPF_ANY);
-	session_place(skb, sk, session);
+	session_place(&carrier, session);
 	return PASS;
 }
 

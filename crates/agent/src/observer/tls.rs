@@ -46,7 +46,7 @@ impl Watcher {
             self.tls.on = cost.is_some();
             match cost {
                 Some(cost) => info!(
-                    "looking at requests within TLS to {} addresses; {}, in every process that uses the library",
+                    "looking at requests within TLS to {} addresses; {}, in every process that uses such a file",
                     servers.len(),
                     told(cost)
                 ),

@@ -383,6 +383,11 @@ enum tls_function {
 	TLS_FUNCTION_WRITE = 2,
 	TLS_FUNCTION_HANDSHAKE = 3,
 	TLS_FUNCTION_FREE = 4,
+	/* Go's: a call within Read and one within Write, with a piece of plaintext, and the beginnings of handshakes. */
+	TLS_FUNCTION_GO_READ = 5,
+	TLS_FUNCTION_GO_WRITE = 6,
+	TLS_FUNCTION_GO_CONNECT = 7,
+	TLS_FUNCTION_GO_ACCEPT = 8,
 };
 
 /*
@@ -394,6 +399,9 @@ enum tls_cookie {
 	TLS_COOKIE_DATA_SHIFT = 8, /* argument with the address of the data */
 	TLS_COOKIE_COUNT_SHIFT = 16, /* argument that points to where the count is put; 0: it is returned */
 	TLS_COOKIE_TYPE_SHIFT = 24, /* argument with the type of record, of which application data count; 0: none */
+	/* Of Go, behind the function. */
+	TLS_COOKIE_STACK_SHIFT = 8, /* 24 bits: distance of the connection on the stack; 0: it is the first argument */
+	TLS_COOKIE_INTERFACE_SHIFT = 32, /* signed: from the probe to the table that says that a net.Conn is of TCP */
 };
 
 /* Bounds of TLS. */
@@ -402,6 +410,7 @@ enum tls_limits {
 	TLS_SESSIONS = 16384,
 	TLS_CALLS = 8192, /* threads that are in a library at a time */
 	TLS_SERVERS = 16384,
+	TLS_BEGUN = 4096, /* handshakes under way at a time, of Go */
 };
 
 /* Key of `tls_servers`: an address that is asked for. */

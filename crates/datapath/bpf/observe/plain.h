@@ -16,8 +16,8 @@ enum {
 	PLAIN_LOAD = WINDOW_SIZE - CARRY_SIZE,
 };
 
-/* Loads the data from `offset` on to place `at` of the window, which is 0 or the end of a line carried over. */
-static __always_inline bool plain_load(const struct tls_session *session, struct window *window, __u32 at, __u32 offset)
+/* Loads from `offset` of the data on to place `at` of the window, which is 0 or the end of a line carried over. */
+static __always_inline bool plain_load(__u64 data, struct window *window, __u32 at, __u32 offset)
 {
 	struct progress *progress = &window->progress;
 	__u32 size = progress->segment.length - offset;
@@ -29,7 +29,7 @@ static __always_inline bool plain_load(const struct tls_session *session, struct
 	HIDE(size);
 	if (size > (at ? PLAIN_LOAD : WINDOW_SIZE))
 		return false;
-	if (bpf_probe_read_user(window->bytes + at, size, (void *)(session->data + offset)))
+	if (bpf_probe_read_user(window->bytes + at, size, (void *)(data + offset)))
 		return false;
 	progress->filled = at + size;
 	progress->base = (__s32)offset - (__s32)at;
@@ -150,8 +150,14 @@ static __always_inline long plain_more(struct tls_session *session, struct frami
 	return 1;
 }
 
+/* A server of HTTP/2 may send its SETTINGS first (RFC 9113, 6.5): a short frame of type 4 without flags, of stream 0. */
+static __always_inline bool http2_answers(__u64 word)
+{
+	return (word & 0xffffffffff0000ffULL) == 4ULL << 24;
+}
+
 /* A line, the fields of a head, or a body. 1: the call is done, or the thread is lost. Global as walk_on() of follow.h is. */
-__noinline int plain_on(struct tls_session *session, struct window *window)
+__noinline int plain_on(struct tls_session *session, struct window *window, __u64 data)
 {
 	if (!session || !window)
 		return 1;
@@ -175,13 +181,13 @@ __noinline int plain_on(struct tls_session *session, struct window *window)
 	if (progress->reload || at >= progress->filled) {
 		progress->reload = 0;
 		at = 0;
-		if (progress->offset < 0 || !plain_load(session, window, 0, progress->offset)) {
+		if (progress->offset < 0 || !plain_load(data, window, 0, progress->offset)) {
 			progress->reason = TALLY_GAP;
 			return 1;
 		}
 	}
 	if (!framing->started_ns && !plain_begins(conversation, progress)) {
-		progress->reason = TALLY_UNSOLICITED;
+		progress->reason = http2_answers(word_at(window, at)) ? TALLY_HTTP2 : TALLY_UNSOLICITED;
 		return 1;
 	}
 	struct pending *pending = &window->spare;
@@ -216,18 +222,19 @@ __noinline int plain_on(struct tls_session *session, struct window *window)
 struct plain_walk {
 	struct tls_session *session;
 	struct window *window;
+	__u64 data;
 };
 
 static long plain_step(__u32 i, void *context)
 {
 	struct plain_walk *walk = context;
-	int done = plain_on(walk->session, walk->window);
+	int done = plain_on(walk->session, walk->window, walk->data);
 	HIDE(done);
 	return done ? 1 : 0;
 }
 
-/* The `length` bytes at `session->data`. 0, or why the thread is lost. */
-static __always_inline __u32 plain_read(struct tls_session *session, __u32 length, bool request, __u64 now)
+/* The `length` bytes at `data`. 0, or why the thread is lost. */
+static __always_inline __u32 plain_read(struct tls_session *session, __u64 data, __u32 length, bool request, __u64 now)
 {
 	struct conversation *conversation = &session->conversation;
 	struct framing *framing = request ? &conversation->request : &conversation->response;
@@ -237,7 +244,7 @@ static __always_inline __u32 plain_read(struct tls_session *session, __u32 lengt
 		framing->bytes += length;
 		return 0;
 	}
-	struct plain_walk walk = {session, window_take()};
+	struct plain_walk walk = {session, window_take(), data};
 	if (!walk.window)
 		return TALLY_NO_WINDOW;
 	struct progress *progress = &walk.window->progress;
@@ -254,7 +261,7 @@ static __always_inline __u32 plain_read(struct tls_session *session, __u32 lengt
 		framing->carried = 0;
 		progress->offset -= carried;
 		plain_restore(session, walk.window, request);
-		if (!plain_load(session, walk.window, carried, 0))
+		if (!plain_load(data, walk.window, carried, 0))
 			progress->reason = TALLY_GAP;
 	}
 	if (!progress->reason) {
@@ -268,12 +275,12 @@ static __always_inline __u32 plain_read(struct tls_session *session, __u32 lengt
 }
 
 /* Whether a request may begin here, in a session that is not being followed. */
-static __always_inline bool plain_rejoin(struct tls_session *session, __u32 length, bool request)
+static __always_inline bool plain_rejoin(struct tls_session *session, __u64 data, __u32 length, bool request)
 {
 	struct conversation *conversation = &session->conversation;
 	__u64 word = 0;
 	__u8 method;
-	if (!request || length < sizeof(word) || bpf_probe_read_user(&word, sizeof(word), (void *)session->data) ||
+	if (!request || length < sizeof(word) || bpf_probe_read_user(&word, sizeof(word), (void *)data) ||
 	    !known_method(word, &method))
 		return false;
 	conversation_rewind(conversation);
@@ -283,7 +290,7 @@ static __always_inline bool plain_rejoin(struct tls_session *session, __u32 leng
 }
 
 /* Plaintext that the process has sent or received. */
-__noinline int plain_follow(struct tls_session *session, __u32 length, __u32 sent, __u64 now)
+__noinline int plain_follow(struct tls_session *session, __u64 data, __u32 length, __u32 sent, __u64 now)
 {
 	if (!session || !length)
 		return 0;
@@ -294,11 +301,11 @@ __noinline int plain_follow(struct tls_session *session, __u32 length, __u32 sen
 	if (!session->socket || conversation->role == ROLE_UNKNOWN)
 		return 0;
 	bool request = (conversation->role == ROLE_CLIENT) == (sent != 0);
-	if (conversation->state == STATE_JOINED && !plain_rejoin(session, length, request))
+	if (conversation->state == STATE_JOINED && !plain_rejoin(session, data, length, request))
 		return 0;
 	if (conversation->state != STATE_FOLLOWED)
 		return 0;
-	__u32 reason = plain_read(session, length, request, now);
+	__u32 reason = plain_read(session, data, length, request, now);
 	if (reason)
 		conversation_lose(conversation, reason == TALLY_HTTP2 ? TALLY_TLS_HTTP2 : reason);
 	return 0;

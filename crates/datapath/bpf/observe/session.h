@@ -5,11 +5,12 @@
 
 #include "message.h"
 
+enum { TLS_APPLICATION_DATA = 23 }; /* RFC 8446, 5.1 */
+
 struct tls_session {
 	struct conversation conversation;
 	struct partial partial;
 	__u64 socket; /* cookie; 0: no socket was seen to carry it */
-	__u64 data; /* address of the bytes that are being read */
 	__u8 asked; /* there was data before a socket was seen */
 	__u8 zero[7];
 };

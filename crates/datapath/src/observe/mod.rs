@@ -397,8 +397,8 @@ impl Observer {
         tls.look()
     }
 
-    /// What a call of a probed function costs more, measured here when the probes were placed; `None`: there are none.
-    pub fn tls_cost(&self) -> Option<std::time::Duration> {
+    /// What probes cost, measured here when they were placed; `None`: there are none.
+    pub fn tls_cost(&self) -> Option<tls::Cost> {
         self.tls.as_ref().map(Tls::cost)
     }
 

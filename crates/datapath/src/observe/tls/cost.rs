@@ -1,12 +1,13 @@
 //! What a probe costs on this machine: measured, where it would be paid.
 #![allow(unsafe_code)]
 
-use std::fs;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
-use libbpf_rs::{Object, UprobeMultiOpts};
+use libbpf_rs::{Link, Object, UprobeMultiOpts};
 
+use super::Cost;
 use crate::Error;
 use crate::error::io_error;
 
@@ -31,31 +32,40 @@ unsafe extern "C" {
     safe fn alize_probed_function();
 }
 
-/// Time that a call of a probed function takes longer, in a process that is not meshed.
-pub(super) fn measure(object: &Object) -> Result<Duration, Error> {
-    let error = |e| Error::kernel("cannot measure", "the cost of a probe", e);
-    let other = |what: &str| error(std::io::Error::other(what.to_owned()));
-    let before = fastest();
+/// What probes cost in a process that is not meshed.
+pub(super) fn measure(object: &Object) -> Result<Cost, Error> {
+    let bare = fastest();
+    let with = |programs: &[(&str, bool)]| {
+        let _links = attach(object, programs)
+            .map_err(|e| Error::kernel("cannot measure", "the cost of a probe", e))?;
+        Ok(fastest().saturating_sub(bare))
+    };
+    let passed = with(&[("alize_tls_go", false)])?;
+    let call = with(&[("alize_tls_enter", false), ("alize_tls_leave", true)])?;
+    Ok(Cost { call, passed })
+}
+
+/// Probes of this process's own function, until they are dropped.
+fn attach(object: &Object, programs: &[(&str, bool)]) -> io::Result<Vec<Link>> {
     let address = alize_probed_function as *const () as usize;
-    let maps = fs::read_to_string("/proc/self/maps").map_err(error)?;
+    let maps = fs::read_to_string("/proc/self/maps")?;
     let offset = maps.lines().find_map(|line| offset_in(line, address));
-    let offset = offset.ok_or_else(|| other("this program is not in its own memory map"))?;
+    let offset = offset.ok_or_else(|| io::Error::other("this program is not in its own memory map"))?;
+    let process = i32::try_from(std::process::id()).unwrap_or(-1);
     let mut links = Vec::new();
-    for (name, retprobe) in [("alize_tls_enter", false), ("alize_tls_leave", true)] {
+    for &(name, retprobe) in programs {
         let program = object.progs_mut().find(|program| program.name() == name);
-        let program = program.ok_or_else(|| other("its programs are not there"))?;
+        let program = program.ok_or_else(|| io::Error::other("its programs are not there"))?;
         let options = UprobeMultiOpts {
             offsets: vec![offset],
             cookies: vec![0],
             retprobe,
             ..UprobeMultiOpts::default()
         };
-        let process = i32::try_from(std::process::id()).unwrap_or(-1);
         let link = program.attach_uprobe_multi_with_opts(process, "/proc/self/exe", "", options);
-        links.push(link.map_err(|e| error(io_error(e)))?);
+        links.push(link.map_err(io_error)?);
     }
-    let with = fastest();
-    Ok(with.saturating_sub(before))
+    Ok(links)
 }
 
 fn fastest() -> Duration {

@@ -8,6 +8,7 @@ use object::read::elf::{ElfFile64, ProgramHeader};
 use object::{Endianness, Object, ObjectSymbol, ReadCache, ReadRef};
 
 use super::super::abi::{tls_cookie, tls_function};
+use super::go;
 use super::site::{self, Costly, Signature, Site, Text};
 
 /// Files above this size are left alone: their tables of symbols are read whole, and whoever made the file says how large
@@ -21,6 +22,8 @@ pub enum Family {
     OpenSsl,
     /// GnuTLS since 3.6.3.
     GnuTls,
+    /// Go's own, `crypto/tls`.
+    Go,
 }
 
 impl Family {
@@ -29,6 +32,7 @@ impl Family {
         match self {
             Family::OpenSsl => "OpenSSL",
             Family::GnuTls => "GnuTLS",
+            Family::Go => "Go",
         }
     }
 }
@@ -40,7 +44,7 @@ pub struct Function {
     pub name: &'static str,
     /// Why it is not probed; `None`: it is.
     pub skipped: Option<Costly>,
-    pub(super) probe: Option<Probe>,
+    pub(super) probes: Vec<Probe>,
 }
 
 /// A place in the file.
@@ -51,6 +55,17 @@ pub(super) struct Probe {
     pub(super) function: u32,
 }
 
+impl Probe {
+    /// The program that looks at what passes here.
+    pub(super) fn program(self) -> &'static str {
+        match tls_function(self.function) {
+            FREE => "alize_tls_free",
+            READ | WRITE | HANDSHAKE => "alize_tls_enter",
+            _ => "alize_tls_go",
+        }
+    }
+}
+
 /// What was found in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Library {
@@ -58,6 +73,8 @@ pub struct Library {
     pub family: Family,
     /// Its functions that matter.
     pub functions: Vec<Function>,
+    /// What stands against it, whatever its functions are.
+    pub(super) obstacle: Option<&'static str>,
 }
 
 struct Known {
@@ -117,6 +134,9 @@ impl Library {
             return None;
         }
         let image = Image { file: &file, data };
+        if let Some(library) = go::find(&image) {
+            return Some(library);
+        }
         let mut found: [Option<u64>; KNOWN.len()] = [None; KNOWN.len()];
         learn(file.dynamic_symbols(), &mut found);
         // A program that has a library within it may not export its symbols.
@@ -130,21 +150,22 @@ impl Library {
             let placed = site::find(&image, address, known.signature).and_then(|site| {
                 image.offset(site.address).map(|offset| (site, offset)).ok_or(Costly::Unreadable)
             });
-            let (skipped, probe) = match placed {
+            let (skipped, probes) = match placed {
                 Ok((site, offset)) => {
                     let cookie = cookie(known.function, &site);
-                    (None, Some(Probe { offset, cookie, function: known.function.0 }))
+                    (None, vec![Probe { offset, cookie, function: known.function.0 }])
                 }
-                Err(costly) => (Some(costly), None),
+                Err(costly) => (Some(costly), Vec::new()),
             };
-            functions.push(Function { name: known.name, skipped, probe });
+            functions.push(Function { name: known.name, skipped, probes });
         }
-        Some(Self { family, functions })
+        Some(Self { family, functions, obstacle: None })
     }
 
     /// The places of probes, each once: several functions may lead to one.
     pub(super) fn probes(&self) -> Vec<Probe> {
-        let mut probes: Vec<Probe> = self.functions.iter().filter_map(|function| function.probe).collect();
+        let mut probes: Vec<Probe> =
+            self.functions.iter().flat_map(|function| &function.probes).copied().collect();
         probes.sort_by_key(|probe| probe.offset);
         probes.dedup_by_key(|probe| probe.offset);
         probes
@@ -162,14 +183,24 @@ impl Library {
         format!("{family}: {probed} of {all} functions in {}{skipped}", name.escape_debug())
     }
 
-    /// Whether enough is probed to follow what is sent and received.
-    pub fn usable(&self) -> bool {
-        let has = |wanted: tls_function| {
-            self.functions
-                .iter()
-                .any(|function| function.probe.is_some_and(|probe| probe.function == wanted.0))
+    /// Why it has no probe at all; `None`: enough is probed to follow what is sent and received.
+    pub fn refused(&self) -> Option<String> {
+        if let Some(obstacle) = self.obstacle {
+            return Some(obstacle.to_owned());
+        }
+        let has = |either: [tls_function; 2]| {
+            let mut probes = self.functions.iter().flat_map(|function| &function.probes);
+            probes.any(|probe| either.iter().any(|wanted| wanted.0 == probe.function))
         };
-        has(READ) && has(WRITE)
+        let usable = has([READ, tls_function::TLS_FUNCTION_GO_READ])
+            && has([WRITE, tls_function::TLS_FUNCTION_GO_WRITE]);
+        let skipped = self.functions.iter().filter_map(|function| {
+            function.skipped.as_ref().map(|why| format!("; not {}: {why}", function.name))
+        });
+        (!usable).then(|| {
+            let skipped: String = skipped.collect();
+            format!("what it reads and what it writes cannot both be probed cheaply{skipped}")
+        })
     }
 }
 
@@ -194,9 +225,9 @@ fn learn<'data, S: ObjectSymbol<'data>>(
 }
 
 /// The file as it is in memory.
-struct Image<'a, 'data, R: ReadRef<'data>> {
-    file: &'a ElfFile64<'data, Endianness, R>,
-    data: R,
+pub(super) struct Image<'a, 'data, R: ReadRef<'data>> {
+    pub(super) file: &'a ElfFile64<'data, Endianness, R>,
+    pub(super) data: R,
 }
 
 impl<'data, R: ReadRef<'data>> Image<'_, 'data, R> {
@@ -212,7 +243,7 @@ impl<'data, R: ReadRef<'data>> Image<'_, 'data, R> {
         })
     }
 
-    fn offset(&self, address: u64) -> Option<usize> {
+    pub(super) fn offset(&self, address: u64) -> Option<usize> {
         self.place(address).and_then(|(offset, _)| usize::try_from(offset).ok())
     }
 }
@@ -249,7 +280,7 @@ mod tests {
         let all = ["gnutls_record_recv_seq", "gnutls_record_send2", "gnutls_handshake", "gnutls_deinit"];
         assert_eq!((gnutls.family, probed(&gnutls)), (Family::GnuTls, all.to_vec()));
         assert_eq!(gnutls.probes().len(), 4, "{gnutls:?}");
-        assert!(openssl.usable() && gnutls.usable());
+        assert_eq!((openssl.refused(), gnutls.refused()), (None, None));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod cost;
+mod go;
 mod library;
 mod processes;
 mod site;
@@ -24,7 +25,7 @@ use crate::maps::Map;
 use crate::pin::Pins;
 use crate::{Error, Options, environment, variant};
 
-use super::abi::{tls_function, tls_key, tls_limits, tls_server};
+use super::abi::{tls_key, tls_limits, tls_server};
 use super::{Limits, load, write_set};
 pub use library::{Family, Function, Library};
 use processes::{Cache, FileId};
@@ -60,9 +61,21 @@ pub(crate) fn on_this_machine(object: &Object) -> Result<String, Error> {
     Ok(words.join("; "))
 }
 
-/// What a call of a probed function costs more, in words.
-pub fn told(cost: Duration) -> String {
-    format!("a call into a probed function takes {:.2} us longer here", cost.as_secs_f64() * 1e6)
+/// What probes cost, measured where they would be paid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cost {
+    /// A call of a function of a library: its return is seen, too.
+    pub call: Duration,
+    /// A probe that is passed, as those in programs of Go are.
+    pub passed: Duration,
+}
+
+/// What probes cost, in words.
+pub fn told(cost: Cost) -> String {
+    let [call, passed] = [cost.call, cost.passed].map(|cost| cost.as_secs_f64() * 1e6);
+    format!(
+        "a call into a probed function takes {call:.2} us longer here, and a probe in Go's {passed:.2} us"
+    )
 }
 
 /// A file in which the probes are, or ought to be.
@@ -105,7 +118,7 @@ pub(super) struct Tls {
     processes: HashSet<u32>,
     looked: Option<Instant>,
     looked_at_all: Option<Instant>,
-    cost: Duration,
+    cost: Cost,
 }
 
 impl Tls {
@@ -163,8 +176,8 @@ impl Tls {
         write_set(&self.servers, |_| true, servers.iter().map(entry))
     }
 
-    /// What a call of a probed function costs more, in a process that is not looked at.
-    pub(super) fn cost(&self) -> Duration {
+    /// What probes cost in a process that is not looked at.
+    pub(super) fn cost(&self) -> Cost {
         self.cost
     }
 
@@ -220,8 +233,8 @@ impl Tls {
             }
         };
         let Some(library) = found else { return Ok(()) };
-        let (links, refused) = if !library.usable() {
-            (Vec::new(), Some("neither what it reads nor what it writes can be probed cheaply".to_owned()))
+        let (links, refused) = if let Some(refused) = library.refused() {
+            (Vec::new(), Some(refused))
         } else if self.files.len() >= FILES {
             (Vec::new(), Some(format!("probes are in {FILES} files already, which is all there can be")))
         } else {
@@ -239,13 +252,15 @@ impl Tls {
 
     /// Links of one file: those that see a call, those that see its return, and the end of sessions.
     fn place(&self, path: &Path, library: &Library) -> io::Result<Vec<Link>> {
-        let free = tls_function::TLS_FUNCTION_FREE.0;
-        let (ends, calls): (Vec<_>, Vec<_>) =
-            library.probes().into_iter().partition(|probe| probe.function == free);
+        let probes = library.probes();
+        let of =
+            |program| probes.iter().copied().filter(|probe| probe.program() == program).collect::<Vec<_>>();
+        let (calls, ends, of_go) = (of("alize_tls_enter"), of("alize_tls_free"), of("alize_tls_go"));
         let programs = [
             ("alize_tls_leave", true, &calls),
             ("alize_tls_enter", false, &calls),
             ("alize_tls_free", false, &ends),
+            ("alize_tls_go", false, &of_go),
         ];
         let mut links = Vec::new();
         for (name, retprobe, probes) in programs.into_iter().filter(|(_, _, probes)| !probes.is_empty()) {
@@ -308,11 +323,11 @@ fn program<'a>(object: &'a Object, name: &str) -> Result<ProgramMut<'a>, Error> 
 }
 
 #[cfg(target_arch = "x86_64")]
-fn cost(object: &Object) -> Result<Duration, Error> {
+fn cost(object: &Object) -> Result<Cost, Error> {
     cost::measure(object)
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn cost(_: &Object) -> Result<Duration, Error> {
-    Ok(Duration::ZERO)
+fn cost(_: &Object) -> Result<Cost, Error> {
+    Ok(Cost { call: Duration::ZERO, passed: Duration::ZERO })
 }

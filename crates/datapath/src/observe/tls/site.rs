@@ -48,6 +48,9 @@ pub enum Costly {
     /// There are no instructions where the symbol says.
     #[error("its instructions cannot be read")]
     Unreadable,
+    /// It is not what is known of it.
+    #[error("it is not as Go's compiler has made it so far: {0}")]
+    Unlike(&'static str),
 }
 
 /// What a function is given.
@@ -75,13 +78,13 @@ enum Value {
 
 /// Instructions that the kernel emulates: what it does at each is one of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Emulated {
+pub(super) enum Emulated {
     Plain,
     Branch,
 }
 
 /// As the kernel decides it, without the forms that only newer kernels know.
-fn emulated(bytes: &[u8]) -> Option<Emulated> {
+pub(super) fn emulated(bytes: &[u8]) -> Option<Emulated> {
     match bytes {
         [0x50..=0x57] | [0x41, 0x50..=0x57] | [0x90] | [0x66, 0x90] => Some(Emulated::Plain),
         [0xeb, _] | [0x70..=0x7f, _] => Some(Emulated::Branch),
@@ -183,7 +186,7 @@ impl Walk {
 }
 
 /// By how many bytes the stack grows; `None`: that cannot be told, or it does not.
-fn stack_grows(instruction: &Instruction) -> Option<i64> {
+pub(super) fn stack_grows(instruction: &Instruction) -> Option<i64> {
     let on_stack = || instruction.op_register(0) == Register::RSP;
     match instruction.code() {
         Code::Sub_rm64_imm8 | Code::Sub_rm64_imm32 if on_stack() => Some(instruction.immediate(1) as i64),
