@@ -219,6 +219,33 @@ fn a_program_of_go_that_is_loaded_anywhere_is_seen_at_both_ends() {
     both_ends_of_go_agree("go-pie", &["-buildmode=pie", "-ldflags=-linkmode=external -s -w"]);
 }
 
+/// Both ends have to know that they are ends of one connection, each time.
+#[test]
+fn connections_of_go_for_a_single_request_are_counted_once() {
+    let world = World::new("observe-tls-go-single");
+    let mut observer = open(&world);
+    let go = Go::new("go-single", &[]);
+    let (address, nginx) = (free_address(), go.certificate.nginx("go-single"));
+    let _server = go.serve(address, &[]);
+    let mut client = go.ask(address, 16, 100, &["GET /close", "POST /close"]);
+    let mut other = go.ask(nginx.address, 16, 50, &["GET /close", "404"]);
+    go.watch_all(&mut observer, &[address, nginx.address]);
+    client.begin();
+    other.begin();
+    client.done();
+    other.done();
+    go.logged_is_counted(&observer, address);
+    counts_agree(&observer, &nginx, 0);
+    let all = [address, nginx.address].map(|address| of_side(&observer, address, Side::Client));
+    assert_eq!(all, [1600, 800]);
+    let tallies = observer.tallies().unwrap();
+    assert_eq!(
+        (tallies.get("tls-session"), tallies.get("tls-peer")),
+        (Some(2400), Some(2400)),
+        "{tallies:?}"
+    );
+}
+
 /// Stacks that grow and shrink, goroutines that change threads, and breakpoints that come and go meanwhile: each byte is right.
 #[test]
 fn programs_of_go_are_unharmed_by_probes_that_come_and_go() {

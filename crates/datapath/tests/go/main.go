@@ -139,6 +139,8 @@ func one(client *http.Client, address string, r request, number int) error {
 	if err != nil {
 		return err
 	}
+	// A connection for this one alone.
+	req.Close = r.path == "/close"
 	response, err := client.Do(req)
 	if err != nil {
 		return err
