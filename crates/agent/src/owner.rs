@@ -90,11 +90,13 @@ pub async fn run(options: Options, on_ready: impl FnOnce(&Ready)) -> Result<(), 
     let mut owner = Owner::new(mesh, &options)?;
     let (sender, work) = mpsc::channel(16);
     let mesh = Handle(sender);
-    let observer =
-        match Running::start(&options.datapath, options.observe, &options.path_templates, mesh.clone()) {
-            Ok(observer) => observer,
-            Err(error) => return Err(give_up(owner.mesh, &options, error)),
-        };
+    let in_force = owner.mesh.in_force();
+    let templates = &options.path_templates;
+    let started = Running::start(&options.datapath, options.observe, templates, mesh.clone(), in_force);
+    let observer = match started {
+        Ok(observer) => observer,
+        Err(error) => return Err(give_up(owner.mesh, &options, error)),
+    };
     let (proxy, keeper) = proxy::keep(options.proxy.clone(), owner.mesh.proxied(), mesh.clone());
     try_kernel(mesh.clone(), &options);
     let service = Api::new(mesh, observer.handle(), proxy);

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 use alize_datapath::doctor::{Accepted, Area, Finding, State, examine, verify_object};
 use alize_datapath::observe::{Limits, Observer};
-use alize_datapath::{DataPath, capability};
+use alize_datapath::{DataPath, InForce, capability};
 use serde_json::json;
 use world::{TcpServer, UdpServer, World, apply, ask, dial, eventually, service};
 
@@ -321,8 +321,8 @@ fn terminated(_: &World, data_path: &mut DataPath) -> Tried {
 
 /// Requests and responses of a server that writes them as HTTP has them.
 fn observed(world: &World, _: &mut DataPath) -> Tried {
-    let observer =
-        Observer::open(&world.options, &Limits::default()).unwrap_or_else(|error| panic!("{error}"));
+    let observer = Observer::open(&world.options, &Limits::default(), &InForce::default())
+        .unwrap_or_else(|error| panic!("{error}"));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let server = std::thread::spawn(move || {

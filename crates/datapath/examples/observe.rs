@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use alize_datapath::observe::{Event, Filter, Limits, Observer, Request};
-use alize_datapath::{Options, unload};
+use alize_datapath::{InForce, Options, unload};
 use alize_model::Budgets;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn watch(options: &Options, time: Duration, mode: &str) -> Result<(), Box<dyn std::error::Error>> {
-    let mut observer = Observer::open(options, &Limits::default())?;
+    let mut observer = Observer::open(options, &Limits::default(), &InForce::default())?;
     match mode {
         "idle" => {
             let _ = observer.start_trace(&Filter { path_prefix: "/nowhere".into(), ..Filter::default() })?;

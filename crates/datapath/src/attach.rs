@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
-use libbpf_rs::{Link, Program, ProgramMut};
+use libbpf_rs::{Program, ProgramMut};
 
 use crate::Error;
 use crate::environment::{self, Cgroup};
@@ -27,21 +27,6 @@ pub(crate) fn attach_new(
         _ => error("cannot attach", e),
     })?;
     link.pin(path).map_err(|e| error("cannot pin the link of", e))
-}
-
-/// Puts a program to work in a cgroup; an existing link gets it in one step.
-pub(crate) fn attach_one(program: &ProgramMut<'_>, pins: &Pins, cgroup: &Cgroup) -> Result<(), Error> {
-    let name = program.name().to_string_lossy().into_owned();
-    let path = pins.link(&name, cgroup);
-    let error = |action, e: libbpf_rs::Error| {
-        Error::kernel(action, format!("{name} at {}", cgroup.path.display()), io_error(e))
-    };
-    if cgroup_of(&path) == Some(cgroup.id) {
-        let mut link = Link::open(&path).map_err(|e| error("cannot open the link of", e))?;
-        return link.update_prog(program).map_err(|e| error("cannot update", e));
-    }
-    unpin(&path)?;
-    attach_new(program, &name, &path, cgroup)
 }
 
 /// The kernel refuses a link beside a program that was attached without BPF_F_ALLOW_MULTI, here or further up.

@@ -16,7 +16,7 @@ use crate::bundle::{Bundle, Digest, Prepared};
 use crate::environment::{self, Cgroup};
 use crate::error::io_error;
 use crate::http::abi::PROGRAM_CLIENT;
-use crate::load::{Loading, load_gates};
+use crate::load::{Loading, is_private, load_gates};
 use crate::log::Log;
 use crate::maps::Map;
 use crate::pin::{Pins, entries};
@@ -175,7 +175,7 @@ pub(crate) fn begin(
 /// The gates; their maps are pinned, since a prog array that nobody in user space holds is emptied.
 fn gates(pins: &Pins) -> Result<Object, Error> {
     let log = Log::begin(40);
-    load_gates(&|name| pins.map(name), &log).map_err(|said| {
+    load_gates(&|name| (!is_private(name)).then(|| pins.map(name)), &log).map_err(|said| {
         Error::Verifier(Box::new(Rejection::new("canary", Some("no version can be tried"), said, pins)))
     })
 }

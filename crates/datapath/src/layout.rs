@@ -10,7 +10,7 @@ use libbpf_rs::{AsRawLibbpf, MapCore, MapHandle, MapType, ObjectBuilder, libbpf_
 use crate::Error;
 use crate::btf::{Field, Types};
 use crate::error::io_error;
-use crate::load::is_private;
+use crate::load::{is_private, is_sized_by_source};
 
 /// A map, as programs know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub(crate) struct MapLayout {
     pub(crate) key_size: u32,
     pub(crate) value_size: u32,
     pub(crate) flags: u32,
+    /// As many as were asked for, or made.
+    pub(crate) entries: u32,
     /// `None`: nothing is known beyond the sizes.
     pub(crate) key: Option<Vec<Field>>,
     pub(crate) value: Option<Vec<Field>>,
@@ -56,10 +58,12 @@ impl MapLayout {
     }
 
     pub(crate) fn fit(&self, pinned: &Self) -> Fit {
+        let is_resized = is_sized_by_source(&self.name) && self.entries != pinned.entries;
         let sizes = |map: &Self| (map.kind, map.key_size, map.value_size, map.flags);
         let differ =
             |a: &Option<Vec<Field>>, b: &Option<Vec<Field>>| matches!((a, b), (Some(a), Some(b)) if a != b);
-        match sizes(self) != sizes(pinned)
+        match is_resized
+            || sizes(self) != sizes(pinned)
             || differ(&self.key, &pinned.key)
             || differ(&self.value, &pinned.value)
         {
@@ -107,6 +111,7 @@ pub(crate) fn of_object(name: &str, bytes: &[u8]) -> Result<ObjectLayout, Error>
             key_size: map.key_size(),
             value_size: map.value_size(),
             flags: map.map_flags(),
+            entries: map.max_entries(),
             key: fields(key),
             value: fields(value),
         });
@@ -137,6 +142,7 @@ pub(crate) fn of_map(name: &str, map: &MapHandle) -> Result<MapLayout, Error> {
         key_size: info.key_size,
         value_size: info.value_size,
         flags: info.map_flags,
+        entries: info.max_entries,
         key,
         value,
     })
@@ -160,8 +166,16 @@ unsafe fn raw<'a>(btf: *const libbpf_sys::btf) -> Option<&'a [u8]> {
 
 /// Whether a map's entries belong to sockets: no other map can take them over.
 pub(crate) fn belongs_to_sockets(kind: u32) -> bool {
-    let sockets = [MapType::SkStorage, MapType::Sockmap, MapType::Sockhash];
-    sockets.into_iter().any(|own| own as u32 == kind)
+    is_one_of(kind, [MapType::SkStorage, MapType::Sockmap, MapType::Sockhash])
+}
+
+/// Whether a map leads to programs.
+pub(crate) fn leads_on(kind: u32) -> bool {
+    is_one_of(kind, [MapType::ProgArray])
+}
+
+fn is_one_of<const N: usize>(kind: u32, kinds: [MapType; N]) -> bool {
+    kinds.into_iter().any(|own| own as u32 == kind)
 }
 
 /// Bytes at an aligned place: libelf reads words where they are.

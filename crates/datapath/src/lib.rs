@@ -32,6 +32,7 @@ mod grace;
 #[cfg(test)]
 mod host;
 pub mod http;
+mod in_force;
 pub mod inspect;
 mod layout;
 mod load;
@@ -68,8 +69,9 @@ pub use canary::{HookCounts, LaneCounts, Scope, Trial, trial};
 pub use effort::Effort;
 pub use environment::cgroup2_root;
 pub use error::Error;
+pub use in_force::InForce;
 pub use memory::trim as trim_memory;
-pub use origins::{Running, running_bundles};
+pub use origins::{Running, observing_bundles, running_bundles};
 pub use refused::Refused;
 pub use rejection::Rejection;
 pub use unload::{Unloaded, unload, unload_after};
@@ -325,6 +327,7 @@ pub struct DataPath {
     http: Option<http::tables::Tables>,
     /// A version that is tried beside the one in force.
     canary: Option<canary::Canary>,
+    in_force: InForce,
     _lock: Lock,
 }
 
@@ -382,10 +385,18 @@ impl DataPath {
         pins.make_folders()?;
         let running = origins::running(pins)?;
         let other = running.iter().any(|running| running.digest != Some(bundle.digest()));
-        let site = upgrade::Site { pins, budgets: &options.budgets, cgroups, bpffs: &options.bpffs };
+        let in_force = InForce::default();
+        let mut turn = in_force.turn();
+        let site = upgrade::Site {
+            pins,
+            budgets: &options.budgets,
+            limits: &observe::Limits::DEFAULT,
+            cgroups,
+            bpffs: &options.bpffs,
+        };
         // Attached before anything is in the maps: without addresses every connect passes as if nothing were there.
         let (loaded, steps) =
-            upgrade::install(&site, bundle, other, keeping).map_err(|error| match (error, other) {
+            upgrade::install(&site, bundle, other, None, keeping).map_err(|error| match (error, other) {
                 // Nothing ran, or the same: then the step says nothing.
                 (Error::Step { source, .. }, false) => *source,
                 (source, false) => source,
@@ -395,6 +406,8 @@ impl DataPath {
                     source: Box::new(source),
                 },
             })?;
+        turn.put(bundle)?;
+        drop(turn);
         if !grace::is_possible() {
             tracing::warn!(
                 "the kernel refuses membarrier(2): balancing slots that were in use are not used again"
@@ -421,6 +434,7 @@ impl DataPath {
             terminate: loaded.terminate,
             http: loaded.http.map(http::tables::Tables::open).transpose()?,
             canary: None,
+            in_force,
             _lock: lock,
         };
         Ok((data_path, opened, steps))
@@ -635,6 +649,11 @@ impl DataPath {
     /// Kernel memory of maps and programs, in bytes.
     pub fn kernel_memory(&self) -> u64 {
         memory::of_kernel(&self.every_map, &self.programs)
+    }
+
+    /// The bundle in force, for those that observe beside this data path.
+    pub fn in_force(&self) -> InForce {
+        self.in_force.clone()
     }
 
     /// Folder of the pins.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use alize_model::Budgets;
 use libbpf_rs::{Link, MapCore, MapHandle, Object, ObjectBuilder, OpenObject};
 
-use crate::bundle::{Bundle, Part};
+use crate::bundle::Part;
 use crate::effort::Statistics;
 use crate::error::io_error;
 use crate::http;
@@ -16,6 +16,7 @@ use crate::http::tables::RouteMaps;
 use crate::layout::Words;
 use crate::log::Log;
 use crate::maps::{Map, Maps};
+use crate::observe::{self, Limits};
 use crate::pin::Pins;
 use crate::rejection::{LINES_KEPT, Rejection};
 use crate::upgrade::{Changed, entries_of, pin_path};
@@ -29,6 +30,18 @@ pub(crate) struct File {
     pub(crate) feature: Option<&'static str>,
     /// An object that this one makes no sense without.
     pub(crate) needs: Option<&'static str>,
+    pub(crate) role: Role,
+}
+
+/// When an object is at work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Always: it is the data path.
+    DataPath,
+    /// While HTTP is observed.
+    Observer,
+    /// While a trace or a service asks for it.
+    Asked,
 }
 
 /// libelf reads words in place, so the bytes must be aligned.
@@ -46,13 +59,14 @@ pub(crate) use object;
 
 /// In the order in which they are attached: what observes comes before what acts, so that no connection is balanced
 /// and then not counted, and replies are translated before the first datagram is.
-pub(crate) const FILES: [File; 16] = [
-    File { name: "names", bytes: object!("names"), feature: None, needs: None },
+pub(crate) const FILES: [File; 22] = [
+    File { name: "names", bytes: object!("names"), feature: None, needs: None, role: Role::DataPath },
     File {
         name: "sockops",
         bytes: object!("sockops"),
         feature: Some("TCP connections are not followed: no established, open, failed, bytes or RTT"),
         needs: None,
+        role: Role::DataPath,
     },
     File {
         name: "release",
@@ -60,18 +74,21 @@ pub(crate) const FILES: [File; 16] = [
         feature: Some("the end of connected UDP sockets is not seen: they count as open"),
         // It would take every TCP connection that sockops has not seen opening for one that failed.
         needs: Some("sockops"),
+        role: Role::DataPath,
     },
     File {
         name: "getpeername",
         bytes: object!("getpeername"),
         feature: Some("getpeername() shows the endpoint's address, not the service's"),
         needs: None,
+        role: Role::DataPath,
     },
     File {
         name: "recvmsg",
         bytes: object!("recvmsg"),
         feature: Some("UDP sockets that are not connected are not balanced"),
         needs: None,
+        role: Role::DataPath,
     },
     File {
         name: "sendmsg",
@@ -79,18 +96,21 @@ pub(crate) const FILES: [File; 16] = [
         feature: Some("UDP sockets that are not connected are not balanced"),
         // Replies would come from an address that the client never heard of.
         needs: Some("recvmsg"),
+        role: Role::DataPath,
     },
     File {
         name: "http_entry",
         bytes: object!("http_entry"),
         feature: Some(http::programs::LOST),
         needs: None,
+        role: Role::DataPath,
     },
     File {
         name: "http_far",
         bytes: object!("http_far"),
         feature: Some(http::programs::LOST),
         needs: Some("http_entry"),
+        role: Role::DataPath,
     },
     // Before http_client: sockets that it sends out of get their program when they come into the map.
     File {
@@ -98,12 +118,14 @@ pub(crate) const FILES: [File; 16] = [
         bytes: object!("http_back_entry"),
         feature: Some(http::programs::LOST_REMOTE),
         needs: Some("http_far"),
+        role: Role::DataPath,
     },
     File {
         name: "http_back",
         bytes: object!("http_back"),
         feature: Some(http::programs::LOST_REMOTE),
         needs: Some("http_back_entry"),
+        role: Role::DataPath,
     },
     // Before http_client: what it draws from the proxy must be able to draw from.
     File {
@@ -111,25 +133,29 @@ pub(crate) const FILES: [File; 16] = [
         bytes: object!("http_limit"),
         feature: Some(http::programs::LOST),
         needs: Some("http_far"),
+        role: Role::DataPath,
     },
     File {
         name: "http_client",
         bytes: object!("http_client"),
         feature: Some(http::programs::LOST),
         needs: Some("http_limit"),
+        role: Role::DataPath,
     },
     File {
         name: "http_sockops",
         bytes: object!("http_sockops"),
         feature: Some(http::programs::LOST),
         needs: Some("http_client"),
+        role: Role::DataPath,
     },
-    File { name: "connect", bytes: object!("connect"), feature: None, needs: None },
+    File { name: "connect", bytes: object!("connect"), feature: None, needs: None, role: Role::DataPath },
     File {
         name: "sweep",
         bytes: object!("sweep"),
         feature: Some("bytes and RTT of a connection are counted when it ends, not before"),
         needs: None,
+        role: Role::DataPath,
     },
     File {
         name: "terminate",
@@ -138,8 +164,24 @@ pub(crate) const FILES: [File; 16] = [
             "`removal: terminate` closes no connection; it takes Linux 6.5, for bpf_sock_destroy()",
         ),
         needs: None,
+        role: Role::DataPath,
     },
+    observing("observe", object!("observe"), None, Role::Observer),
+    observing("observe_release", object!("observe_release"), Some("observe"), Role::Observer),
+    observing("observe_tcp", object!("observe_tcp"), Some("observe"), Role::Observer),
+    observing("http_told", object!("http_told"), Some("http_far"), Role::Observer),
+    observing("observe_dns", object!("observe_dns"), Some("observe"), Role::Asked),
+    observing("observe_tls", object!("observe_tls"), Some("observe"), Role::Asked),
 ];
+
+const fn observing(
+    name: &'static str,
+    bytes: &'static [u8],
+    needs: Option<&'static str>,
+    role: Role,
+) -> File {
+    File { name, bytes, feature: Some(crate::observe::lost(name)), needs, role }
+}
 
 /// Endpoints whose sockets one run of `terminate` closes: its map is not sized by a budget, because a hash pays for
 /// every entry that it might hold.
@@ -184,9 +226,45 @@ fn size_of_map(name: &str, budgets: &Budgets) -> Option<u32> {
     }
 }
 
-/// Maps of one object alone; all others are pinned and shared.
+/// Maps of one object alone; all others are pinned and shared. Those of TLS are worth nothing without the probes, which are
+/// not pinned either.
 pub(crate) fn is_private(name: &str) -> bool {
-    name == "terminating" || name.contains('.')
+    name == "terminating" || name.contains('.') || name.starts_with("tls_")
+}
+
+/// Whether the C source says how many entries the map has.
+pub(crate) fn is_sized_by_source(name: &str) -> bool {
+    let (budgets, limits) = (Budgets::default(), Limits::default());
+    size_of_map(name, &budgets).or_else(|| observe::size_of_map(name, &limits)).is_none()
+}
+
+/// Where the maps of objects are pinned, and how large those become that are not there yet.
+pub(crate) struct Ground<'a> {
+    pub(crate) pins: &'a Pins,
+    pub(crate) budgets: &'a Budgets,
+    pub(crate) limits: &'a Limits,
+    pub(crate) changed: &'a Changed,
+}
+
+impl Ground<'_> {
+    /// `None`: the map is the object's own.
+    fn pin(&self, name: &str, role: Role) -> Option<PathBuf> {
+        let path = pin_path(self.pins, self.changed, name);
+        // Who observes where no data path is has empty maps of its own in their place.
+        let is_absent = || role != Role::DataPath && observe::is_of_the_data_path(name) && !path.exists();
+        (!is_private(name) && !is_absent()).then_some(path)
+    }
+
+    /// A pinned map keeps the size that it was made with.
+    fn entries(&self, name: &str) -> Option<u32> {
+        let pinned = || {
+            let path = self.pins.map(name);
+            let map = path.exists().then(|| MapHandle::from_pinned_path(path).ok());
+            map.flatten().map(|map| map.max_entries())
+        };
+        let made = || size_of_map(name, self.budgets).or_else(|| observe::size_of_map(name, self.limits));
+        entries_of(self.changed, name).or_else(pinned).or_else(made)
+    }
 }
 
 /// The sizes that the pinned maps were made with, `asked` where one is missing; `None` when all are.
@@ -212,13 +290,15 @@ pub(crate) fn pinned_budgets(pins: &Pins, asked: &Budgets) -> Result<Option<Budg
 
 /// Maps whose entries this process reads or writes; all others are the programs' alone.
 pub(crate) fn is_read_here(name: &str) -> bool {
-    !matches!(name, "turns" | "affinity" | "connections" | "flows") && !is_private(name)
+    !matches!(name, "turns" | "affinity" | "connections" | "flows")
+        && !observe::is_of_the_programs(name)
+        && !is_private(name)
 }
 
 /// Objects that the kernel has verified and that do not work yet.
 pub(crate) struct Loading {
     objects: HashMap<&'static str, Object>,
-    programs: Vec<ProgramStatus>,
+    programs: Vec<(Role, ProgramStatus)>,
 }
 
 impl Loading {
@@ -229,76 +309,102 @@ impl Loading {
 
     /// How many programs there are.
     pub(crate) fn programs(&self) -> usize {
-        self.statuses().iter().filter(|program| program.off.is_none()).count()
+        self.programs.iter().filter(|(_, program)| program.off.is_none()).count()
     }
 
-    pub(crate) fn statuses(&self) -> &[ProgramStatus] {
-        &self.programs
+    /// Programs of the data path, or those that observe.
+    pub(crate) fn statuses(&self, of_the_data_path: bool) -> impl Iterator<Item = &ProgramStatus> {
+        let wanted = move |role: &Role| (*role == Role::DataPath) == of_the_data_path;
+        self.programs.iter().filter(move |(role, _)| wanted(role)).map(|(_, status)| status)
+    }
+
+    /// An object, unless it is off.
+    pub(crate) fn object(&self, name: &str) -> Option<&Object> {
+        self.objects.get(name)
+    }
+
+    /// An object, for good.
+    pub(crate) fn into_object(mut self, name: &str) -> Option<Object> {
+        self.objects.remove(name)
     }
 
     /// Lets go of all but what is used later.
     pub(crate) fn keep(self) -> Result<Loaded, Error> {
-        keep(&self.objects, self.programs)
+        let programs = self.statuses(true).cloned().collect();
+        let objects = self.objects.into_iter().filter(|(name, _)| role_of(name) == Role::DataPath);
+        keep(&objects.collect(), programs)
     }
 }
 
-/// Loads all objects of `bundle`; of the maps in `changed` it makes drafts.
+fn role_of(object: &str) -> Role {
+    FILES.iter().find(|file| file.name == object).map_or(Role::Asked, |file| file.role)
+}
+
+/// Loads `parts`. One that the kernel refuses is off, unless that `loses` something: then it is an error.
 pub(crate) fn load(
-    pins: &Pins,
-    budgets: &Budgets,
-    bundle: &Bundle,
-    changed: &Changed,
+    ground: &Ground<'_>,
+    parts: &[&Part],
+    loses: &dyn Fn(&Part) -> bool,
 ) -> Result<Loading, Error> {
     let mut objects: HashMap<&'static str, Object> = HashMap::new();
     let mut programs = Vec::new();
     let log = Log::begin(LINES_KEPT);
-    for part in bundle.parts() {
-        let missing = part.needs.filter(|needed| !objects.contains_key(needed));
+    let mut off = |part: &Part, why: String| {
+        programs.push((part.role, ProgramStatus { name: part.name.into(), id: 0, off: Some(why) }));
+    };
+    for part in parts {
+        let missing = part.needs.filter(|needed| {
+            // What is of another role is there already, or comes with these.
+            let is_meant = role_of(needed) == part.role || parts.iter().any(|other| other.name == *needed);
+            is_meant && !objects.contains_key(needed)
+        });
         if let (Some(needed), Some(feature)) = (missing, part.feature) {
             let reason = format!("{feature} (it needs {needed}, which is off)");
             tracing::warn!("object {} is off: {reason}", part.name);
-            programs.push(ProgramStatus { name: part.name.into(), id: 0, off: Some(reason) });
+            off(part, reason);
             continue;
         }
-        match load_part(part, pins, budgets, changed, &log) {
-            Ok(object) => {
-                programs
-                    .extend(object.progs().map(|program| status(&program)).collect::<Result<Vec<_>, _>>()?);
-                objects.insert(part.name, object);
-            }
+        match load_part(part, ground, &log) {
+            Ok(object) => drop(objects.insert(part.name, object)),
             Err(said) => {
-                let rejection = Rejection::new(part.name, part.feature, said, pins);
-                if part.feature.is_none() {
+                let rejection = Rejection::new(part.name, part.feature, said, ground.pins);
+                if part.feature.is_none() || loses(part) {
                     return Err(Error::Verifier(Box::new(rejection)));
                 }
                 tracing::warn!("{rejection}");
-                programs.push(ProgramStatus {
-                    name: part.name.into(),
-                    id: 0,
-                    off: Some(rejection.in_short()),
-                });
+                off(part, rejection.in_short());
             }
+        }
+    }
+    for part in parts {
+        for program in objects.get(part.name).into_iter().flat_map(Object::progs) {
+            programs.push((part.role, status(&program)?));
         }
     }
     Ok(Loading { objects, programs })
 }
 
-fn load_part(
-    part: &Part,
-    pins: &Pins,
-    budgets: &Budgets,
-    changed: &Changed,
-    log: &Log,
-) -> Result<Object, Vec<String>> {
-    let pin = |name: &str| pin_path(pins, changed, name);
-    let entries = |name: &str| entries_of(changed, name).or_else(|| size_of_map(name, budgets));
-    // Of this binary's own objects there are builds for old kernels.
-    let own = FILES.iter().find(|file| file.name == part.name && *file.bytes == *part.bytes);
-    let bytes: &[u8] = match own {
+/// Whether the kernel takes an object, which is let go again.
+pub(crate) fn is_taken(part: &Part, budgets: &Budgets) -> bool {
+    let entries = |name: &str| size_of_map(name, budgets);
+    load_bytes(part.name, Words::of(bytes_of(part)).as_bytes(), None, &entries, &Log::begin(0)).is_ok()
+}
+
+/// Of this binary's own objects there are builds for old kernels.
+fn bytes_of(part: &Part) -> &[u8] {
+    match FILES.iter().find(|file| file.name == part.name && *file.bytes == *part.bytes) {
         Some(file) => variant::bytes(file),
         None => &part.bytes,
+    }
+}
+
+fn load_part(part: &Part, ground: &Ground<'_>, log: &Log) -> Result<Object, Vec<String>> {
+    let pin = |name: &str| ground.pin(name, part.role);
+    let entries = |name: &str| {
+        let is_own = is_private(name) || pin(name).is_some();
+        is_own.then(|| ground.entries(name)).flatten()
     };
-    let bytes = Words::of(bytes);
+    let bytes = Words::of(bytes_of(part));
     load_bytes(part.name, bytes.as_bytes(), Some(&pin), &entries, log)
 }
 
@@ -309,7 +415,7 @@ pub(crate) fn load_object(file: &File, budgets: &Budgets, log: &Log) -> Result<O
 }
 
 /// The gates between two versions, whose maps are pinned at `pin`.
-pub(crate) fn load_gates(pin: &dyn Fn(&str) -> PathBuf, log: &Log) -> Result<Object, Vec<String>> {
+pub(crate) fn load_gates(pin: &dyn Fn(&str) -> Option<PathBuf>, log: &Log) -> Result<Object, Vec<String>> {
     load_bytes("canary", object!("canary"), Some(pin), &|_| None, log)
 }
 
@@ -342,7 +448,7 @@ pub(crate) fn load_bytes_and_ask(
 fn load_bytes(
     name: &str,
     bytes: &[u8],
-    pin: Option<&dyn Fn(&str) -> PathBuf>,
+    pin: Option<&dyn Fn(&str) -> Option<PathBuf>>,
     entries: &dyn Fn(&str) -> Option<u32>,
     log: &Log,
 ) -> Result<Object, Vec<String>> {
@@ -354,7 +460,7 @@ fn load_bytes(
 fn open_object(
     name: &str,
     bytes: &[u8],
-    pin: Option<&dyn Fn(&str) -> PathBuf>,
+    pin: Option<&dyn Fn(&str) -> Option<PathBuf>>,
     entries: &dyn Fn(&str) -> Option<u32>,
 ) -> libbpf_rs::Result<OpenObject> {
     let mut object = ObjectBuilder::default().name(name).and_then(|builder| builder.open_memory(bytes))?;
@@ -366,16 +472,17 @@ fn open_object(
 /// libbpf makes and pins a map whose pin does not exist, and otherwise takes the pinned one if it is compatible.
 fn prepare_maps(
     object: &mut OpenObject,
-    pin: Option<&dyn Fn(&str) -> PathBuf>,
+    pin: Option<&dyn Fn(&str) -> Option<PathBuf>>,
     entries: &dyn Fn(&str) -> Option<u32>,
 ) -> libbpf_rs::Result<()> {
     for mut map in object.maps_mut() {
         let name = map.name().to_string_lossy().into_owned();
-        if let Some(entries) = entries(&name) {
+        // Maps of sockets have no number of entries.
+        if let Some(entries) = entries(&name).filter(|entries| *entries > 0) {
             map.set_max_entries(entries)?;
         }
-        if let Some(pin) = pin.filter(|_| !is_private(&name)) {
-            map.set_pin_path(pin(&name))?;
+        if let Some(path) = pin.and_then(|pin| pin(&name)) {
+            map.set_pin_path(path)?;
         }
     }
     Ok(())
@@ -469,7 +576,8 @@ mod tests {
                 bytes[at..at + from.len()].copy_from_slice(to);
             }
         }
-        let file = File { name: "changed", bytes: bytes.leak(), feature: None, needs: None };
+        let bytes = bytes.leak();
+        let file = File { name: "changed", bytes, feature: None, needs: None, role: Role::DataPath };
         let budgets = Budgets { services: 1, endpoints: 1, slots: 1, affinity: 1 };
         match load_object(&file, &budgets, &Log::begin(usize::MAX)) {
             Ok(_) => panic!("the kernel takes it"),

@@ -10,6 +10,8 @@ use libbpf_rs::PrintLevel;
 /// Listens to what is said on this thread until it is dropped. libbpf knows one listener in a process, and speaks on the
 /// thread that loads.
 pub(crate) struct Log {
+    /// Who listened before, and does so again.
+    before: Option<Said>,
     /// It belongs to the thread that began it.
     _here: PhantomData<*const ()>,
 }
@@ -30,8 +32,8 @@ impl Log {
         LISTENS.call_once(|| {
             libbpf_rs::set_print(Some((PrintLevel::Info, listen)));
         });
-        SAID.set(Some(Said { lines: Vec::new(), kept }));
-        Self { _here: PhantomData }
+        let before = SAID.replace(Some(Said { lines: Vec::new(), kept }));
+        Self { before, _here: PhantomData }
     }
 
     /// What was said since it began or was last asked.
@@ -51,7 +53,7 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        SAID.set(None);
+        SAID.set(self.before.take());
     }
 }
 

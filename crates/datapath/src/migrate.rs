@@ -11,6 +11,11 @@ use crate::btf::Field;
 use crate::error::io_error;
 use crate::layout::MapLayout;
 
+/// Whether what is in a map is worth nothing but while a program runs: working buffers, and that they are taken.
+pub(crate) fn is_scratch(map: &str) -> bool {
+    matches!(map, "windows" | "http_windows" | "drafts" | "dns_scratches")
+}
+
 /// What is copied from where to where, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Copy {

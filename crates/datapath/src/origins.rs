@@ -13,8 +13,8 @@ use crate::abi::Plain;
 use crate::bundle::{Bundle, Digest};
 use crate::error::io_error;
 use crate::maps::Map;
-use crate::pin::{Pins, entries};
-use crate::{Error, Options, ProgramStatus, canary};
+use crate::pin::{Pins, entries, program_of};
+use crate::{Error, Options, ProgramStatus, canary, layout, observe, switch};
 
 /// The map's name, of which the kernel keeps just so much.
 pub(crate) const MAP: &str = "program_origins";
@@ -81,7 +81,11 @@ fn make(pins: &Pins) -> Result<Map<u32, Origin>, Error> {
 }
 
 /// Says of the programs that are on that they came from `bundle`, and forgets those that are gone.
-pub(crate) fn note(pins: &Pins, bundle: &Bundle, programs: &[ProgramStatus]) -> Result<(), Error> {
+pub(crate) fn note<'p>(
+    pins: &Pins,
+    bundle: &Bundle,
+    programs: impl Iterator<Item = &'p ProgramStatus>,
+) -> Result<(), Error> {
     let map = make(pins)?;
     let mut gone = Vec::new();
     map.for_each(|id, _| {
@@ -94,7 +98,7 @@ pub(crate) fn note(pins: &Pins, bundle: &Bundle, programs: &[ProgramStatus]) -> 
     let text = bundle.manifest().version.as_bytes();
     version[..text.len().min(32)].copy_from_slice(&text[..text.len().min(32)]);
     let origin = Origin { digest: *bundle.digest().bytes(), version };
-    map.put_all(programs.iter().filter(|program| program.off.is_none()).map(|program| (program.id, origin)))
+    map.put_all(programs.filter(|program| program.off.is_none()).map(|program| (program.id, origin)))
 }
 
 /// Digest and version of the bundle that a program came from.
@@ -106,19 +110,42 @@ pub(crate) fn origin_of(pins: &Pins, program: u32) -> Result<Option<(Digest, Str
 
 /// What the links of an instance run now: one entry in the rule, several while a switch was broken off.
 pub(crate) fn running(pins: &Pins) -> Result<Vec<Running>, Error> {
-    let origins = open(pins)?;
-    let mut names = BTreeMap::new();
+    let links = linked(pins, |program| !observe::is_observing(program))?;
+    of_bundles(
+        pins,
+        links.into_iter().map(|(id, program)| (canary::behind_gate(pins, &program, id), program)),
+    )
+}
+
+/// The same of the programs that observe; those are another bundle's where the one in force has none.
+pub(crate) fn observing(pins: &Pins) -> Result<Vec<Running>, Error> {
+    let mut programs = linked(pins, observe::is_observing)?;
+    for slot in &observe::told::SLOTS {
+        let array = layout::pinned(&pins.map(slot.array))?;
+        programs.extend(
+            array.and_then(|array| switch::number_in(&array, slot.index)).map(|id| (id, slot.program.into())),
+        );
+    }
+    of_bundles(pins, programs.into_iter())
+}
+
+fn linked(pins: &Pins, wanted: impl Fn(&str) -> bool) -> Result<Vec<(u32, String)>, Error> {
+    let mut programs = Vec::new();
     for path in entries(&pins.links())? {
-        if let Ok(info) = Link::open(&path).and_then(|link| link.info()) {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let program = name.rsplit_once('-').map_or(name.clone(), |(program, _)| program.to_owned());
-            // Those that only look come with the binary, whatever bundle is in force.
-            if canary::is_meter(&program) || program.starts_with("alize_observe") {
-                continue;
-            }
-            names.insert(canary::behind_gate(pins, &program, info.prog_id), program);
+        let program = program_of(&path);
+        if !canary::is_meter(&program)
+            && wanted(&program)
+            && let Ok(info) = Link::open(&path).and_then(|link| link.info())
+        {
+            programs.push((info.prog_id, program));
         }
     }
+    Ok(programs)
+}
+
+fn of_bundles(pins: &Pins, programs: impl Iterator<Item = (u32, String)>) -> Result<Vec<Running>, Error> {
+    let origins = open(pins)?;
+    let names: BTreeMap<u32, String> = programs.collect();
     let boot = unix_time() - since_boot();
     let mut running: Vec<Running> = Vec::new();
     for info in ProgInfoIter::default().filter(|info| names.contains_key(&info.id)) {
@@ -157,6 +184,12 @@ pub(crate) fn running(pins: &Pins) -> Result<Vec<Running>, Error> {
 pub fn running_bundles(options: &Options) -> Result<Vec<Running>, Error> {
     crate::environment::check_root()?;
     running(&Pins::new(options)?)
+}
+
+/// What observes in an instance by name; nothing while nobody does.
+pub fn observing_bundles(options: &Options) -> Result<Vec<Running>, Error> {
+    crate::environment::check_root()?;
+    observing(&Pins::new(options)?)
 }
 
 fn unix_time() -> f64 {

@@ -169,6 +169,12 @@ pub(crate) fn cgroup_of(link: &Path) -> Option<u64> {
     }
 }
 
+/// The program that a pinned link is named after; the rest of the name is the cgroup's number.
+pub(crate) fn program_of(link: &Path) -> String {
+    let name = link.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    name.rsplit_once('-').map_or(name.clone(), |(program, _)| program.to_owned())
+}
+
 /// What is in `folder`; nothing when it does not exist.
 pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let error = |e| Error::path("cannot read", folder, e);

@@ -14,6 +14,7 @@ use crate::attach::{attach_new, unpin};
 use crate::environment::Cgroup;
 use crate::error::io_error;
 use crate::http::abi::{PROGRAM_BACK, PROGRAM_CLIENT, PROGRAM_FAR, PROGRAM_LIMIT};
+use crate::observe::told;
 use crate::pin::{Pins, cgroup_of};
 use crate::{Error, fault, http};
 
@@ -74,7 +75,7 @@ impl Switch {
                     self.link(&program, &name, pins, cgroup)?;
                 }
             }
-            for slot in SLOTS.iter().filter(|slot| slot.program == name) {
+            for slot in SLOTS.iter().chain(&told::SLOTS).filter(|slot| slot.program == name) {
                 self.fault(&name)?;
                 self.slot(&program, slot, &pins.map(slot.array))?;
             }
@@ -117,6 +118,19 @@ impl Switch {
         put(&array, slot.index, program.as_fd()).map_err(|e| {
             Error::kernel("cannot put a program into", format!("slot {} of {}", slot.index, slot.array), e)
         })?;
+        self.done.push(Done::Filled { array, index: slot.index, before });
+        Ok(())
+    }
+
+    /// Leaves a slot without a program for now.
+    pub(crate) fn clear(&mut self, slot: &Slot, path: &Path) -> Result<(), Error> {
+        if !path.exists() {
+            return Ok(());
+        }
+        let array = MapHandle::from_pinned_path(path)
+            .map_err(|e| Error::path("cannot open map", path, io_error(e)))?;
+        let before = program_in(&array, slot.index);
+        empty(&array, slot.index);
         self.done.push(Done::Filled { array, index: slot.index, before });
         Ok(())
     }
@@ -204,6 +218,6 @@ pub(crate) fn put(array: &MapHandle, index: u32, program: BorrowedFd<'_>) -> io:
 pub(crate) fn is_for_cgroups(program: &Program<'_>) -> bool {
     matches!(
         program.prog_type(),
-        ProgramType::CgroupSockAddr | ProgramType::CgroupSock | ProgramType::SockOps
+        ProgramType::CgroupSockAddr | ProgramType::CgroupSock | ProgramType::CgroupSkb | ProgramType::SockOps
     )
 }

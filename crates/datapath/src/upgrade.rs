@@ -1,21 +1,24 @@
 //! Puts the programs of a bundle in force: loaded and tried beside those that run, then switched. Whatever fails, what ran
 //! before goes on.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use alize_model::Budgets;
-use libbpf_rs::{MapCore, MapHandle};
+use libbpf_rs::{Link, MapHandle, Object};
 
-use crate::bundle::{Bundle, Digest, Prepared, Store};
+use crate::bundle::{Bundle, Digest, MapAbi, Part, Prepared, Store};
 use crate::canary::{Canary, Scope, Trial};
 use crate::environment::{self, Cgroup};
-use crate::layout::{self, Fit, MapLayout, belongs_to_sockets};
-use crate::load::{self, Loaded, Loading};
-use crate::pin::{Pins, cgroup_of, entries};
-use crate::switch::Switch;
-use crate::{DataPath, Error, Options, attach, canary, fault, migrate, origins, selftest};
+use crate::error::io_error;
+use crate::layout::{self, Fit, MapLayout, belongs_to_sockets, leads_on};
+use crate::load::{self, Ground, Loaded, Loading, Role};
+use crate::observe::{self, Limits, told};
+use crate::pin::{Pins, cgroup_of, entries, program_of};
+use crate::switch::{self, Switch};
+use crate::{DataPath, Error, Options, attach, canary, fault, migrate, origins, outermost, selftest};
 
 /// A step that was taken.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -50,10 +53,11 @@ pub struct Keeping {
     pub chosen: bool,
 }
 
-/// Where the programs go, and whether others run there.
+/// Where the programs go.
 pub(crate) struct Site<'a> {
     pub(crate) pins: &'a Pins,
     pub(crate) budgets: &'a Budgets,
+    pub(crate) limits: &'a Limits,
     pub(crate) cgroups: &'a [Cgroup],
     pub(crate) bpffs: &'a Path,
 }
@@ -66,11 +70,131 @@ pub(crate) struct Change {
     map: MapHandle,
     from: MapLayout,
     to: MapLayout,
+    carries_over: bool,
+}
+
+/// A bundle, and the one whose programs observe while it is in force: mostly the same.
+pub(crate) struct Version<'a> {
+    bundle: &'a Bundle,
+    observer: Cow<'a, Bundle>,
+}
+
+/// What is loaded of a version.
+struct Selection<'a> {
+    parts: Vec<&'a Part>,
+}
+
+/// Verified, and not at work yet.
+struct Ready {
+    changed: Changed,
+    loading: Loading,
 }
 
 /// Names each step, and stops at the one that fails.
 #[derive(Default)]
 struct Steps(Vec<Step>);
+
+impl<'a> Version<'a> {
+    pub(crate) fn new(bundle: &'a Bundle) -> Result<Self, Error> {
+        Ok(Self { bundle, observer: bundle.observer()? })
+    }
+
+    /// All that may be at work together.
+    fn parts(&self) -> impl Iterator<Item = &Part> {
+        let own = self.bundle.parts().iter().filter(|part| part.role == Role::DataPath);
+        own.chain(self.observer.parts().iter().filter(|part| part.role != Role::DataPath))
+    }
+
+    fn select(&self, wanted: impl Fn(&Part) -> bool) -> Result<Selection<'_>, Error> {
+        let is_mixed = self.observer.digest() != self.bundle.digest();
+        let mut parts = Vec::new();
+        for part in self.parts().filter(|part| wanted(part)) {
+            let other = match is_mixed && part.role != Role::DataPath {
+                true => self.disagreement(part)?,
+                false => None,
+            };
+            match other {
+                Some(map) => tracing::warn!(
+                    "object {} is off: {}; {} has no programs that observe, and those of this alize know map {map} with \
+                     another layout",
+                    part.name,
+                    part.feature.unwrap_or_default(),
+                    self.bundle.title()
+                ),
+                None => parts.push(part),
+            }
+        }
+        Ok(Selection { parts })
+    }
+
+    /// The map that an object of another bundle would read wrongly.
+    fn disagreement(&self, part: &Part) -> Result<Option<String>, Error> {
+        let maps = layout::of_object(part.name, &part.bytes)?.maps;
+        let known = &self.bundle.manifest().maps;
+        let differs =
+            |map: &MapLayout| known.iter().any(|abi| abi.name == map.name && *abi != MapAbi::of(map));
+        Ok(maps.into_iter().find(differs).map(|map| map.name))
+    }
+
+    /// What would be at work next of this version: all that is so always, and what is so now of the rest.
+    fn next(&self, pins: &Pins) -> Result<Selection<'_>, Error> {
+        let working = Working::look(pins)?;
+        let observed = self.parts().any(|part| part.name == "observe" && working.has(self, part));
+        self.select(|part| match part.role {
+            Role::DataPath => true,
+            Role::Observer => observed,
+            Role::Asked => observed && working.has(self, part),
+        })
+    }
+
+    fn programs(&self, part: &Part) -> impl Iterator<Item = &str> {
+        let of = if part.role == Role::DataPath { self.bundle } else { &*self.observer };
+        let facts = of.manifest().objects.iter().find(|facts| facts.name == part.name);
+        facts.into_iter().flat_map(|facts| facts.programs.keys().map(String::as_str))
+    }
+}
+
+/// The programs that links and slots hold now.
+struct Working(BTreeSet<String>);
+
+impl Working {
+    fn look(pins: &Pins) -> Result<Self, Error> {
+        let mut names = BTreeSet::new();
+        for path in entries(&pins.links())? {
+            names.insert(program_of(&path));
+        }
+        for slot in switch::SLOTS.iter().chain(&told::SLOTS) {
+            let map = layout::pinned(&pins.map(slot.array))?;
+            if map.is_some_and(|map| switch::number_in(&map, slot.index).is_some()) {
+                names.insert(slot.program.to_owned());
+            }
+        }
+        Ok(Self(names))
+    }
+
+    fn has(&self, version: &Version<'_>, part: &Part) -> bool {
+        version.programs(part).any(|program| self.0.contains(program))
+    }
+}
+
+/// What another version would lose: an object that the kernel refuses of it, and that works now or would of the version before.
+struct Losses<'a> {
+    working: Working,
+    version: &'a Version<'a>,
+    before: Option<&'a Version<'a>>,
+    budgets: &'a Budgets,
+}
+
+impl Losses<'_> {
+    fn has(&self, part: &Part) -> bool {
+        let before = || {
+            let mut parts = self.before.into_iter().flat_map(|before| before.parts());
+            parts.find(|before| before.name == part.name && before.bytes != part.bytes)
+        };
+        self.working.has(self.version, part)
+            || before().is_some_and(|before| load::is_taken(before, self.budgets))
+    }
+}
 
 impl Steps {
     fn take<T>(
@@ -101,10 +225,95 @@ impl Steps {
         })
     }
 
-    fn switch(&mut self, pins: &Pins, cgroups: &[Cgroup], loading: &Loading) -> Result<(), Error> {
+    fn plan(
+        &mut self,
+        site: &Site<'_>,
+        bundle: &Bundle,
+        selection: &Selection<'_>,
+    ) -> Result<Changed, Error> {
+        self.take("plan", || {
+            discard_drafts(site.pins)?;
+            selftest::sweep(site.bpffs)?;
+            let changed = changes(site.pins, bundle, selection)?;
+            let names: Vec<&str> = changed.keys().map(String::as_str).collect();
+            let told = if names.is_empty() {
+                "all maps are adopted".into()
+            } else {
+                format!("other layout: {}", names.join(", "))
+            };
+            Ok((changed, told))
+        })
+    }
+
+    /// Drafts of maps are pinned after this.
+    fn load(
+        &mut self,
+        site: &Site<'_>,
+        changed: Changed,
+        selection: &Selection<'_>,
+        loses: &dyn Fn(&Part) -> bool,
+    ) -> Result<Ready, Error> {
+        let loading = self.take("load", || {
+            let ground =
+                Ground { pins: site.pins, budgets: site.budgets, limits: site.limits, changed: &changed };
+            let loading = load::load(&ground, &selection.parts, loses)?;
+            let told = format!("{} programs verified beside those that run", loading.programs());
+            Ok((loading, told))
+        })?;
+        Ok(Ready { changed, loading })
+    }
+
+    fn self_test(
+        &mut self,
+        site: &Site<'_>,
+        version: &Version<'_>,
+        loses: &dyn Fn(&Part) -> bool,
+    ) -> Result<(), Error> {
+        self.take("self-test", || {
+            let told = selftest::run(&version.select(|_| true)?.parts, site.bpffs, loses)?;
+            Ok(((), told.to_owned()))
+        })
+    }
+
+    fn carry_over(&mut self, pins: &Pins, changed: &Changed) -> Result<(), Error> {
+        self.take("carry-over", || {
+            let mut told = Vec::new();
+            for (name, change) in changed {
+                if !change.carries_over {
+                    told.push(format!("{name}: begins empty"));
+                    continue;
+                }
+                let new = layout::pinned(&pins.draft(name))?.ok_or_else(|| lost(name))?;
+                let count = migrate::carry_over(name, (&change.map, &change.from), (&new, &change.to))?;
+                told.push(format!("{name}: {count} entries"));
+            }
+            Ok(((), if told.is_empty() { "nothing".into() } else { told.join(", ") }))
+        })
+    }
+
+    fn note(&mut self, pins: &Pins, version: &Version<'_>, loading: &Loading) -> Result<(), Error> {
+        self.take("note", || {
+            origins::note(pins, version.bundle, loading.statuses(true))?;
+            origins::note(pins, &version.observer, loading.statuses(false))?;
+            Ok(((), "whose the programs are".into()))
+        })
+    }
+
+    /// All at once or none; with maps of another layout in `changed`.
+    fn switch(&mut self, site: &Site<'_>, changed: &Changed, loading: &[&Loading]) -> Result<(), Error> {
         self.take("switch", || {
             let mut switch = Switch::default();
-            match loading.in_order().try_for_each(|object| switch.object(object, pins, cgroups)) {
+            let mut all = || {
+                if changed.keys().any(|name| name.starts_with("http_")) {
+                    // Between the first and the last switch it would give slots back into the map of before.
+                    for slot in &told::SLOTS {
+                        switch.clear(slot, &site.pins.map(slot.array))?;
+                    }
+                }
+                let mut objects = loading.iter().flat_map(|loading| loading.in_order());
+                objects.try_for_each(|object| switch.object(object, site.pins, site.cgroups))
+            };
+            match all() {
                 Ok(()) => Ok(((), format!("{} places, each in one step", switch.places()))),
                 Err(error) => {
                     switch.take_back();
@@ -113,79 +322,145 @@ impl Steps {
             }
         })
     }
+
+    fn pins(&mut self, site: &Site<'_>, changed: &Changed) -> Result<(), Error> {
+        self.take("pins", || {
+            for name in changed.keys() {
+                let (from, to) = (site.pins.draft(name), site.pins.map(name));
+                std::fs::rename(&from, &to).map_err(|e| Error::path("cannot move", from, e))?;
+            }
+            attach::detach_others(site.pins, site.cgroups)?;
+            Ok(((), format!("{} maps replaced", changed.len())))
+        })
+    }
 }
 
-/// Loads `bundle` and puts it to work in the place of what runs at `site`. With `tried`, only after a self-test.
-/// Whoever gives `keeping` has the bundle kept, and nothing is done where that is not possible.
+/// Loads `bundle` and puts it to work in the place of what runs at `site`: with `other`, another version does, and this one is
+/// tried first. Whoever gives `keeping` has the bundle kept, and nothing is done where that is not possible.
 pub(crate) fn install(
     site: &Site<'_>,
     bundle: &Bundle,
-    tried: bool,
+    other: bool,
+    before: Option<&Bundle>,
     keeping: Option<&Keeping>,
 ) -> Result<(Loaded, Vec<Step>), Error> {
     let mut steps = Steps::default();
     let pins = site.pins;
     let kept = steps.keep(pins, bundle, keeping)?;
-    let changed = steps.take("plan", || {
-        discard_drafts(pins)?;
-        selftest::sweep(site.bpffs)?;
-        let changed = changes(pins, bundle)?;
-        let names: Vec<&str> = changed.keys().map(String::as_str).collect();
-        let told = if names.is_empty() {
-            "all maps are adopted".into()
-        } else {
-            format!("other layout: {}", names.join(", "))
-        };
-        Ok((changed, told))
-    })?;
-    let loading = steps.take("load", || {
-        let loading = load::load(pins, site.budgets, bundle, &changed)?;
-        let told = format!("{} programs verified beside those that run", loading.programs());
-        Ok((loading, told))
-    });
+    let version = Version::new(bundle)?;
+    let before = before.map(Version::new).transpose()?;
+    let losses = Losses {
+        working: Working::look(pins)?,
+        version: &version,
+        before: before.as_ref(),
+        budgets: site.budgets,
+    };
+    let loses = |part: &Part| other && losses.has(part);
+    let selection = version.next(pins)?;
+    let changed = steps.plan(site, bundle, &selection)?;
+    let ready = steps.load(site, changed, &selection, &loses);
     // Drafts of maps are pinned by now; without programs that use them they are nothing.
-    let loading = loading.inspect_err(|_| discard(pins))?;
-    let installed = steps
-        .take("self-test", || match tried {
-            true => selftest::run(bundle, site.bpffs).map(|()| ((), "real connects through them".to_owned())),
-            false => Ok(((), "not needed: the same bundle runs already, or nothing does".to_owned())),
-        })
-        .and_then(|()| {
-            steps.take("carry-over", || {
-                let mut told = Vec::new();
-                for (name, change) in &changed {
-                    let new = layout::pinned(&pins.draft(name))?.ok_or_else(|| lost(name))?;
-                    let count = migrate::carry_over(name, (&change.map, &change.from), (&new, &change.to))?;
-                    told.push(format!("{name}: {count} entries"));
-                }
-                Ok(((), if told.is_empty() { "nothing".into() } else { told.join(", ") }))
-            })
-        })
-        .and_then(|()| {
-            steps.take("note", || {
-                origins::note(pins, bundle, loading.statuses())?;
-                Ok(((), "whose the programs are".into()))
-            })
-        })
-        .and_then(|()| steps.switch(pins, site.cgroups, &loading));
+    let Ready { changed, loading } = ready.inspect_err(|_| discard(pins))?;
+    let installed = match other {
+        true => steps.self_test(site, &version, &loses),
+        false => steps.take("self-test", || {
+            Ok(((), "not needed: the same bundle runs already, or nothing does".to_owned()))
+        }),
+    };
+    let installed = installed
+        .and_then(|()| steps.carry_over(pins, &changed))
+        .and_then(|()| steps.note(pins, &version, &loading))
+        .and_then(|()| steps.switch(site, &changed, &[&loading]));
     installed.inspect_err(|_| discard(pins))?;
     // The new programs work: from here on there is no way back but forward.
-    if !changed.is_empty() {
-        // The observer's program would look into the maps before; it comes again with the next observer.
-        crate::observe::look_away(pins)?;
-    }
-    steps.take("pins", || {
-        for name in changed.keys() {
-            let (from, to) = (pins.draft(name), pins.map(name));
-            std::fs::rename(&from, &to).map_err(|e| Error::path("cannot move", from, e))?;
-        }
-        attach::detach_others(pins, site.cgroups)?;
-        // If another version was on trial, its gates have been replaced.
-        canary::clear(pins)?;
-        Ok(((), format!("{} maps replaced", changed.len())))
-    })?;
+    steps.pins(site, &changed)?;
+    // If another version was on trial, its gates have been replaced.
+    canary::clear(pins)?;
+    tell_again(pins, &loading)?;
     remember(kept, bundle);
     Ok((loading.keep()?, steps.0))
+}
+
+/// Puts the programs to work that observe while `bundle` is in force, unless they are. Those that only a trace or a service asks
+/// for are another matter ([`load_asked`]).
+pub(crate) fn observe(site: &Site<'_>, bundle: &Bundle) -> Result<(), Error> {
+    let version = Version::new(bundle)?;
+    if is_observed_by(site, &version)? {
+        return Ok(());
+    }
+    let is_routed = told::is_possible(site.pins);
+    let wanted = |part: &Part| part.role == Role::Observer && (is_routed || part.name != "http_told");
+    put_to_work(site, &version, &version.select(wanted)?)
+}
+
+/// Puts an object to work that somebody asks for.
+pub(crate) fn observe_asked(site: &Site<'_>, bundle: &Bundle, object: &str) -> Result<(), Error> {
+    let version = Version::new(bundle)?;
+    put_to_work(site, &version, &version.select(|part| part.name == object)?)
+}
+
+/// Loads an object whose programs are nowhere pinned.
+pub(crate) fn load_asked(site: &Site<'_>, bundle: &Bundle, object: &str) -> Result<Object, Error> {
+    let version = Version::new(bundle)?;
+    let selection = version.select(|part| part.name == object)?;
+    let changed = Changed::new();
+    let ground = Ground { pins: site.pins, budgets: site.budgets, limits: site.limits, changed: &changed };
+    let loading = load::load(&ground, &selection.parts, &|_| true)?;
+    origins::note(site.pins, &version.observer, loading.statuses(false))?;
+    loading.into_object(object).ok_or_else(|| not_in(&version, object))
+}
+
+fn put_to_work(site: &Site<'_>, version: &Version<'_>, selection: &Selection<'_>) -> Result<(), Error> {
+    let mut steps = Steps::default();
+    let first = selection.parts.first().filter(|part| matches!(part.name, "observe" | "observe_dns"));
+    let first = first.ok_or_else(|| not_in(version, "observe"))?.name;
+    let changed = steps.plan(site, &version.observer, selection)?;
+    let ready = steps.load(site, changed, selection, &|part| part.name == first);
+    let Ready { changed, loading } = ready.inspect_err(|_| discard(site.pins))?;
+    let installed = steps
+        .carry_over(site.pins, &changed)
+        .and_then(|()| steps.note(site.pins, version, &loading))
+        .and_then(|()| steps.switch(site, &changed, &[&loading]));
+    installed.inspect_err(|_| discard(site.pins))?;
+    steps.pins(site, &changed)?;
+    tell_again(site.pins, &loading)
+}
+
+fn not_in(version: &Version<'_>, object: &str) -> Error {
+    let source = std::io::Error::other(format!(
+        "{} has no object for it that this alize can use; `alize upgrade` to one that does",
+        version.observer.title()
+    ));
+    Error::kernel("cannot observe with", object, source)
+}
+
+/// What tells of requests in the kernel goes on with whatever is in force now.
+fn tell_again(pins: &Pins, loading: &Loading) -> Result<(), Error> {
+    match (loading.object("http_told"), loading.object("observe")) {
+        (Some(_), _) => told::watch(pins),
+        (None, Some(_)) => told::look_away(pins),
+        (None, None) => Ok(()),
+    }
+}
+
+/// Whether the programs that observe are those of this version, everywhere.
+fn is_observed_by(site: &Site<'_>, version: &Version<'_>) -> Result<bool, Error> {
+    let Some(part) = version.parts().find(|part| part.name == "observe") else { return Ok(false) };
+    for program in version.programs(part) {
+        for cgroup in site.cgroups {
+            let path = site.pins.link(program, cgroup);
+            if !path.exists() || cgroup_of(&path) != Some(cgroup.id) {
+                return Ok(false);
+            }
+            let info = Link::open(&path).and_then(|link| link.info());
+            let id = info.map_err(|e| Error::path("cannot ask about the link", &path, io_error(e)))?.prog_id;
+            let origin = origins::origin_of(site.pins, id)?;
+            if origin.is_none_or(|(digest, _)| digest != version.observer.digest()) {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
 }
 
 fn lost(name: &str) -> Error {
@@ -204,51 +479,57 @@ fn discard_drafts(pins: &Pins) -> Result<(), Error> {
     drafts.into_iter().try_for_each(|path| attach::unpin(&path))
 }
 
-/// The pinned maps whose layout is not the one that `bundle` asks for; refuses what cannot be changed.
-fn changes(pins: &Pins, bundle: &Bundle) -> Result<Changed, Error> {
+/// The pinned maps whose layout is not the one that `selection` asks for; refuses what cannot be changed.
+fn changes(pins: &Pins, bundle: &Bundle, selection: &Selection<'_>) -> Result<Changed, Error> {
     let mut changed = Changed::new();
     if entries(&pins.maps())?.is_empty() {
         return Ok(changed);
     }
-    let wanted = layouts(bundle)?;
+    let wanted = layouts(selection.parts.iter().copied())?;
     known(bundle, &wanted)?;
-    for (name, to) in wanted {
+    for (name, (role, to)) in wanted {
         let Some(map) = layout::pinned(&pins.map(&name))? else { continue };
         let from = layout::of_map(&name, &map)?;
         if to.fit(&from) == Fit::Same {
             continue;
         }
-        if belongs_to_sockets(to.kind) || name == "endpoint_load" {
+        let is_fixed = belongs_to_sockets(to.kind) || leads_on(to.kind) || name == "endpoint_load";
+        if role == Role::DataPath && is_fixed {
             return Err(Error::MapFixed { map: name });
         }
-        changed.insert(name, Change { map, from, to });
+        // Observing begins anew with what a socket has under way, as with sockets that were there before the observer.
+        let carries_over = !belongs_to_sockets(to.kind) && !migrate::is_scratch(&name);
+        changed.insert(name, Change { map, from, to, carries_over });
     }
     Ok(changed)
 }
 
-/// The shared maps, as the objects ask for them.
-fn layouts(bundle: &Bundle) -> Result<BTreeMap<String, MapLayout>, Error> {
+/// The shared maps, as the objects ask for them, and whose they are: the data path's come first.
+fn layouts<'p>(parts: impl Iterator<Item = &'p Part>) -> Result<BTreeMap<String, (Role, MapLayout)>, Error> {
     let mut layouts = BTreeMap::new();
-    for part in bundle.parts() {
-        let maps = layout::of_object(part.name, &part.bytes)?.maps;
-        layouts.extend(maps.into_iter().map(|map| (map.name.clone(), map)));
+    for part in parts {
+        for map in layout::of_object(part.name, &part.bytes)?.maps {
+            let is_borrowed = part.role != Role::DataPath && observe::is_of_the_data_path(&map.name);
+            let role = if is_borrowed { Role::DataPath } else { part.role };
+            layouts.insert(map.name.clone(), (role, map));
+        }
     }
     Ok(layouts)
 }
 
 /// User space reads and writes maps with the types of this binary: those of a bundle may have grown behind them.
-fn known(bundle: &Bundle, wanted: &BTreeMap<String, MapLayout>) -> Result<(), Error> {
+fn known(bundle: &Bundle, wanted: &BTreeMap<String, (Role, MapLayout)>) -> Result<(), Error> {
     let embedded = Bundle::embedded()?;
     if embedded.digest() == bundle.digest() {
         return Ok(());
     }
-    let own = layouts(&embedded)?;
-    for (name, layout) in wanted.iter().filter(|(name, _)| load::is_read_here(name)) {
-        // Mapped into this process, a value must have its very size.
-        let exact = name == "services";
+    let own = layouts(embedded.parts().iter())?;
+    for (name, (_, layout)) in wanted.iter().filter(|(name, _)| load::is_read_here(name)) {
+        // Mapped into this process, or with what goes through a ring in it: then a value must have its very size.
+        let exact = matches!(name.as_str(), "services" | "drafts" | "dns_queries");
         let fits =
             |known: &MapLayout| layout.extends(known) && (!exact || layout.value_size == known.value_size);
-        if !own.get(name).is_none_or(fits) {
+        if !own.get(name).is_none_or(|(_, known)| fits(known)) {
             return Err(Error::MapUnknown { map: name.clone() });
         }
     }
@@ -275,15 +556,17 @@ impl DataPath {
     /// Puts the programs of `bundle` in force in place of those that run, with the same maps. On an error what ran before
     /// goes on, and the error says at which step.
     pub fn upgrade(&mut self, bundle: &Bundle, keeping: Option<&Keeping>) -> Result<Upgraded, Error> {
+        let in_force = self.in_force.clone();
+        let mut turn = in_force.turn();
         let from = titles(&self.pins)?;
         let cgroups = self.open_cgroups()?;
-        let site = Site { pins: &self.pins, budgets: &self.budgets, cgroups: &cgroups, bpffs: &self.bpffs };
-        let installed = install(&site, bundle, true, keeping);
+        let installed = install(&self.site(&cgroups), bundle, true, Some(&turn.bundle()?), keeping);
         let (loaded, steps) = installed.map_err(|source| Error::Upgrade {
             bundle: bundle.title(),
             running: from.join(" and "),
             source: Box::new(source),
         })?;
+        turn.put(bundle)?;
         self.take_over(loaded)?;
         self.canary = None;
         crate::memory::trim();
@@ -302,9 +585,11 @@ impl DataPath {
         if let Some(canary) = &self.canary {
             return Err(Error::TrialRuns { bundle: canary.bundle.title() });
         }
+        let in_force = self.in_force.clone();
+        let turn = in_force.turn();
         let from = titles(&self.pins)?;
         let mut steps = Steps::default();
-        let begun = self.begin_trial(&mut steps, bundle, scope, keeping);
+        let begun = self.begin_trial(&mut steps, bundle, &turn.bundle()?, scope, keeping);
         self.canary = Some(begun.map_err(|source| Error::Upgrade {
             bundle: bundle.title(),
             running: from.join(" and "),
@@ -314,37 +599,36 @@ impl DataPath {
         Ok(Upgraded { from, version: manifest.version.clone(), digest: bundle.digest(), steps: steps.0 })
     }
 
+    /// Programs that observe are verified and tried with the others; they change with the promotion.
     fn begin_trial(
         &self,
         steps: &mut Steps,
         bundle: &Bundle,
+        before: &Bundle,
         scope: &Scope,
         keeping: Option<&Keeping>,
     ) -> Result<Canary, Error> {
         let pins = &self.pins;
         let kept = steps.keep(pins, bundle, keeping)?;
-        steps.take("plan", || {
-            discard_drafts(pins)?;
-            selftest::sweep(&self.bpffs)?;
-            // Two versions count in the same maps: they must agree about them.
-            match changes(pins, bundle)?.into_keys().next() {
-                Some(map) => Err(Error::TrialLayout { map }),
-                None => Ok(((), "both versions have the same maps".into())),
-            }
-        })?;
+        let (version, before) = (Version::new(bundle)?, Version::new(before)?);
+        let losses = Losses {
+            working: Working::look(pins)?,
+            version: &version,
+            before: Some(&before),
+            budgets: &self.budgets,
+        };
+        let loses = |part: &Part| losses.has(part);
         let cgroups = self.open_cgroups()?;
-        let loading = steps.take("load", || {
-            let loading = load::load(pins, &self.budgets, bundle, &Changed::new())?;
-            let told = format!("{} programs verified beside those that run", loading.programs());
-            Ok((loading, told))
-        })?;
-        steps.take("self-test", || {
-            selftest::run(bundle, &self.bpffs).map(|()| ((), "real connects through them".to_owned()))
-        })?;
-        steps.take("note", || {
-            origins::note(pins, bundle, loading.statuses())?;
-            Ok(((), "whose the programs are".into()))
-        })?;
+        let site = self.site(&cgroups);
+        let changed = steps.plan(&site, bundle, &version.next(pins)?)?;
+        // Two versions count in the same maps: they must agree about them.
+        if let Some(map) = changed.into_keys().next() {
+            return Err(Error::Step { step: "plan", source: Box::new(Error::TrialLayout { map }) });
+        }
+        let selection = version.select(|part| part.role == Role::DataPath)?;
+        let Ready { loading, .. } = steps.load(&site, Changed::new(), &selection, &loses)?;
+        steps.self_test(&site, &version, &loses)?;
+        steps.note(pins, &version, &loading)?;
         steps.take("gates", || {
             let gates = canary::begin(pins, &cgroups, &loading, scope)?;
             Ok(((), format!("{gates} hooks have both versions")))
@@ -352,32 +636,72 @@ impl DataPath {
         Ok(Canary::new(bundle.clone(), loading, kept))
     }
 
-    fn open_cgroups(&self) -> Result<Vec<Cgroup>, Error> {
-        self.cgroups.iter().map(|path| environment::open_cgroup(path)).collect()
+    fn site<'a>(&'a self, cgroups: &'a [Cgroup]) -> Site<'a> {
+        Site {
+            pins: &self.pins,
+            budgets: &self.budgets,
+            limits: &Limits::DEFAULT,
+            cgroups,
+            bpffs: &self.bpffs,
+        }
     }
 
-    /// The version on trial gets all connections. On an error both go on as before.
+    fn open_cgroups(&self) -> Result<Vec<Cgroup>, Error> {
+        outermost(&self.cgroups)
+    }
+
+    /// The version on trial gets all connections, and observes. On an error both go on as before.
     pub fn promote(&mut self) -> Result<Upgraded, Error> {
+        let in_force = self.in_force.clone();
+        let mut turn = in_force.turn();
         let canary = self.canary.as_ref().ok_or(Error::NoTrial)?;
-        let (from, digest) = (titles(&self.pins)?, canary.bundle.digest());
-        let version = canary.bundle.manifest().version.clone();
-        let mut steps = Steps::default();
+        let from = titles(&self.pins)?;
         let cgroups = self.open_cgroups()?;
-        steps.switch(&self.pins, &cgroups, &canary.loading).map_err(|source| Error::Upgrade {
+        let mut steps = Steps::default();
+        let promoted = self.begin_promotion(&mut steps, canary, &cgroups);
+        promoted.map_err(|source| Error::Upgrade {
             bundle: canary.bundle.title(),
             running: from.join(" and "),
             source: Box::new(source),
         })?;
         let Some(Canary { loading, kept, bundle }) = self.canary.take() else { return Err(Error::NoTrial) };
         canary::clear(&self.pins)?;
+        turn.put(&bundle)?;
         self.take_over(loading.keep()?)?;
         remember(kept, &bundle);
         crate::memory::trim();
+        let (version, digest) = (bundle.manifest().version.clone(), bundle.digest());
         Ok(Upgraded { from, version, digest, steps: steps.0 })
+    }
+
+    fn begin_promotion(&self, steps: &mut Steps, canary: &Canary, cgroups: &[Cgroup]) -> Result<(), Error> {
+        let pins = &self.pins;
+        let version = Version::new(&canary.bundle)?;
+        let working = Working::look(pins)?;
+        let next = version.next(pins)?;
+        let observing = next.parts.into_iter().filter(|part| part.role != Role::DataPath).collect();
+        let selection = Selection { parts: observing };
+        let site = self.site(cgroups);
+        if selection.parts.is_empty() {
+            return steps.switch(&site, &Changed::new(), &[&canary.loading]);
+        }
+        let changed = steps.plan(&site, &version.observer, &selection)?;
+        let loses = |part: &Part| working.has(&version, part);
+        let ready = steps.load(&site, changed, &selection, &loses);
+        let Ready { changed, loading } = ready.inspect_err(|_| discard(pins))?;
+        let promoted = steps
+            .carry_over(pins, &changed)
+            .and_then(|()| steps.note(pins, &version, &loading))
+            .and_then(|()| steps.switch(&site, &changed, &[&canary.loading, &loading]));
+        promoted.inspect_err(|_| discard(pins))?;
+        steps.pins(&site, &changed)?;
+        tell_again(pins, &loading)
     }
 
     /// The version on trial is given up: the other one gets all connections. Says what it was.
     pub fn abort(&mut self) -> Result<String, Error> {
+        let in_force = self.in_force.clone();
+        let _turn = in_force.turn();
         let canary = self.canary.as_ref().ok_or(Error::NoTrial)?;
         let title = canary.bundle.title();
         canary::abort(&self.pins, &self.open_cgroups()?)?;
@@ -438,12 +762,16 @@ fn attached(pins: &Pins) -> Result<Vec<PathBuf>, Error> {
     Ok(folders)
 }
 
-/// Whether a map is one of those that are changed; where it is pinned until the switch.
+/// Where a map is pinned until the switch: as a draft, if it is one of those that are changed.
 pub(crate) fn pin_path(pins: &Pins, changed: &Changed, name: &str) -> PathBuf {
     if changed.contains_key(name) { pins.draft(name) } else { pins.map(name) }
 }
 
-/// Entries that a changed map keeps: as many as before.
+/// Entries of a changed map: as many as before, unless the source says how many.
 pub(crate) fn entries_of(changed: &Changed, name: &str) -> Option<u32> {
-    changed.get(name).map(|change| change.map.max_entries())
+    let entries = |change: &Change| match load::is_sized_by_source(name) {
+        true => change.to.entries,
+        false => change.from.entries,
+    };
+    changed.get(name).map(entries)
 }

@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 
+use alize_datapath::InForce;
 use alize_datapath::observe::{self, Event, Filter, Limits, Observer, PathLabel};
 use libbpf_rs::{MapCore, MapFlags, Object, ObjectBuilder};
 use world::World;
@@ -43,7 +44,7 @@ fn what_another_program_emits_is_traced_filtered_and_recorded() {
     let sockets = object.maps().find(|map| map.name() == "sockets").unwrap();
     let program = object.progs_mut().find(|program| program.name() == "emit_message").unwrap();
     program.attach_sockmap(std::os::fd::AsFd::as_fd(&sockets).as_raw_fd()).unwrap();
-    let mut observer = Observer::open(&world.options, &Limits::default()).unwrap();
+    let mut observer = Observer::open(&world.options, &Limits::default(), &InForce::default()).unwrap();
     let mut emitted = |filter: &Filter, times| {
         let trace = observer.start_trace(filter).unwrap();
         send(&object, times);

@@ -9,6 +9,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use alize_datapath::InForce;
 use alize_datapath::observe::{
     DnsQuery, Event, Filter, Kinds, Limits, Observer, Side, TcpEvent, TcpKind, TcpReason, TraceId,
 };
@@ -18,7 +19,8 @@ const TCP: Kinds = Kinds { requests: false, tcp: true, dns: false };
 const DNS: Kinds = Kinds { requests: false, tcp: false, dns: true };
 
 fn open(world: &World) -> Observer {
-    Observer::open(&world.options, &Limits::default()).unwrap_or_else(|error| panic!("{error}"))
+    Observer::open(&world.options, &Limits::default(), &InForce::default())
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn start(observer: &mut Observer, filter: Filter) -> TraceId {

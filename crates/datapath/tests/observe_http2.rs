@@ -11,6 +11,7 @@ use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use alize_datapath::InForce;
 use alize_datapath::observe::{Event, Filter, Limits, Method, Observer, Protocol, Request};
 use http::{Counts, Server, free_address, nginx_with, open, run};
 use world::{World, eventually};
@@ -56,7 +57,8 @@ fn counts_what_nginx_logs_of_http2() {
     let world = World::new("observe-http2");
     // All that the test sends fits, so that a reader who does not get its turn on a busy machine loses nothing.
     let limits = Limits { ring_bytes: 64 << 20, ..Limits::default() };
-    let mut observer = Observer::open(&world.options, &limits).unwrap_or_else(|error| panic!("{error}"));
+    let mut observer = Observer::open(&world.options, &limits, &InForce::default())
+        .unwrap_or_else(|error| panic!("{error}"));
     let server = nginx_with("http2", "http2");
     let url = |path: &str| format!("http://{}{path}", server.address);
     for _ in 0..3 {

@@ -16,6 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 use alize_datapath::DataPath;
+use alize_datapath::bundle::Bundle;
 use alize_datapath::http::{
     Armed, Event, Lent, Predecessor, Rest, Router, RouterOptions, Slot, netns_cookie,
 };
@@ -311,7 +312,7 @@ fn what_the_kernel_routes_is_traced_counted_and_recorded_once() {
     proxy.warm(endpoint, server.address, 2);
     let mut client = Client::connect(WEB);
     client.ask(&get("/answer?before"));
-    let mut observer = Observer::open(&world.options, &Limits::default()).unwrap();
+    let mut observer = Observer::open(&world.options, &Limits::default(), &data_path.in_force()).unwrap();
     let ask = |client: &mut Client| {
         for turn in 0..200 {
             client.ask(&get(&format!("/answer?{turn}")));
@@ -358,9 +359,77 @@ fn what_the_kernel_routes_is_traced_counted_and_recorded_once() {
     drop(observer);
     assert_eq!(data_path.http_outstanding().unwrap(), (0, 0), "every slot was given back");
 
-    Observer::detach(&world.options).unwrap();
+    Observer::detach(&world.options, &data_path.in_force()).unwrap();
     client.ask(&get("/answer"));
     assert_eq!(proxy.passed(), Vec::<&str>::new());
+}
+
+/// What tells of requests that the kernel routes changes with the router: none is missing, none is there twice. With another
+/// layout of what both know of a request, those that end between the switches are not told of.
+#[test]
+fn what_the_kernel_routes_is_told_of_over_upgrades() {
+    let world = World::new("http-told-upgraded");
+    let folder = versions::Folder::new("http-told-upgraded");
+    let server = web::nginx("http-told-upgraded");
+    let own = Bundle::embedded().unwrap();
+    let same = versions::built(&folder, "2.0.0", &[], &[]);
+    let address = "	__be32 client_address[4];\n	__be16 client_port;\n	__u8 zero[6];\n};";
+    let grown = address.replace("};", "	__u64 not_yet_used;\n};");
+    let file = ["http/abi.h", "http/note.h"].into_iter().find(|file| {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("bpf").join(file);
+        std::fs::read_to_string(path).unwrap().contains(address)
+    });
+    let edits = [(file.expect("a note is somewhere"), address, grown.as_str())];
+    let other = versions::built(&folder, "2.1.0", &edits, &versions::all());
+    let mut data_path = world.open();
+    data_path.allow_http(true).unwrap();
+    apply(&mut data_path, &web_service("", &[server.address]));
+    let endpoint = data_path.endpoints(data_path.service_id("web").unwrap())[0].id;
+    let mut proxy = Proxy::start(&world);
+    proxy.warm(endpoint, server.address, 2);
+    let mut observer = Observer::open(&world.options, &Limits::default(), &data_path.in_force()).unwrap();
+    let (stop, asked) = (AtomicBool::new(false), AtomicU64::new(0));
+    let during = |work: &mut dyn FnMut()| {
+        stop.store(false, Ordering::SeqCst);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut client = Client::connect(WEB);
+                while !stop.load(Ordering::SeqCst) {
+                    client.ask(&get("/answer"));
+                    asked.fetch_add(1, Ordering::SeqCst);
+                    thread::sleep(Duration::from_micros(200));
+                }
+            });
+            work();
+            stop.store(true, Ordering::SeqCst);
+        });
+        asked.load(Ordering::SeqCst)
+    };
+    let told = |observer: &mut Observer| {
+        observer.poll(&mut |_| {}).unwrap();
+        web::counted(observer, server.address).values().sum::<u64>()
+    };
+    let total = during(&mut || {
+        for bundle in [&same, &own, &same] {
+            data_path.upgrade(bundle, None).unwrap_or_else(|error| panic!("{error}"));
+        }
+    });
+    assert_eq!(proxy.passed(), Vec::<&str>::new(), "nothing reached the proxy");
+    assert_eq!(told(&mut observer), total, "each is told of once");
+    let again = during(&mut || {
+        let upgraded = data_path.upgrade(&other, None).unwrap_or_else(|error| panic!("{error}"));
+        assert!(upgraded.steps[0].done.contains("http_notes"), "{upgraded:?}");
+    });
+    let missing = again - told(&mut observer);
+    println!(
+        "{total} requests over 3 upgrades, all told of; {missing} of {} with another layout",
+        again - total
+    );
+    assert!(missing < (again - total) / 4, "{missing} of {}", again - total);
+    // And on it goes, with nothing missing.
+    let more = during(&mut || thread::sleep(Duration::from_millis(100)));
+    assert_eq!(more - told(&mut observer), missing);
+    assert_eq!(data_path.http_outstanding().unwrap(), (0, 0), "every slot was given back");
 }
 
 #[test]

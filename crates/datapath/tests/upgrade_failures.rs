@@ -37,7 +37,7 @@ fn what_fails_leaves_what_ran() {
     let refused = built(&folder, "2.1.0", &[set_retval], &["connect"]);
     let mode = "	__u16 mode; /* enum mode, of the decision";
     let longer = format!("	__u16 more[4];\n{mode}");
-    let fixed = built(&folder, "2.2.0", &[("alize/abi.h", mode, &longer)], &ALL);
+    let fixed = built(&folder, "2.2.0", &[("alize/abi.h", mode, &longer)], &all());
     let nowhere = ("alize/decide.h", "	decision->number = number;", "	decision->number = NONE;");
     let idle = built(&folder, "2.3.0", &[nowhere], &["connect"]);
     let two = version_two(&folder);

@@ -1,13 +1,18 @@
 //! Which bundle of kernel programs is in force, and the change from one to another.
 
 use alize_datapath::bundle::Bundle;
-use alize_datapath::{DataPath, Error, Keeping, Upgraded};
+use alize_datapath::{DataPath, Error, InForce, Keeping, Upgraded};
 
 use super::Mesh;
 use crate::events::Kind;
 use crate::{Bundles, Options};
 
 impl Mesh {
+    /// The bundle in force, for those that observe.
+    pub(crate) fn in_force(&self) -> InForce {
+        self.datapath.in_force()
+    }
+
     /// Puts the bundle in `bytes` in force, without any that of this binary.
     pub(crate) fn upgrade(&mut self, bytes: &[u8]) -> Result<Upgraded, Error> {
         let bundle = bundle_of(bytes, &self.options)?;

@@ -18,6 +18,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
+use alize_datapath::InForce;
 use alize_datapath::observe::{Limits, Observer, PathTemplate, TraceError};
 use alize_model::api::ObservedRequest;
 use axum::body::Bytes;
@@ -151,10 +152,11 @@ impl Running {
         observe: Observe,
         templates: &[PathTemplate],
         mesh: owner::Handle,
+        in_force: InForce,
     ) -> Result<Self, crate::Error> {
         // Those of an agent that was killed, or told otherwise.
         if observe != Observe::Always
-            && let Err(error) = Observer::detach(options)
+            && let Err(error) = Observer::detach(options, &in_force)
         {
             warn!("cannot stop observing HTTP: {error}");
         }
@@ -165,7 +167,7 @@ impl Running {
         let (attached, answer) = sync_channel::<()>(1);
         let (options, templates) = (options.clone(), templates.to_vec());
         let body = move || {
-            let mut watcher = Watcher::new(options, observe, templates, mesh);
+            let mut watcher = Watcher::new(options, observe, templates, mesh, in_force);
             if observe == Observe::Always {
                 // The mesh waits for this, so it cannot be asked yet what is wanted of TLS.
                 match watcher.open() {
@@ -210,6 +212,8 @@ struct Watcher {
     observe: Observe,
     templates: Vec<PathTemplate>,
     mesh: owner::Handle,
+    /// The observing programs are those of this bundle.
+    in_force: InForce,
     observer: Option<Observer>,
     cgroups: Cgroups,
     names: Names,
@@ -232,6 +236,7 @@ impl Watcher {
         observe: Observe,
         templates: Vec<PathTemplate>,
         mesh: owner::Handle,
+        in_force: InForce,
     ) -> Self {
         let root = alize_datapath::cgroup2_root().unwrap_or_else(|| "/sys/fs/cgroup".into());
         Self {
@@ -240,6 +245,7 @@ impl Watcher {
             observe,
             templates,
             mesh,
+            in_force,
             observer: None,
             names: Names::default(),
             names_asked: None,
@@ -305,7 +311,7 @@ impl Watcher {
 
     fn open(&mut self) -> Result<Observer, alize_datapath::Error> {
         let began = Instant::now();
-        let mut observer = Observer::open(&self.options, &Limits::default())?;
+        let mut observer = Observer::open(&self.options, &Limits::default(), &self.in_force)?;
         match observer.set_templates(&self.templates) {
             Ok(()) => {}
             Err(TraceError::Kernel(error)) => return Err(error),
@@ -320,7 +326,7 @@ impl Watcher {
         self.kept = VecDeque::new();
         self.names = Names::default();
         self.names_asked = None;
-        match Observer::detach(&self.options) {
+        match Observer::detach(&self.options, &self.in_force) {
             Ok(()) => info!("observing HTTP no longer: {why}"),
             Err(error) => warn!("cannot stop observing HTTP: {error}"),
         }

@@ -18,6 +18,8 @@ struct Answer<'a> {
     file: String,
     digest: Digest,
     signed_by: Option<String>,
+    /// Whether programs that observe are in it; else those of the alize that loads it serve for that.
+    observes: bool,
     #[serde(flatten)]
     manifest: &'a Manifest,
 }
@@ -71,6 +73,7 @@ fn show(file: &Path, bundle: &Bundle, output: Output) -> Result<(), Failure> {
         file: file.display().to_string(),
         digest: bundle.digest(),
         signed_by: bundle.signed_by().map(|key| key.to_string()),
+        observes: bundle.observes(),
         manifest: bundle.manifest(),
     };
     output.answer(&answer, || text(&answer, output.paint, output.width()))
@@ -79,8 +82,12 @@ fn show(file: &Path, bundle: &Bundle, output: Output) -> Result<(), Failure> {
 fn text(answer: &Answer<'_>, paint: Paint, width: Option<usize>) -> String {
     let manifest = answer.manifest;
     let signed = answer.signed_by.as_deref().unwrap_or("nobody: it is not signed");
+    let observing = match answer.observes {
+        true => "by programs of its own",
+        false => "it has no programs for it: those of the alize that loads it serve",
+    };
     let mut text = format!(
-        "{}\n  version    {}\n  build      {}\n  SHA-256    {}\n  signed by  {signed}\n\n",
+        "{}\n  version    {}\n  build      {}\n  SHA-256    {}\n  signed by  {signed}\n  observing  {observing}\n\n",
         answer.file, manifest.version, manifest.build, answer.digest
     );
     let mut objects = Table::new(&[("OBJECT", Left), ("SIZE", Right), ("SHA-256", Left), ("HOOKS", Left)]);

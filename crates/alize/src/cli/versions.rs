@@ -20,6 +20,8 @@ struct Answer {
     instance: String,
     /// More than one while a switch was broken off.
     running: Vec<Running>,
+    /// Of the programs that observe: those of this binary where the bundle in force has none; nothing while nobody observes.
+    observing: Vec<Running>,
     /// A version that some have beside that.
     trial: Option<Trial>,
     kept: Vec<Kept>,
@@ -38,6 +40,7 @@ struct Kept {
 
 pub(crate) fn versions(options: &Options, folder: &Path, output: Output) -> Result<(), Failure> {
     let running = alize_datapath::running_bundles(options)?;
+    let observing = alize_datapath::observing_bundles(options)?;
     let kept = Store::new(folder, Store::KEEP).list()?.into_iter().map(|stored| Kept {
         running: running.iter().any(|each| each.digest == Some(stored.digest)),
         version: stored.version,
@@ -47,7 +50,8 @@ pub(crate) fn versions(options: &Options, folder: &Path, output: Output) -> Resu
         used: stored.used.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
     });
     let trial = alize_datapath::trial(options)?;
-    let answer = Answer { instance: options.instance.clone(), kept: kept.collect(), running, trial };
+    let answer =
+        Answer { instance: options.instance.clone(), kept: kept.collect(), running, observing, trial };
     output.answer(&answer, || report(&answer, output.paint, output.width()))
 }
 
@@ -67,16 +71,23 @@ fn report(answer: &Answer, paint: Paint, width: Option<usize>) -> String {
             ("LOADED", Left),
             ("BY USER", Left),
         ]);
-        for each in &answer.running {
+        let balancing = answer.running.iter().map(|each| (each, ""));
+        let observing = answer.observing.iter().map(|each| (each, ", which observe"));
+        for (each, what) in balancing.chain(observing) {
             table.row(vec![
                 Cell::new(each.version.clone().unwrap_or_else(|| "of before bundles".into()), Tone::Good),
                 each.digest.map_or(String::new(), |digest| digest.short()).into(),
-                plural(each.programs.len(), "program").into(),
+                format!("{}{what}", plural(each.programs.len(), "program")).into(),
                 utc(each.loaded).into(),
                 each.uid.to_string().into(),
             ]);
         }
         text += &table.render(paint, width);
+    }
+    if let ([running], [observing]) = (&answer.running[..], &answer.observing[..])
+        && running.digest != observing.digest
+    {
+        text += "\nthe bundle in force has no programs that observe: those of the alize that loaded it do\n";
     }
     if let Some(trial) = &answer.trial {
         let version = trial.version.as_deref().unwrap_or("an unknown version");

@@ -2,9 +2,9 @@
 /*
  * Everything that crosses the border between the observing programs and user space, written once.
  *
- * The generated skeleton of observe_abi.bpf.c is the only Rust copy. A change here that alters the meaning or the
- * size of anything in a pinned map needs a new OBSERVE_ABI_VERSION: pins of different versions live in different
- * folders.
+ * The generated skeleton of observe_abi.bpf.c is the only Rust copy. What is in a pinned map is carried over to the next
+ * version by the names of the fields, so a field that comes to mean something else needs another name. Enums grow at their
+ * ends.
  */
 #ifndef OBSERVE_ABI_H
 #define OBSERVE_ABI_H
@@ -12,7 +12,6 @@
 #include <linux/types.h>
 
 enum observe_abi {
-	OBSERVE_ABI_VERSION = 4,
 	PATH_SIZE = 112, /* bytes of a request target that are kept */
 	HOST_SIZE = 40, /* bytes of a Host field that are kept */
 	COMM_SIZE = 16, /* TASK_COMM_LEN of the kernel */

@@ -3,6 +3,7 @@
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::thread;
 
+use alize_datapath::InForce;
 use alize_datapath::observe::{
     DnsQuery, Event, Filter, Kinds, Limits, Observer, TcpEvent, TcpKind, TcpReason,
 };
@@ -10,8 +11,8 @@ use alize_datapath::observe::{
 use crate::world::{World, eventually};
 
 fn tracing(world: &World, kinds: Kinds) -> Observer {
-    let mut observer =
-        Observer::open(&world.options, &Limits::default()).unwrap_or_else(|error| panic!("{error}"));
+    let mut observer = Observer::open(&world.options, &Limits::default(), &InForce::default())
+        .unwrap_or_else(|error| panic!("{error}"));
     let filter = Filter { kinds, ..Filter::default() };
     observer.start_trace(&filter).unwrap_or_else(|error| panic!("{error}"));
     observer

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
+use alize_datapath::InForce;
 use alize_datapath::observe::{Event, Filter, Limits, Observer, PathLabel, Request};
 
 use crate::world::{World, eventually};
@@ -41,8 +42,8 @@ pub(crate) fn seen(world: &World) {
     let accept = address.to_string();
     let serve = ["s_server", "-www", "-accept", &accept, "-key", &key, "-cert", &certificate];
     let _server = Ended(openssl(&serve).spawn().unwrap());
-    let mut observer =
-        Observer::open(&world.options, &Limits::default()).unwrap_or_else(|error| panic!("{error}"));
+    let mut observer = Observer::open(&world.options, &Limits::default(), &InForce::default())
+        .unwrap_or_else(|error| panic!("{error}"));
     eventually("the server listens", || std::net::TcpStream::connect(address).is_ok());
     observer.watch_tls(&[address]).unwrap_or_else(|error| panic!("{error}"));
     observer.start_trace(&Filter::default()).unwrap_or_else(|error| panic!("{error}"));

@@ -10,6 +10,7 @@ mod key;
 mod manifest;
 mod store;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -19,7 +20,7 @@ pub use manifest::{Manifest, MapAbi, ObjectFacts};
 pub use store::{Prepared, Store, Stored};
 
 use crate::Error;
-use crate::load::FILES;
+use crate::load::{FILES, File, Role};
 
 /// The largest file that is read, in bytes. The bundle in this binary has about 300 KiB.
 pub const LARGEST: usize = 16 << 20;
@@ -46,6 +47,7 @@ pub(crate) struct Part {
     pub(crate) bytes: Vec<u8>,
     pub(crate) feature: Option<&'static str>,
     pub(crate) needs: Option<&'static str>,
+    pub(crate) role: Role,
 }
 
 /// Why a file is no bundle, or none for this machine.
@@ -192,7 +194,8 @@ impl Bundle {
             match objects.iter().find(|(name, _)| name == file.name) {
                 Some((_, bytes)) => {
                     let bytes = bytes.clone();
-                    parts.push(Part { name: file.name, bytes, feature: file.feature, needs: file.needs });
+                    let File { name, feature, needs, role, .. } = *file;
+                    parts.push(Part { name, bytes, feature, needs, role });
                 }
                 None if file.feature.is_none() => return Err(Refused::Missing(file.name)),
                 None => {}
@@ -242,6 +245,16 @@ impl Bundle {
 
     pub(crate) fn parts(&self) -> &[Part] {
         &self.parts
+    }
+
+    /// Whether it has programs that observe; those of before they were part of bundles have none.
+    pub fn observes(&self) -> bool {
+        self.parts.iter().any(|part| part.name == "observe")
+    }
+
+    /// The bundle whose programs observe while this one is in force: itself, or else that of this binary.
+    pub(crate) fn observer(&self) -> Result<Cow<'_, Self>, Error> {
+        Ok(if self.observes() { Cow::Borrowed(self) } else { Cow::Owned(Self::embedded()?) })
     }
 }
 

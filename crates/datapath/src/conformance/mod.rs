@@ -7,7 +7,7 @@
 
 mod back;
 mod checks;
-mod nursery;
+pub(crate) mod nursery;
 mod programs;
 
 use std::fs;

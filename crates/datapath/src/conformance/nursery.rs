@@ -77,14 +77,14 @@ fn sweep(below: &Path) {
 }
 
 /// The sockets, and a listener that all of them reach.
-pub(super) struct Nursery {
+pub(crate) struct Nursery {
     unused: std::cell::RefCell<Vec<OwnedFd>>,
     listener: TcpListener,
     address: SocketAddrV4,
 }
 
 impl Nursery {
-    pub(super) fn make(cgroup: &Cgroup) -> io::Result<Self> {
+    pub(crate) fn make(cgroup: &Cgroup) -> io::Result<Self> {
         let mut unused = born_in(&cgroup.path)?;
         let listener = unused.pop().ok_or_else(|| io::Error::other("no socket came"))?;
         rustix::net::bind(&listener, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
@@ -96,11 +96,20 @@ impl Nursery {
         Ok(Self { unused: unused.into(), listener, address })
     }
 
+    /// What connections arrive at.
+    pub(crate) fn listener(&self) -> (&TcpListener, SocketAddrV4) {
+        (&self.listener, self.address)
+    }
+
+    /// One that has not dialled yet.
+    pub(crate) fn socket(&self) -> io::Result<TcpStream> {
+        let socket = self.unused.borrow_mut().pop();
+        socket.map(TcpStream::from).ok_or_else(|| io::Error::other("the sockets are used up"))
+    }
+
     /// The two ends of a connection: the one that dialled, the one that was accepted.
     pub(super) fn connection(&self) -> io::Result<(TcpStream, TcpStream)> {
-        let socket = self.unused.borrow_mut().pop();
-        let socket = socket.ok_or_else(|| io::Error::other("the sockets are used up"))?;
-        let client = TcpStream::from(socket);
+        let client = self.socket()?;
         client.set_write_timeout(Some(PATIENCE))?;
         rustix::net::connect(&client, &self.address)?;
         let (server, _) = self.listener.accept()?;

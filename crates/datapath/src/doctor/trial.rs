@@ -11,7 +11,7 @@ use crate::conformance::{self, Outcome};
 use crate::effort::Statistics;
 use crate::inspect::{fdinfo, fdinfo_text};
 use crate::layout::Words;
-use crate::load::{FILES, File, load_and_ask, load_bytes_and_ask};
+use crate::load::{FILES, File, Role, load_and_ask, load_bytes_and_ask};
 use crate::log::Log;
 use crate::observe::tls;
 use crate::variant;
@@ -23,31 +23,23 @@ const BUDGETS: Budgets = Budgets { services: 16, endpoints: 16, slots: 16, affin
 /// A verifier's log may be megabytes, and all of it is wanted.
 const LINES_KEPT: usize = 1 << 20;
 
-/// Objects that are not part of balancing.
-const OTHERS: [File; 8] = [
-    observing("observe", crate::observe::OBSERVE, None),
-    observing("observe_release", crate::observe::RELEASE, Some("observe")),
-    observing("observe_tcp", crate::observe::TCP, Some("observe")),
-    observing("observe_dns", crate::observe::DNS, Some("observe")),
-    observing("observe_tls", crate::observe::TLS, Some("observe")),
-    observing("http_told", crate::observe::TOLD, Some("http_far")),
+/// Objects that are in no bundle: what this binary tries the kernel with.
+const OTHERS: [File; 2] = [
     File {
         name: "conformance",
         bytes: conformance::OBJECT,
         feature: Some("HTTP is not served in the kernel"),
         needs: None,
+        role: Role::Asked,
     },
     File {
         name: "conformance_back",
         bytes: conformance::BACK_OBJECT,
         feature: Some(crate::http::programs::LOST_REMOTE),
         needs: Some("conformance"),
+        role: Role::Asked,
     },
 ];
-
-const fn observing(name: &'static str, bytes: &'static [u8], needs: Option<&'static str>) -> File {
-    File { name, bytes, feature: Some(crate::observe::lost(name)), needs }
-}
 
 pub(super) fn files() -> impl Iterator<Item = &'static File> {
     FILES.iter().chain(&OTHERS)

@@ -24,7 +24,6 @@ pub(crate) use generated::types::{
 };
 use generated::types::{event_type, http2_kind, observe_abi, path_label, side, tally, tcp_kind, tcp_reason};
 
-pub(crate) const VERSION: u32 = observe_abi::OBSERVE_ABI_VERSION.0;
 pub(crate) const PATH_SIZE: usize = observe_abi::PATH_SIZE.0 as usize;
 pub(crate) const TEMPLATES: usize = observe_abi::TEMPLATES.0 as usize;
 pub(crate) const FILTERS: usize = observe_abi::FILTERS.0 as usize;

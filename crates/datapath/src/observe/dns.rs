@@ -3,16 +3,16 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use libbpf_rs::Object;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::abi::{self, dns_event, dns_flags, dns_key};
 use super::event::{Identity, Malformed, identity_of, text};
-use super::{Event, Limits, load};
+use super::{Event, Limits, load, with_site};
 use crate::abi::{Plain, socket_addr};
+use crate::bundle::Bundle;
 use crate::maps::Map;
 use crate::pin::Pins;
-use crate::{Error, Options, attach, environment};
+use crate::{Error, Options, upgrade};
 
 /// A query that has no response after this has none: resolvers ask anew after 2 to 5 seconds.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -87,29 +87,27 @@ impl DnsQuery {
     }
 }
 
-/// The attached programs.
+/// The attached programs' map of what was asked and not yet answered.
 pub(super) struct Dns {
-    /// Keeps the programs' maps open.
-    _object: Object,
     queries: Map<dns_key, dns_event>,
     looked: Instant,
 }
 
 impl Dns {
-    pub(super) fn attach(options: &Options, limits: &Limits) -> Result<Self, Error> {
-        let pins = Pins::new(options)?;
-        let (object, queries) = load::load_dns(&pins, limits)?;
-        for path in &options.cgroups {
-            let cgroup = environment::open_cgroup(path)?;
-            for program in object.progs_mut() {
-                attach::attach_one(&program, &pins, &cgroup)?;
-            }
-        }
+    pub(super) fn attach(options: &Options, limits: &Limits, bundle: &Bundle) -> Result<Self, Error> {
+        with_site(options, limits, |site| upgrade::observe_asked(site, bundle, "observe_dns"))?;
+        let queries = Map::new(load::open(&Pins::new(options)?, "dns_queries")?)?;
         // What an earlier trace asked for.
         let mut old = Vec::new();
         queries.for_each(|key, _| old.push(key))?;
         queries.delete_all(old.into_iter())?;
-        Ok(Self { _object: object, queries, looked: Instant::now() })
+        Ok(Self { queries, looked: Instant::now() })
+    }
+
+    /// The map may be another one.
+    pub(super) fn keep_up(&mut self, pins: &Pins) -> Result<(), Error> {
+        self.queries = Map::new(load::open(pins, "dns_queries")?)?;
+        Ok(())
     }
 
     /// Hands over queries that nobody has answered for a while, and forgets them.

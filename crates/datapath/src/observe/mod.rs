@@ -25,18 +25,20 @@ mod series;
 mod tcp;
 mod template;
 pub mod tls;
-mod told;
+pub(crate) mod told;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
-use libbpf_rs::{Link, MapHandle, Object, OpenObject};
+use libbpf_rs::{Link, OpenObject};
 
 use crate::abi::{Plain, address_words};
-use crate::environment::{self, Cgroup};
+use crate::environment;
+use crate::in_force::Turn;
 use crate::maps::Map;
 use crate::pin::Pins;
-use crate::{Error, Options, ProgramStatus, attach};
+use crate::upgrade::{self, Site};
+use crate::{Error, InForce, Options, attach, outermost};
 
 use counted::Counted;
 pub use counted::fold;
@@ -48,13 +50,12 @@ pub use filter::{Filter, FilterError, Kinds, Rate};
 pub use http2::Decoder;
 use http2::Heads;
 pub use latency::Latencies;
-pub(crate) use load::{DNS, OBSERVE, RELEASE, TCP, TLS, TOLD, lost};
+pub(crate) use load::{is_of_the_data_path, is_of_the_programs, lost, size_of_map};
 pub use ring::Event;
 pub use series::{Destination, Series, SeriesKey};
 pub use tcp::{TcpEvent, TcpKind, TcpReason};
 pub use template::{PathTemplate, TemplateError};
 use tls::Tls;
-pub(crate) use told::look_away;
 
 use abi::{filter_cgroup, filter_endpoint, path, record};
 use ring::Ring;
@@ -72,9 +73,14 @@ pub struct Limits {
     pub links: u32,
 }
 
+impl Limits {
+    /// Those of the agent.
+    pub const DEFAULT: Self = Self { series: 4096, paths: 1024, ring_bytes: 4 << 20, links: 16_384 };
+}
+
 impl Default for Limits {
     fn default() -> Self {
-        Self { series: 4096, paths: 1024, ring_bytes: 4 << 20, links: 16_384 }
+        Self::DEFAULT
     }
 }
 
@@ -184,14 +190,15 @@ const TALLIES: [&str; abi::TALLIES] = [
 pub struct Observer {
     maps: Maps,
     ring: Ring,
-    programs: Vec<ProgramStatus>,
-    every_map: Vec<MapHandle>,
     /// What the traces of this process ask for, by the place of their filter.
     traces: [Option<Sieve>; abi::FILTERS],
     heads: Heads,
     counted: Counted,
     options: Options,
     limits: Limits,
+    in_force: InForce,
+    /// How often another bundle had been put in force when this was opened or last looked.
+    changes: u64,
     /// Attached while a trace asks for it.
     dns: Option<Dns>,
     /// Attached while some service asks for it.
@@ -234,19 +241,33 @@ fn write_set<K: Plain>(
     set.delete_all(over.into_iter())
 }
 
-/// Takes programs out of the kernel's way.
-fn detach_programs(pins: &Pins, programs: &[&str]) -> Result<(), Error> {
+/// Whether a program that is attached to a cgroup observes.
+pub(crate) fn is_observing(program: &str) -> bool {
+    program.starts_with(load::PROGRAMS)
+}
+
+/// Takes programs out of the kernel's way, those whose names begin so.
+fn detach_programs(pins: &Pins, begin: &str) -> Result<(), Error> {
     for path in crate::pin::entries(&pins.links())? {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        // The rest of the name is the cgroup's number.
-        let program = name.rsplit_once('-').map_or(name.as_str(), |(program, _)| program);
-        if programs.contains(&program) {
+        if crate::pin::program_of(&path).starts_with(begin) {
             let error = |e| Error::path("cannot detach", &path, crate::error::io_error(e));
             Link::open(&path).and_then(|link| link.detach()).map_err(error)?;
             attach::unpin(&path)?;
         }
     }
     Ok(())
+}
+
+/// Where the observing programs of `options` go.
+fn with_site<T>(
+    options: &Options,
+    limits: &Limits,
+    then: impl FnOnce(&Site<'_>) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let pins = Pins::new(options)?;
+    let cgroups = outermost(&options.cgroups)?;
+    let budgets = &options.budgets;
+    then(&Site { pins: &pins, budgets, limits, cgroups: &cgroups, bpffs: &options.bpffs })
 }
 
 /// Gives an object of another feature the maps that `bpf/observe/emit.h` writes to; call it before the object is loaded,
@@ -266,65 +287,84 @@ impl Drop for Observer {
 }
 
 impl Observer {
-    /// Loads, verifies, attaches and pins the programs, or adopts what is pinned already: maps are kept, programs are
-    /// replaced by this binary's through an atomic link update. Traces of a process that is gone are stopped.
+    /// Loads, verifies, attaches and pins the programs of the bundle in force, or adopts them where they are at work already:
+    /// maps are kept, programs are replaced through an atomic link update. Traces of a process that is gone are stopped.
     ///
     /// The pins lie beside the data path's, so that [`crate::unload`] removes both. Who opens an observer must be the
-    /// holder of the instance's lock, that is of its [`crate::DataPath`], or otherwise the only one of the instance.
-    pub fn open(options: &Options, limits: &Limits) -> Result<Self, Error> {
+    /// holder of the instance's lock, that is of its [`crate::DataPath`], of which `in_force` is then, or otherwise the only
+    /// one of the instance.
+    pub fn open(options: &Options, limits: &Limits, in_force: &InForce) -> Result<Self, Error> {
         environment::check_root()?;
         environment::ensure_bpffs(&options.bpffs)?;
         let pins = Pins::new(options)?;
         pins.check_version()?;
-        let cgroups: Vec<Cgroup> =
-            options.cgroups.iter().map(|path| environment::open_cgroup(path)).collect::<Result<_, _>>()?;
         pins.make_folders()?;
-        let loaded = load::load(&pins, limits)?;
+        let turn = in_force.turn();
+        with_site(options, limits, |site| upgrade::observe(site, &turn.bundle()?))?;
         let mut observer = Self {
-            ring: Ring::new(loaded.traces)?,
-            maps: loaded.maps,
-            programs: loaded.programs,
-            every_map: loaded.every_map,
+            ring: Ring::new(load::open(&pins, "traces")?)?,
+            maps: Maps::open(&pins)?,
             traces: [const { None }; abi::FILTERS],
-            heads: Heads::new(loaded.http2_heads)?,
+            heads: Heads::new(load::open(&pins, "http2_heads")?)?,
             counted: Counted::new(limits),
             options: options.clone(),
             limits: *limits,
+            changes: in_force.changes(),
+            in_force: in_force.clone(),
             dns: None,
             tls: None,
             templates: Vec::new(),
         };
         // Of a process that was killed while it traced.
-        detach_programs(&pins, &load::DNS_PROGRAMS)?;
+        detach_programs(&pins, load::DNS_PROGRAMS)?;
         observer.maps.tracing.put_all([(0, 0)].into_iter())?;
         // What is still in the ring of an earlier process is of connections whose beginning this one has not seen.
         observer.maps.http2_readers.put_all([(0, 0)].into_iter())?;
         observer.heads.discard()?;
         observer.maps.http2_readers.put_all([(0, 1)].into_iter())?;
-        for program in loaded.objects.iter().flat_map(Object::progs_mut) {
-            for cgroup in &cgroups {
-                attach::attach_one(&program, &pins, cgroup)?;
-            }
-        }
-        if let Some(told) = &loaded.told {
-            told::watch(told, &pins)?;
-        }
         Ok(observer)
     }
 
     /// Takes the programs out of the kernel's way, for good; what they counted stays until [`crate::unload`].
-    pub fn detach(options: &Options) -> Result<(), Error> {
+    pub fn detach(options: &Options, in_force: &InForce) -> Result<(), Error> {
+        let _turn = in_force.turn();
         let pins = Pins::new(options)?;
         told::look_away(&pins)?;
-        detach_programs(&pins, &load::PROGRAMS)
+        detach_programs(&pins, load::PROGRAMS)
+    }
+
+    /// After a change of the bundle in force: the programs in the kernel are its own already, and some maps may be others.
+    fn keep_up(&mut self, turn: &Turn<'_>) -> Result<(), Error> {
+        let changes = self.in_force.changes();
+        if changes == self.changes {
+            return Ok(());
+        }
+        self.changes = changes;
+        let pins = Pins::new(&self.options)?;
+        self.maps = Maps::open(&pins)?;
+        if let Some(dns) = &mut self.dns {
+            dns.keep_up(&pins)?;
+        }
+        if let Some(tls) = &self.tls {
+            let servers = tls.servers().to_vec();
+            // On an error the probes of before go on. Both at once would count twice.
+            let new = Tls::attach(&self.options, &self.limits, &turn.bundle()?)?;
+            let tls = self.tls.insert(new);
+            tls.serve(&servers)?;
+            tls.look()?;
+        }
+        Ok(())
     }
 
     /// Has the kernel send the events that `filter` describes; [`Observer::poll`] hands them over.
     pub fn start_trace(&mut self, filter: &Filter) -> Result<TraceId, TraceError> {
         let entry = filter.pack()?;
+        let in_force = self.in_force.clone();
+        let turn = in_force.turn();
+        self.keep_up(&turn)?;
         let place = self.traces.iter().position(Option::is_none).ok_or(TraceError::TooMany)?;
         if filter.kinds.dns && self.dns.is_none() {
-            self.dns = Some(Dns::attach(&self.options, &self.limits)?);
+            self.dns = Some(Dns::attach(&self.options, &self.limits, &turn.bundle()?)?);
         }
         self.write_sets(place as u32, filter)?;
         self.maps.filters.put_all([(place as u32, entry)].into_iter())?;
@@ -335,9 +375,12 @@ impl Observer {
 
     /// Ends a trace. What it had sent before may still be in the ring.
     pub fn stop_trace(&mut self, trace: TraceId) -> Result<(), Error> {
+        let in_force = self.in_force.clone();
+        let turn = in_force.turn();
+        self.keep_up(&turn)?;
         self.traces[trace.0 as usize] = None;
         if !self.traces.iter().flatten().any(|sieve| sieve.kinds().dns) && self.dns.take().is_some() {
-            detach_programs(&Pins::new(&self.options)?, &load::DNS_PROGRAMS)?;
+            detach_programs(&Pins::new(&self.options)?, load::DNS_PROGRAMS)?;
         }
         self.switch_traces()?;
         self.maps.filters.put_all([(trace.0, abi::filter::default())].into_iter())?;
@@ -347,6 +390,9 @@ impl Observer {
     /// Has a running trace ask for something else, without a gap.
     pub fn change_trace(&mut self, trace: TraceId, filter: &Filter) -> Result<(), TraceError> {
         let entry = filter.pack()?;
+        let in_force = self.in_force.clone();
+        let turn = in_force.turn();
+        self.keep_up(&turn)?;
         self.write_sets(trace.0, filter)?;
         self.maps.filters.put_all([(trace.0, entry)].into_iter())?;
         if let Some(sieve) = &mut self.traces[trace.0 as usize] {
@@ -388,9 +434,12 @@ impl Observer {
             self.tls = None;
             return Ok(Vec::new());
         }
+        let in_force = self.in_force.clone();
+        let turn = in_force.turn();
+        self.keep_up(&turn)?;
         let tls = match self.tls.take() {
             Some(tls) => tls,
-            None => Tls::attach(&self.options, &self.limits)?,
+            None => Tls::attach(&self.options, &self.limits, &turn.bundle()?)?,
         };
         let tls = self.tls.insert(tls);
         tls.serve(servers)?;
@@ -411,6 +460,10 @@ impl Observer {
     /// something comes: call it on a timer, every 20 to 50 ms. Requests of HTTP/2 are counted by this call, so that it is
     /// needed while no trace runs, too.
     pub fn poll(&mut self, each: &mut dyn FnMut(Result<Event, Malformed>)) -> Result<(), Error> {
+        if self.in_force.changes() != self.changes {
+            let in_force = self.in_force.clone();
+            self.keep_up(&in_force.turn())?;
+        }
         self.ring.drain(each)?;
         let (counted, traces, templates) = (&mut self.counted, &mut self.traces, &self.templates);
         self.heads.drain(&mut |request| match request {
@@ -466,6 +519,9 @@ impl Observer {
         if templates.len() > abi::TEMPLATES {
             return Err(TraceError::Template(TemplateError::TooMany(templates.len())));
         }
+        let in_force = self.in_force.clone();
+        let turn = in_force.turn();
+        self.keep_up(&turn)?;
         // The texts come first: a path whose text is not there is given that of the request.
         self.maps.paths.put_all(templates.iter().map(|template| (template.key(), template.path())))?;
         let entries = templates.iter().map(PathTemplate::entry).chain(std::iter::repeat(Default::default()));
@@ -523,16 +579,18 @@ impl Observer {
         requests.truncate(abi::RECORDS);
         Ok(requests)
     }
+}
 
-    /// The programs and whether they are on.
-    pub fn programs(&self) -> &[ProgramStatus] {
-        &self.programs
-    }
-
-    /// The maps, for counting their memory.
-    pub fn maps(&self) -> &[MapHandle] {
-        &self.every_map
-    }
+/// Requests that were counted with a status at pins of their own, for the self-test.
+pub(crate) fn answered(pins: &Pins) -> Result<u64, Error> {
+    let series: Map<abi::series_key, abi::series> = Map::new(load::open(pins, "series")?)?;
+    let mut sum = 0;
+    series.for_each(|key, values| {
+        if key.status != 0 {
+            sum += values.iter().map(|series| series.count).sum::<u64>();
+        }
+    })?;
+    Ok(sum)
 }
 
 /// How often something had no place in a map of the observing programs, by the name of its pin.
@@ -543,14 +601,11 @@ pub(crate) fn failed_updates(pins: &Pins) -> Result<HashMap<String, u64>, Error>
         ("series", "series-overflow"),
         ("traces", "event-lost"),
     ];
-    let path = pins.map(&load::pin_name("tallies"));
-    if !path.exists() {
+    if !pins.map("tallies").exists() {
         return Ok(HashMap::new());
     }
-    let handle = MapHandle::from_pinned_path(&path)
-        .map_err(|e| Error::path("cannot open map", &path, crate::error::io_error(e)))?;
-    let tallies = tallies(&Map::new(handle)?)?;
-    let failed = |(map, tally): (&str, &str)| (load::pin_name(map), tallies.get(tally).unwrap_or(0));
+    let tallies = tallies(&Map::new(load::open(pins, "tallies")?)?)?;
+    let failed = |(map, tally): (&str, &str)| (map.to_owned(), tallies.get(tally).unwrap_or(0));
     Ok(PLACES.into_iter().map(failed).collect())
 }
 

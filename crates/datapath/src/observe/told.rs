@@ -1,28 +1,25 @@
 //! Requests that the HTTP router serves in the kernel: they never become packets, so its own program tells of them.
 
-use libbpf_rs::{MapHandle, Object};
-
-use super::load::{BACK_NEXT, NEXT, WATCHED};
+use super::load::{self, BACK_NEXT, NEXT, WATCHED};
 use crate::Error;
-use crate::error::io_error;
 use crate::http::abi::NEXT_TOLD;
 use crate::maps::Map;
 use crate::pin::Pins;
-use crate::switch::{self, Slot, Switch};
+use crate::switch::{self, Slot};
 
-const SLOTS: [Slot; 2] = [
+/// Where its programs go.
+pub(crate) const SLOTS: [Slot; 2] = [
     Slot { program: "alize_http_told", array: NEXT, index: NEXT_TOLD },
     Slot { program: "alize_http_told_back", array: BACK_NEXT, index: NEXT_TOLD },
 ];
 
-/// Has the router tell of its requests: first there is somebody to tell, then it writes down what there is to tell.
-pub(super) fn watch(object: &Object, pins: &Pins) -> Result<(), Error> {
-    for slot in &SLOTS {
-        let program = object.progs_mut().find(|program| program.name() == slot.program);
-        // The programs that would call it were refused.
-        let Some(program) = program.filter(|_| pins.map(slot.array).exists()) else { continue };
-        Switch::on_trial().slot(&program, slot, &pins.map(slot.array))?;
-    }
+/// Whether there is a router that would tell.
+pub(crate) fn is_possible(pins: &Pins) -> bool {
+    pins.map(NEXT).exists()
+}
+
+/// The programs are in their slots: now that there is somebody to tell, the router writes down what there is to tell.
+pub(crate) fn watch(pins: &Pins) -> Result<(), Error> {
     set(pins, 1)
 }
 
@@ -30,22 +27,16 @@ pub(super) fn watch(object: &Object, pins: &Pins) -> Result<(), Error> {
 pub(crate) fn look_away(pins: &Pins) -> Result<(), Error> {
     set(pins, 0)?;
     for slot in &SLOTS {
-        let path = pins.map(slot.array);
-        if path.exists() {
-            switch::empty(&open(&path)?, slot.index);
+        if pins.map(slot.array).exists() {
+            switch::empty(&load::open(pins, slot.array)?, slot.index);
         }
     }
     Ok(())
 }
 
 fn set(pins: &Pins, watched: u64) -> Result<(), Error> {
-    let path = pins.map(WATCHED);
-    if !path.exists() {
+    if !pins.map(WATCHED).exists() {
         return Ok(());
     }
-    Map::<u32, u64>::new(open(&path)?)?.put_all([(0, watched)].into_iter())
-}
-
-fn open(path: &std::path::Path) -> Result<MapHandle, Error> {
-    MapHandle::from_pinned_path(path).map_err(|e| Error::path("cannot open map", path, io_error(e)))
+    Map::<u32, u64>::new(load::open(pins, WATCHED)?)?.put_all([(0, watched)].into_iter())
 }

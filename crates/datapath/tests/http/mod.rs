@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use alize_datapath::InForce;
 use alize_datapath::observe::{Event, Limits, Observer, Request};
 
 use crate::world::{World, eventually};
@@ -127,7 +128,8 @@ pub(crate) fn counts_agree(observer: &Observer, server: &Server, abandoned: u64)
 }
 
 pub(crate) fn open(world: &World) -> Observer {
-    Observer::open(&world.options, &Limits::default()).unwrap_or_else(|error| panic!("{error}"))
+    Observer::open(&world.options, &Limits::default(), &InForce::default())
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 pub(crate) fn run(program: &str, arguments: &[&str]) {

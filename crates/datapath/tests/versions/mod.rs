@@ -61,8 +61,37 @@ pub const ALL: [&str; 15] = [
     "terminate",
 ];
 
+/// Those that observe.
+pub const OBSERVING: [&str; 6] =
+    ["observe", "observe_release", "observe_tcp", "http_told", "observe_dns", "observe_tls"];
+
+/// Both.
+pub fn all() -> Vec<&'static str> {
+    ALL.into_iter().chain(OBSERVING).collect()
+}
+
+/// As bundles were before programs that observe were part of them.
+pub fn without_observers(
+    folder: &Folder,
+    version: &str,
+    edits: &[(&str, &str, &str)],
+    anew: &[&str],
+) -> Bundle {
+    built_of(&ALL, folder, version, edits, anew)
+}
+
 /// The objects of this tree, some of them built anew from headers in which each first text is replaced by the second.
 pub fn built(folder: &Folder, version: &str, edits: &[(&str, &str, &str)], anew: &[&str]) -> Bundle {
+    built_of(&all(), folder, version, edits, anew)
+}
+
+fn built_of(
+    objects_of: &[&str],
+    folder: &Folder,
+    version: &str,
+    edits: &[(&str, &str, &str)],
+    anew: &[&str],
+) -> Bundle {
     let (source, objects) = (folder.0.join(format!("{version}-bpf")), folder.0.join(version));
     copy(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf")), &source);
     for (file, from, to) in edits {
@@ -72,7 +101,7 @@ pub fn built(folder: &Folder, version: &str, edits: &[(&str, &str, &str)], anew:
         fs::write(&path, text.replacen(from, to, 1)).unwrap();
     }
     fs::create_dir_all(&objects).unwrap();
-    for name in ALL.iter().chain(&["names"]) {
+    for name in objects_of.iter().chain(&["names"]) {
         let object = format!("{name}.bpf.o");
         fs::copy(Path::new(env!("OUT_DIR")).join(&object), objects.join(&object)).unwrap();
     }

@@ -20,13 +20,13 @@ use std::time::{Duration, Instant};
 use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, Object, ProgramMut, UprobeMultiOpts};
 
 use crate::abi::address_words;
+use crate::bundle::Bundle;
 use crate::error::io_error;
 use crate::maps::Map;
-use crate::pin::Pins;
-use crate::{Error, Options, environment, variant};
+use crate::{Error, Options, environment, upgrade, variant};
 
 use super::abi::{tls_key, tls_limits, tls_server};
-use super::{Limits, load, write_set};
+use super::{Limits, with_site, write_set};
 pub use library::{Family, Function, Library};
 use processes::{Cache, FileId};
 pub use site::Costly;
@@ -111,6 +111,7 @@ pub(super) struct Tls {
     /// At the cgroups.
     _links: Vec<Link>,
     servers: Map<tls_server, u32>,
+    served: Vec<SocketAddr>,
     sessions: MapHandle,
     cgroups: Vec<PathBuf>,
     files: BTreeMap<FileId, Attached>,
@@ -122,7 +123,7 @@ pub(super) struct Tls {
 }
 
 impl Tls {
-    pub(super) fn attach(options: &Options, limits: &Limits) -> Result<Self, Error> {
+    pub(super) fn attach(options: &Options, limits: &Limits, bundle: &Bundle) -> Result<Self, Error> {
         let refused =
             |why: &str| Error::kernel("cannot see", "the plaintext of TLS", io::Error::other(why.to_owned()));
         if let Some(obstacle) = obstacle() {
@@ -135,7 +136,7 @@ impl Tls {
                 "there are {many} meshed cgroups, and at most {most} can be told apart; mesh one above them"
             )));
         }
-        let object = load::load_tls(&Pins::new(options)?, limits)?;
+        let object = with_site(options, limits, |site| upgrade::load_asked(site, bundle, "observe_tls"))?;
         let mut links = Vec::new();
         let cgroups = map(&object, "tls_cgroups")?;
         for (place, path) in (0u32..).zip(&options.cgroups) {
@@ -152,6 +153,7 @@ impl Tls {
         }
         let tls = Self {
             servers: Map::new(map(&object, "tls_servers")?)?,
+            served: Vec::new(),
             sessions: map(&object, "tls_sessions")?,
             cost: cost(&object)?,
             object,
@@ -166,8 +168,14 @@ impl Tls {
         Ok(tls)
     }
 
+    /// Those whose sessions are looked at.
+    pub(super) fn servers(&self) -> &[SocketAddr] {
+        &self.served
+    }
+
     /// Has these servers' sessions looked at, and no others.
-    pub(super) fn serve(&self, servers: &[SocketAddr]) -> Result<(), Error> {
+    pub(super) fn serve(&mut self, servers: &[SocketAddr]) -> Result<(), Error> {
+        self.served = servers.to_vec();
         let entry = |server: &SocketAddr| tls_server {
             address: address_words(server.ip()),
             port: server.port().to_be(),
