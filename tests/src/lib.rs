@@ -17,6 +17,7 @@ pub mod network;
 pub mod place;
 pub mod process;
 pub mod servers;
+pub mod shell;
 pub mod statistics;
 pub mod tally;
 pub mod torture;

@@ -6,93 +6,22 @@
 #![expect(clippy::print_stdout, reason = "figures are for people")]
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 use std::time::Duration;
 
 use alize_tests::mesh::{endpoint, endpoints, file};
+use alize_tests::shell::{Shell, break_object, text};
 use alize_tests::traffic::{Servers, Size, Traffic};
 use alize_tests::{Agent, AgentOptions, World};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 fn number(variable: &str, usual: u32) -> u32 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
 }
 
-/// The command line beside the agent of a world.
-struct Shell<'a> {
-    world: &'a World,
-}
-
-impl Shell<'_> {
-    fn alize(&self, arguments: &[&str]) -> Result<Output> {
-        let mut command = Command::new(alize_tests::place::binary("alize")?);
-        command.args(arguments).env("ALIZE_INSTANCE", self.world.instance());
-        command.env("ALIZE_SOCKET", self.world.run_dir().join(format!("{}.sock", self.world.instance())));
-        command.output().context("cannot start alize")
-    }
-
-    fn must(&self, arguments: &[&str]) -> Result<String> {
-        let output = self.alize(arguments)?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        ensure!(output.status.success(), "{arguments:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
-        Ok(text)
-    }
-
-    /// The programs of this binary under another version; with `broken`, the verifier refuses that object.
-    fn bundle(&self, version: &str, broken: Option<&str>) -> Result<PathBuf> {
-        let folder = self.world.folder();
-        let (whole, objects, other) =
-            (folder.join("whole.bundle"), folder.join("objects"), folder.join(format!("{version}.bundle")));
-        self.must(&["bundle", "build", text(&whole)])?;
-        let facts: serde_json::Value =
-            serde_json::from_str(&self.must(&["bundle", "inspect", text(&whole), "-o", "json"])?)?;
-        let bytes = fs::read(&whole)?;
-        let mut at = 24 + u32::from_le_bytes(bytes[16..20].try_into()?) as usize;
-        fs::create_dir_all(&objects)?;
-        for object in facts["objects"].as_array().context("objects")? {
-            let size = object["size"].as_u64().context("size")? as usize;
-            let name = object["name"].as_str().context("name")?;
-            let mut object = bytes[at..at + size].to_vec();
-            if broken == Some(name) {
-                break_object(&mut object)?;
-            }
-            fs::write(objects.join(format!("{name}.bpf.o")), object)?;
-            at += size;
-        }
-        self.must(&[
-            "bundle",
-            "build",
-            text(&other),
-            "--objects",
-            text(&objects),
-            "--bundle-version",
-            version,
-        ])?;
-        Ok(other)
-    }
-}
-
-/// Makes the first look into a map a call of a helper that no kernel has.
-fn break_object(object: &mut [u8]) -> Result<()> {
-    // BPF_JMP | BPF_CALL, bpf_map_lookup_elem.
-    let call = [0x85, 0, 0, 0, 1, 0, 0, 0];
-    let at = object
-        .chunks_exact(8)
-        .position(|instruction| instruction == call)
-        .context("no program looks into a map")?;
-    object[at * 8 + 4..at * 8 + 8].copy_from_slice(&9999u32.to_le_bytes());
-    Ok(())
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap_or_default()
-}
-
 #[test]
 fn whatever_is_done_to_the_mesh_no_connection_is_lost() -> Result<()> {
     let world = World::new("lifecycle")?;
-    let shell = Shell { world: &world };
+    let shell = Shell::beside(&world);
     let servers = Servers::start(&world)?;
     let all = endpoints(servers.web.iter().map(|server| server.v4));
     let uneven = [endpoint(servers.web[0].v4, &["weight: 3"]), all[1].clone(), all[2].clone()];
@@ -103,13 +32,15 @@ fn whatever_is_done_to_the_mesh_no_connection_is_lost() -> Result<()> {
     };
     let (even, uneven) = (text_of(&all), text_of(&uneven));
     let next = shell.bundle("9.9.9", None)?;
-    let refused = shell.bundle("9.9.8", Some("connect"))?;
+    let refused = shell.bundle("9.9.8", Some(("connect", &break_object)))?;
+    let blind = shell.bundle("9.9.7", Some(("observe", &break_object)))?;
     let altered = world.folder().join("altered.bundle");
     let mut bytes = fs::read(&next)?;
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
     fs::write(&altered, bytes)?;
-    let options = AgentOptions::flags(&["--allow-unsigned"]);
+    // What observes goes through all of it too.
+    let options = AgentOptions::flags(&["--allow-unsigned", "--observe=always"]);
 
     let mut agent = Agent::start_with(&world, &even, &options)?;
     let mut traffic = Traffic::start(&world, &servers, Size::of(number("ALIZE_LIVE", 500)))?;
@@ -124,7 +55,7 @@ fn whatever_is_done_to_the_mesh_no_connection_is_lost() -> Result<()> {
         }
         ensure!(shell.must(&["upgrade", text(&next)])?.contains("kernel programs of 9.9.9"));
         traffic.look("upgrade")?;
-        for (bundle, why) in [(&altered, "altered"), (&refused, "at step load")] {
+        for (bundle, why) in [(&altered, "altered"), (&refused, "at step load"), (&blind, "at step load")] {
             let failed = shell.alize(&["upgrade", text(bundle)])?;
             let told = String::from_utf8_lossy(&failed.stderr).into_owned();
             ensure!(!failed.status.success() && told.contains(why), "{told}");
@@ -132,9 +63,9 @@ fn whatever_is_done_to_the_mesh_no_connection_is_lost() -> Result<()> {
         }
         agent.kill()?;
         // Killed in the middle of going back, by the one who would have done it.
-        for step in
-            ["load", "switch:alize_sockops", "switch:alize_http_client", "switch:alize_connect6", "pins"]
-        {
+        let hooks = ["sockops", "http_client", "connect6", "observe_ingress", "http_told"];
+        let hooks = hooks.map(|hook| format!("switch:alize_{hook}"));
+        for step in ["load".to_owned(), "pins".to_owned()].iter().chain(&hooks) {
             let environment = vec![("ALIZE_FAULT".to_owned(), format!("{step}=kill"))];
             let faulty = AgentOptions { environment, ..options.clone() };
             let mut broken = Agent::spawn(&world, &even, &faulty)?;
@@ -172,6 +103,7 @@ fn whatever_is_done_to_the_mesh_no_connection_is_lost() -> Result<()> {
         traffic.look("a storm of reloads")?;
     }
     let routed = agent.metrics()?;
+    ensure!(routed.lines().any(|line| line.contains("path=\"observed\"")), "{routed}");
     ensure!(
         routed.lines().any(|line| line.contains("path=\"kernel-l7\"") && line.contains("shop")),
         "{routed}"

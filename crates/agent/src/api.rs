@@ -397,6 +397,7 @@ struct TrialQuery {
     promote_after: Option<f64>,
     max_errors: Option<u64>,
     max_slower: Option<u32>,
+    max_fallbacks: Option<u32>,
 }
 
 async fn try_out(
@@ -405,13 +406,14 @@ async fn try_out(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Response> {
-    let Query(TrialQuery { cgroup, share, promote_after, max_errors, max_slower }) =
+    let Query(TrialQuery { cgroup, share, promote_after, max_errors, max_slower, max_fallbacks }) =
         query.map_err(|error| refuse(StatusCode::BAD_REQUEST, error.body_text()))?;
     if share > 100 || (share == 0 && cgroup.is_none()) {
         let why = "say who gets the new programs: cgroup, share (1 to 100 per cent), or both";
         return Err(refuse(StatusCode::BAD_REQUEST, why.into()));
     }
-    let (scope, rule) = (Scope { cgroup, share }, TrialRule { promote_after, max_errors, max_slower });
+    let scope = Scope { cgroup, share };
+    let rule = TrialRule { promote_after, max_errors, max_slower, max_fallbacks };
     let _place = turn(&api.applying).await?;
     let bytes = read_body(&headers, body).await?;
     match api.mesh.ask(move |mesh| mesh.try_out(&bytes, &scope, rule)).await? {

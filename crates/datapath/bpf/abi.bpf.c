@@ -18,6 +18,7 @@ struct abi_types {
 	enum endpoint_state endpoint_state;
 	enum refusal refusal;
 	enum failure failure;
+	enum version_count version_count;
 	enum anomaly anomaly;
 	enum connection_phase connection_phase;
 	enum connection_path connection_path;

@@ -21,7 +21,7 @@ mod generated {
 use generated::types::{abi, balance, service_word, slot_word};
 pub(crate) use generated::types::{
     affinity, affinity_key, anomaly, decisions, endpoint, endpoint_load, endpoint_state, event, event_kind,
-    failure, frontend_key, mode, outcomes, refusal, service, service_name, traffic,
+    failure, frontend_key, mode, outcomes, refusal, service, service_name, traffic, version_count,
 };
 #[cfg(test)]
 pub(crate) use generated::types::{connection, flow, flows};

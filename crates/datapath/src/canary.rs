@@ -4,25 +4,28 @@
 //! counts. Both lanes use the same maps. The gates' maps are pinned, so that all of this goes on without the agent; the next
 //! start puts one version in force for all.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use libbpf_rs::{Link, MapHandle, Object, ProgramMut};
+use libbpf_rs::query::{ProgInfoIter, ProgInfoQueryOptions};
+use libbpf_rs::{Link, MapCore, MapHandle, Object, ProgramMut};
 
-use crate::abi::plain;
+use crate::abi::{plain, refusal, version_count};
 use crate::attach::{foreign, unpin};
 use crate::bundle::{Bundle, Digest, Prepared};
 use crate::environment::{self, Cgroup};
 use crate::error::io_error;
 use crate::http::abi::PROGRAM_CLIENT;
+use crate::http::router::REASONS;
 use crate::load::{Loading, is_private, load_gates};
 use crate::log::Log;
 use crate::maps::Map;
 use crate::pin::{Pins, entries};
 use crate::rejection::Rejection;
-use crate::switch::{SLOTS, Slot, Switch, program_in, put};
-use crate::{Error, Options, origins};
+use crate::switch::{SLOTS, Slot, Switch, number_in, program_in, put};
+use crate::{Error, Options, layout, origins};
 
 #[allow(
     clippy::all,
@@ -69,6 +72,8 @@ const HOOKS: [Hook; canary_hook::GATES.0 as usize] = [
 
 const OLD: u32 = canary_lane::LANE_OLD.0;
 const NEW: u32 = canary_lane::LANE_NEW.0;
+/// Where the programs of a version count what they refuse and leave to others.
+pub(crate) const VERSION_COUNTS: &str = "version_counts";
 const SCOPE: &str = "canary_scope";
 const COUNTS: &str = "canary_counts";
 const METER: &str = "alize_meter_";
@@ -131,6 +136,29 @@ pub struct HookCounts {
     pub new: LaneCounts,
 }
 
+/// What a version did not do itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Instead {
+    /// The caller was told no.
+    Refused,
+    /// The kernel left it to the proxy, or balanced a connection as a whole for want of one.
+    FellBack,
+}
+
+/// How often each version refused or fell back for a reason; `None` of a version that does not count that for itself.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct ReasonCounts {
+    /// What it did.
+    pub instead: Instead,
+    /// Why.
+    pub reason: &'static str,
+    /// The version that all others have.
+    pub old: Option<u64>,
+    /// The one that is tried.
+    pub new: Option<u64>,
+}
+
 /// A trial under way, as the kernel has it.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Trial {
@@ -144,19 +172,22 @@ pub struct Trial {
     pub share: u32,
     /// By hook, those that ran.
     pub hooks: Vec<HookCounts>,
+    /// Why either refused or fell back, where one did.
+    pub reasons: Vec<ReasonCounts>,
 }
 
-/// Puts gates in place of the programs that work, with those of `loading` behind them for `scope`. On an error nothing is changed.
+/// Puts gates in place of the programs that work, with those of `loading` behind them for `scope`. On an error all hooks are as
+/// before, and what was pinned is to be cleared.
 pub(crate) fn begin(
     pins: &Pins,
     cgroups: &[Cgroup],
     loading: &Loading,
     scope: &Scope,
 ) -> Result<usize, Error> {
-    clear(pins)?;
     let mut switch = Switch::default();
     let begun = gates(pins).and_then(|gates| {
         write_scope(pins, scope)?;
+        forget_counts(pins)?;
         let mut count = 0;
         for hook in &HOOKS {
             count += usize::from(open(hook, &gates, pins, cgroups, loading, &mut switch)?);
@@ -165,9 +196,6 @@ pub(crate) fn begin(
     });
     if begun.is_err() {
         switch.take_back();
-        if let Err(error) = clear(pins) {
-            tracing::warn!("what was made for a trial stays pinned: {error}");
-        }
     }
     begun
 }
@@ -289,7 +317,7 @@ pub(crate) fn behind_gate(pins: &Pins, link: &str, id: u32) -> u32 {
     let is_gate = foreign::program_name(id).is_some_and(|name| name.starts_with(GATE));
     let hook = HOOKS.iter().find(|hook| hook.program == link).filter(|_| is_gate);
     let lanes = hook.and_then(|hook| open_map(&pins.map(&hook.lanes())).ok());
-    lanes.and_then(|lanes| crate::switch::number_in(&lanes, OLD)).unwrap_or(id)
+    lanes.and_then(|lanes| number_in(&lanes, OLD)).unwrap_or(id)
 }
 
 /// The trial under way, if there is one: asked of the kernel, so also while no agent runs.
@@ -303,7 +331,7 @@ pub(crate) fn seen(pins: &Pins) -> Result<Option<Trial>, Error> {
     let mut origin = None;
     for hook in &HOOKS {
         let path = pins.map(&hook.lanes());
-        let id = if path.exists() { crate::switch::number_in(&open_map(&path)?, NEW) } else { None };
+        let id = if path.exists() { number_in(&open_map(&path)?, NEW) } else { None };
         if let Some(id) = id {
             origin = origin.or(origins::origin_of(pins, id)?);
         }
@@ -320,7 +348,83 @@ pub(crate) fn seen(pins: &Pins) -> Result<Option<Trial>, Error> {
         cgroup,
         share: scope.share,
         hooks: counts(pins)?,
+        reasons: reasons(pins)?,
     }))
+}
+
+/// Where the version on trial counts what it refused and left to others: in a map of its own, which goes with the trial.
+pub(crate) fn own_counts(pins: &Pins) -> PathBuf {
+    pins.map("canary_version_counts")
+}
+
+/// The version on trial is in force: what it counts in is what the programs in force count in.
+pub(crate) fn keep_counts(pins: &Pins) -> Result<(), Error> {
+    let (from, to) = (own_counts(pins), pins.map(VERSION_COUNTS));
+    match from.exists() {
+        true => std::fs::rename(&from, &to).map_err(|e| Error::path("cannot move", from, e)),
+        false => Ok(()),
+    }
+}
+
+/// Both begin at nothing.
+fn forget_counts(pins: &Pins) -> Result<(), Error> {
+    match version_counts(&pins.map(VERSION_COUNTS))? {
+        Some(counts) => counts.zero_all(0..version_count::VERSION_COUNTS.0),
+        None => Ok(()),
+    }
+}
+
+fn version_counts(path: &Path) -> Result<Option<Map<u32, u64>>, Error> {
+    layout::pinned(path)?.map(Map::new).transpose()
+}
+
+/// The places of `version_counts`, in their order.
+fn places() -> impl Iterator<Item = (u32, Instead, &'static str)> {
+    const REFUSALS: [&str; refusal::REFUSALS.0 as usize] = ["no-endpoint", "stale", "no-proxy"];
+    let refused = (version_count::VERSION_REFUSED.0..).zip(REFUSALS);
+    let fell_back = (version_count::VERSION_HTTP.0..).zip(REASONS);
+    let refused = refused.map(|(place, reason)| (place, Instead::Refused, reason));
+    refused.chain(fell_back.map(|(place, reason)| (place, Instead::FellBack, reason)))
+}
+
+fn reasons(pins: &Pins) -> Result<Vec<ReasonCounts>, Error> {
+    let lane = |lane, path: PathBuf| match lane_uses(pins, lane, &path)? {
+        true => version_counts(&path)?.map(|counts| read(&counts)).transpose(),
+        false => Ok(None),
+    };
+    let (old, new) = (lane(OLD, pins.map(VERSION_COUNTS))?, lane(NEW, own_counts(pins))?);
+    let count = |lane: &Option<Vec<u64>>, place: u32| Some(*lane.as_ref()?.get(place as usize)?);
+    let all = places().map(|(place, instead, reason)| ReasonCounts {
+        instead,
+        reason,
+        old: count(&old, place),
+        new: count(&new, place),
+    });
+    Ok(all.filter(|counts| counts.old.unwrap_or(0) + counts.new.unwrap_or(0) > 0).collect())
+}
+
+/// Whether the programs of a lane count in the map at `path`: those of a version of before this map do not.
+fn lane_uses(pins: &Pins, lane: u32, path: &Path) -> Result<bool, Error> {
+    let Some(map) = layout::pinned(path)? else { return Ok(false) };
+    let id = map.info().map_err(|e| Error::path("cannot ask about map", path, io_error(e)))?.info.id;
+    let mut programs = HashSet::new();
+    for hook in &HOOKS {
+        let lanes = layout::pinned(&pins.map(&hook.lanes()))?;
+        programs.extend(lanes.and_then(|lanes| number_in(&lanes, lane)));
+    }
+    let options = ProgInfoQueryOptions::default().include_map_ids(true);
+    let mut all = ProgInfoIter::with_query_opts(options);
+    Ok(all.any(|program| programs.contains(&program.id) && program.map_ids.contains(&id)))
+}
+
+fn read(counts: &Map<u32, u64>) -> Result<Vec<u64>, Error> {
+    let mut sums = vec![0; version_count::VERSION_COUNTS.0 as usize];
+    counts.for_each(|place, cpus| {
+        if let Some(sum) = sums.get_mut(place as usize) {
+            *sum = cpus.iter().sum();
+        }
+    })?;
+    Ok(sums)
 }
 
 fn is_gated(pins: &Pins) -> Result<bool, Error> {

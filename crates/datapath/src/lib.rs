@@ -65,7 +65,7 @@ use std::time::Duration;
 use alize_model::{Budgets, ServiceName, Snapshot};
 use libbpf_rs::{Link, MapHandle};
 
-pub use canary::{HookCounts, LaneCounts, Scope, Trial, trial};
+pub use canary::{HookCounts, Instead, LaneCounts, ReasonCounts, Scope, Trial, trial};
 pub use effort::Effort;
 pub use environment::cgroup2_root;
 pub use error::Error;

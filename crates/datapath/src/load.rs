@@ -20,7 +20,7 @@ use crate::observe::{self, Limits};
 use crate::pin::Pins;
 use crate::rejection::{LINES_KEPT, Rejection};
 use crate::upgrade::{Changed, entries_of, pin_path};
-use crate::{Error, ProgramStatus, variant};
+use crate::{Error, ProgramStatus, canary, variant};
 
 /// One object file of `bpf/`: what the verifier refuses of it costs one feature only.
 pub(crate) struct File {
@@ -244,12 +244,17 @@ pub(crate) struct Ground<'a> {
     pub(crate) budgets: &'a Budgets,
     pub(crate) limits: &'a Limits,
     pub(crate) changed: &'a Changed,
+    /// Beside another version, which counts for itself.
+    pub(crate) on_trial: bool,
 }
 
 impl Ground<'_> {
     /// `None`: the map is the object's own.
     fn pin(&self, name: &str, role: Role) -> Option<PathBuf> {
-        let path = pin_path(self.pins, self.changed, name);
+        let path = match self.on_trial && name == canary::VERSION_COUNTS {
+            true => canary::own_counts(self.pins),
+            false => pin_path(self.pins, self.changed, name),
+        };
         // Who observes where no data path is has empty maps of its own in their place.
         let is_absent = || role != Role::DataPath && observe::is_of_the_data_path(name) && !path.exists();
         (!is_private(name) && !is_absent()).then_some(path)

@@ -125,8 +125,9 @@ impl<K: Plain, V: Plain> Map<K, V> {
         if done == 0 { Ok(()) } else { Err(self.error("cannot write map")) }
     }
 
-    /// Writes the entries in order.
+    /// Writes the entries in order, into a map that is not per CPU.
     pub(crate) fn put_all(&self, entries: impl Iterator<Item = (K, V)>) -> Result<(), Error> {
+        debug_assert_eq!(self.cpus, 1);
         let mut keys = Vec::new();
         let mut values = Vec::new();
         let mut count = 0;
@@ -162,6 +163,26 @@ impl<K: Plain, V: Plain> Map<K, V> {
             )
         };
         if result == 0 { Ok(()) } else { Err(self.error("cannot write map")) }
+    }
+
+    /// Makes the values of `keys` zeros, on all CPUs.
+    pub(crate) fn zero_all(&self, keys: impl Iterator<Item = K>) -> Result<(), Error> {
+        let zeros = vec![0u8; self.stride * self.cpus];
+        for key in keys {
+            // SAFETY: the kernel reads one key, and one value for each CPU, which the buffer holds.
+            let done = unsafe {
+                libbpf_sys::bpf_map_update_elem(
+                    self.raw_fd(),
+                    key.bytes().as_ptr().cast(),
+                    zeros.as_ptr().cast(),
+                    0,
+                )
+            };
+            if done != 0 {
+                return Err(self.error("cannot write map"));
+            }
+        }
+        Ok(())
     }
 
     /// Removes `keys`; one that is not there is no error.

@@ -63,8 +63,13 @@ pub(crate) fn run(
     fs::create_dir(&place.cgroup).map_err(|e| Error::path("cannot make the cgroup", &place.cgroup, e))?;
     let cgroups = [environment::open_cgroup(&place.cgroup)?];
     place.pins.make_folders()?;
-    let ground =
-        Ground { pins: &place.pins, budgets: &BUDGETS, limits: &LIMITS, changed: &Default::default() };
+    let ground = Ground {
+        pins: &place.pins,
+        budgets: &BUDGETS,
+        limits: &LIMITS,
+        changed: &Default::default(),
+        on_trial: false,
+    };
     let loading = load::load(&ground, parts, loses)?;
     let mut switch = switch::Switch::on_trial();
     let working = parts.iter().filter(|part| part.role != Role::Asked);

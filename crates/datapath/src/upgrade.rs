@@ -62,6 +62,12 @@ pub(crate) struct Site<'a> {
     pub(crate) bpffs: &'a Path,
 }
 
+impl Site<'_> {
+    fn ground<'a>(&'a self, changed: &'a Changed) -> Ground<'a> {
+        Ground { pins: self.pins, budgets: self.budgets, limits: self.limits, changed, on_trial: false }
+    }
+}
+
 /// Maps whose layout is another, by name.
 pub(crate) type Changed = BTreeMap<String, Change>;
 
@@ -253,14 +259,21 @@ impl Steps {
         selection: &Selection<'_>,
         loses: &dyn Fn(&Part) -> bool,
     ) -> Result<Ready, Error> {
-        let loading = self.take("load", || {
-            let ground =
-                Ground { pins: site.pins, budgets: site.budgets, limits: site.limits, changed: &changed };
-            let loading = load::load(&ground, &selection.parts, loses)?;
+        let loading = self.load_on(&site.ground(&changed), selection, loses)?;
+        Ok(Ready { changed, loading })
+    }
+
+    fn load_on(
+        &mut self,
+        ground: &Ground<'_>,
+        selection: &Selection<'_>,
+        loses: &dyn Fn(&Part) -> bool,
+    ) -> Result<Loading, Error> {
+        self.take("load", || {
+            let loading = load::load(ground, &selection.parts, loses)?;
             let told = format!("{} programs verified beside those that run", loading.programs());
             Ok((loading, told))
-        })?;
-        Ok(Ready { changed, loading })
+        })
     }
 
     fn self_test(
@@ -403,9 +416,7 @@ pub(crate) fn observe_asked(site: &Site<'_>, bundle: &Bundle, object: &str) -> R
 pub(crate) fn load_asked(site: &Site<'_>, bundle: &Bundle, object: &str) -> Result<Object, Error> {
     let version = Version::new(bundle)?;
     let selection = version.select(|part| part.name == object)?;
-    let changed = Changed::new();
-    let ground = Ground { pins: site.pins, budgets: site.budgets, limits: site.limits, changed: &changed };
-    let loading = load::load(&ground, &selection.parts, &|_| true)?;
+    let loading = load::load(&site.ground(&Changed::new()), &selection.parts, &|_| true)?;
     origins::note(site.pins, &version.observer, loading.statuses(false))?;
     loading.into_object(object).ok_or_else(|| not_in(&version, object))
 }
@@ -626,12 +637,23 @@ impl DataPath {
             return Err(Error::Step { step: "plan", source: Box::new(Error::TrialLayout { map }) });
         }
         let selection = version.select(|part| part.role == Role::DataPath)?;
-        let Ready { loading, .. } = steps.load(&site, Changed::new(), &selection, &loses)?;
-        steps.self_test(&site, &version, &loses)?;
-        steps.note(pins, &version, &loading)?;
-        steps.take("gates", || {
-            let gates = canary::begin(pins, &cgroups, &loading, scope)?;
-            Ok(((), format!("{gates} hooks have both versions")))
+        // What is left of a trial before.
+        canary::clear(pins)?;
+        let changed = Changed::new();
+        let ground = Ground { on_trial: true, ..site.ground(&changed) };
+        let begun = steps.load_on(&ground, &selection, &loses).and_then(|loading| {
+            steps.self_test(&site, &version, &loses)?;
+            steps.note(pins, &version, &loading)?;
+            steps.take("gates", || {
+                let gates = canary::begin(pins, &cgroups, &loading, scope)?;
+                Ok(((), format!("{gates} hooks have both versions")))
+            })?;
+            Ok(loading)
+        });
+        let loading = begun.inspect_err(|_| {
+            if let Err(error) = canary::clear(pins) {
+                tracing::warn!("what was made for a trial stays pinned: {error}");
+            }
         })?;
         Ok(Canary::new(bundle.clone(), loading, kept))
     }
@@ -665,6 +687,7 @@ impl DataPath {
             source: Box::new(source),
         })?;
         let Some(Canary { loading, kept, bundle }) = self.canary.take() else { return Err(Error::NoTrial) };
+        canary::keep_counts(&self.pins)?;
         canary::clear(&self.pins)?;
         turn.put(&bundle)?;
         self.take_over(loading.keep()?)?;

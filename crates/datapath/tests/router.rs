@@ -15,14 +15,14 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use alize_datapath::DataPath;
 use alize_datapath::bundle::Bundle;
 use alize_datapath::http::{
     Armed, Event, Lent, Predecessor, Rest, Router, RouterOptions, Slot, netns_cookie,
 };
 use alize_datapath::observe::{self, Filter, Limits, Observer, PathLabel, Request};
+use alize_datapath::{DataPath, Instead, Scope};
 use alize_model::Snapshot;
-use world::{World, snapshot};
+use world::{Below, World, snapshot};
 
 /// An HTTP server that answers every request with its own name, the request's target and the length of its body.
 struct Server {
@@ -430,6 +430,57 @@ fn what_the_kernel_routes_is_told_of_over_upgrades() {
     let more = during(&mut || thread::sleep(Duration::from_millis(100)));
     assert_eq!(more - told(&mut observer), missing);
     assert_eq!(data_path.http_outstanding().unwrap(), (0, 0), "every slot was given back");
+}
+
+/// Each version counts for itself what it leaves to the proxy and whom it refuses, by reason.
+#[test]
+fn a_version_on_trial_tells_what_it_leaves_to_the_proxy() {
+    let world = World::new("http-trial");
+    let folder = versions::Folder::new("http-trial");
+    let server = Server::start("one");
+    // It knows no GET, and takes no request with one.
+    let blind = ("http/head.h", "return HTTP_GET | 4 << 16;", "return 0;");
+    let two = versions::built(&folder, "2.0.0", &[blind], &["http_client"]);
+    let mut data_path = world.open();
+    data_path.allow_http(true).unwrap();
+    let web = world::service("web", WEB, "protocol: http,", &[server.address]);
+    apply(&mut data_path, &snapshot(&web));
+    let endpoint = data_path.endpoints(data_path.service_id("web").unwrap())[0].id;
+    let mut proxy = Proxy::start(&world);
+    proxy.warm(endpoint, server.address, 4);
+    let below = Below::new(&world);
+    let scope = Scope { cgroup: Some(below.0.clone()), share: 0 };
+    // What was counted before a trial is none of it.
+    Client::connect(WEB).ask("BREW /pot HTTP/1.1\r\nHost: web\r\nContent-Length: 0\r\n\r\n");
+    data_path.try_out(&two, &scope, None).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(data_path.trial().unwrap().unwrap().reasons, []);
+    let (mut old, mut new) = (Client::connect(WEB), below.inside(&world, || Client::connect(WEB)));
+    for _ in 0..20 {
+        old.ask(&get("/answer"));
+    }
+    old.ask("BREW /pot HTTP/1.1\r\nHost: web\r\nContent-Length: 0\r\n\r\n");
+    new.ask(&get("/answer"));
+    let empty = world::service("empty", "127.77.0.8:80", "", &[]);
+    apply(&mut data_path, &snapshot(&(web + &empty)));
+    let counts = |data_path: &DataPath, reason: &str| {
+        let trial = data_path.trial().unwrap().expect("a version is on trial");
+        let found = trial.reasons.iter().find(|counts| counts.reason == reason);
+        found.map(|counts| (counts.instead, counts.old, counts.new))
+    };
+    assert_eq!(counts(&data_path, "method"), Some((Instead::FellBack, Some(1), Some(1))));
+    let _ = below.inside(&world, || TcpStream::connect("127.77.0.8:80").unwrap_err());
+    assert_eq!(counts(&data_path, "no-endpoint"), Some((Instead::Refused, Some(0), Some(1))));
+    // In force, it goes on counting for itself; the next trial begins at nothing again.
+    data_path.promote().unwrap();
+    let one = Bundle::embedded().unwrap();
+    data_path.try_out(&one, &scope, None).unwrap();
+    assert_eq!(data_path.trial().unwrap().unwrap().reasons, []);
+    Client::connect(WEB).ask(&get("/answer"));
+    assert_eq!(counts(&data_path, "method"), Some((Instead::FellBack, Some(1), Some(0))));
+    data_path.abort().unwrap();
+    let left: Vec<_> =
+        world.pins().into_iter().filter(|pin| pin.to_string_lossy().contains("canary_")).collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]

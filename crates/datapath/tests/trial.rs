@@ -7,12 +7,11 @@ mod versions;
 mod world;
 
 use std::collections::HashSet;
-use std::fs;
 
 use alize_datapath::bundle::Bundle;
 use alize_datapath::{DataPath, Error, HookCounts, Scope};
 use versions::*;
-use world::{World, apply, dial, eventually};
+use world::{Below, World, apply, dial, eventually};
 
 /// The same objects under another name.
 fn next(folder: &Folder) -> Bundle {
@@ -38,31 +37,6 @@ fn no_gate_is_left(world: &World) {
     let left: Vec<String> = world.pins().iter().map(|pin| pin.display().to_string()).collect();
     let of_trial = |pin: &String| ["lanes_", "canary_", "alize_meter_"].iter().any(|part| pin.contains(part));
     assert!(!left.iter().any(of_trial), "{left:?}");
-}
-
-/// A cgroup below the world's.
-struct Below(std::path::PathBuf);
-
-impl Below {
-    fn new(world: &World) -> Self {
-        let path = world.cgroup().join("canary");
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    /// Does something as a process of this cgroup.
-    fn inside<T>(&self, world: &World, what: impl FnOnce() -> T) -> T {
-        world::join(&self.0);
-        let done = what();
-        world::join(world.cgroup());
-        done
-    }
-}
-
-impl Drop for Below {
-    fn drop(&mut self) {
-        eventually("the cgroup is empty", || fs::remove_dir(&self.0).is_ok());
-    }
 }
 
 #[test]

@@ -336,6 +336,45 @@ pub struct Trial {
     pub errors: u64,
     /// By hook, those that ran.
     pub hooks: Vec<TrialHook>,
+    /// Why either version refused or fell back, where one did.
+    #[serde(default)]
+    pub reasons: Vec<TrialReason>,
+}
+
+impl Trial {
+    /// How much of HTTP each version left to the proxy, in per cent: of the messages that came to its program at the clients'
+    /// sockets, and of the connections that never got that far. `None` of a version that does not count that, or saw none.
+    pub fn fell_back(&self) -> (Option<f64>, Option<f64>) {
+        (self.share(|hook| hook.old, |reason| reason.old), self.share(|hook| hook.new, |reason| reason.new))
+    }
+
+    /// Of how many messages and connections [`Trial::fell_back`] tells for the version on trial.
+    pub fn http_seen(&self) -> u64 {
+        self.seen(|hook| hook.new, |reason| reason.new)
+    }
+
+    fn share(
+        &self,
+        lane: fn(&TrialHook) -> TrialLane,
+        count: fn(&TrialReason) -> Option<u64>,
+    ) -> Option<f64> {
+        if self.reasons.iter().any(|reason| count(reason).is_none()) {
+            return None;
+        }
+        let fell_back = self.reasons.iter().filter(|reason| reason.instead == TrialInstead::FellBack);
+        let fell_back: u64 = fell_back.filter_map(count).sum();
+        let seen = self.seen(lane, count);
+        (seen > 0).then(|| fell_back as f64 / seen as f64 * 100.0)
+    }
+
+    fn seen(&self, lane: fn(&TrialHook) -> TrialLane, count: fn(&TrialReason) -> Option<u64>) -> u64 {
+        let messages = self.hooks.iter().find(|hook| hook.program == "alize_http_client");
+        let connections = self.reasons.iter().filter(|reason| {
+            reason.instead == TrialInstead::FellBack
+                && matches!(reason.reason.as_str(), "no-proxy" | "not-eligible")
+        });
+        messages.map_or(0, |hook| lane(hook).calls) + connections.filter_map(count).sum::<u64>()
+    }
 }
 
 /// What ends a trial without a word of anybody.
@@ -350,6 +389,10 @@ pub struct TrialRule {
     /// A hook whose mean time is longer by more than so many per cent gives it up, once each version has run 1,000 times there.
     #[serde(default)]
     pub max_slower: Option<u32>,
+    /// A share of HTTP left to the proxy that is larger than the other version's by more than so many per cent of all gives it up,
+    /// once it has seen 100 messages.
+    #[serde(default)]
+    pub max_fallbacks: Option<u32>,
 }
 
 /// A hook while two versions run.
@@ -361,6 +404,29 @@ pub struct TrialHook {
     pub old: TrialLane,
     /// The one on trial.
     pub new: TrialLane,
+}
+
+/// What a version did not do itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum TrialInstead {
+    /// The caller was told no.
+    Refused,
+    /// The kernel left it to the proxy, or balanced a connection as a whole for want of one.
+    FellBack,
+}
+
+/// How often each version refused or fell back for a reason; absent of one that does not count that for itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TrialReason {
+    /// What it did.
+    pub instead: TrialInstead,
+    /// Why.
+    pub reason: String,
+    /// The version in force.
+    pub old: Option<u64>,
+    /// The one on trial.
+    pub new: Option<u64>,
 }
 
 /// What one version did at a hook.

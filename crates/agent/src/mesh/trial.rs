@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use alize_datapath::{Error, Scope, Upgraded};
-use alize_model::api::{Trial, TrialHook, TrialLane, TrialRule};
+use alize_datapath::{Error, Instead, Scope, Upgraded};
+use alize_model::api::{Trial, TrialHook, TrialInstead, TrialLane, TrialReason, TrialRule};
 
 use super::Mesh;
 use super::programs::{bundle_of, keeping};
@@ -11,6 +11,8 @@ use crate::events::Kind;
 
 /// Calls of each version at a hook before their times are compared.
 const ENOUGH: u64 = 1_000;
+/// Messages of HTTP that the version on trial has seen before what it left to the proxy is judged.
+const ENOUGH_HTTP: u64 = 100;
 
 /// What is known of a trial beside what the kernel counts.
 pub(super) struct UnderTrial {
@@ -79,6 +81,15 @@ impl Mesh {
             old: lane(hook.old),
             new: lane(hook.new),
         });
+        let reasons = seen.reasons.into_iter().map(|counts| TrialReason {
+            instead: match counts.instead {
+                Instead::Refused => TrialInstead::Refused,
+                Instead::FellBack => TrialInstead::FellBack,
+            },
+            reason: counts.reason.into(),
+            old: counts.old,
+            new: counts.new,
+        });
         Ok(Some(Trial {
             version: seen.version,
             digest: seen.digest.map(|digest| digest.to_string()),
@@ -88,6 +99,7 @@ impl Mesh {
             rule: known.rule,
             errors: refused + self.count_anomalies().saturating_sub(known.anomalies),
             hooks: hooks.collect(),
+            reasons: reasons.collect(),
         }))
     }
 
@@ -120,7 +132,7 @@ impl Mesh {
 }
 
 fn judge(trial: &Trial, lasted: Duration) -> Verdict {
-    let TrialRule { promote_after, max_errors, max_slower } = trial.rule;
+    let TrialRule { promote_after, max_errors, max_slower, max_fallbacks } = trial.rule;
     if let Some(most) = max_errors
         && trial.errors > most
     {
@@ -131,6 +143,18 @@ fn judge(trial: &Trial, lasted: Duration) -> Verdict {
         && slower > f64::from(most)
     {
         return Verdict::Abort(format!("{program} takes {slower:.0} % longer, more than {most} %"));
+    }
+    if let Some(most) = max_fallbacks
+        && let (old, Some(new)) = trial.fell_back()
+        && trial.http_seen() >= ENOUGH_HTTP
+    {
+        // Who has seen nothing has left nothing to others.
+        let old = old.unwrap_or(0.0);
+        if new - old > f64::from(most) {
+            return Verdict::Abort(format!(
+                "it left {new:.0} % of HTTP to the proxy and the other {old:.0} %, more than {most} % apart"
+            ));
+        }
     }
     let ran = trial.hooks.iter().any(|hook| hook.new.calls > 0);
     match promote_after {
@@ -164,12 +188,40 @@ mod tests {
             rule,
             errors,
             hooks: vec![TrialHook { program: "alize_connect4".into(), old, new }],
+            reasons: Vec::new(),
         }
     }
 
     #[test]
+    fn who_falls_back_more_is_given_up() {
+        let rule = TrialRule { max_fallbacks: Some(5), promote_after: Some(1.0), ..TrialRule::default() };
+        let late = Duration::from_secs(2);
+        let judged = |(old_calls, old): (u64, Option<u64>), (new_calls, new): (u64, Option<u64>), instead| {
+            let lane = |calls| TrialLane { calls, refused: 0, timed: 0, time_ns: 0 };
+            let mut trial = trial(rule, 0, lane(1));
+            let program = "alize_http_client".to_owned();
+            trial.hooks.push(TrialHook { program, old: lane(old_calls), new: lane(new_calls) });
+            trial.reasons.push(TrialReason { instead, reason: "split-head".into(), old, new });
+            judge(&trial, late)
+        };
+        use TrialInstead::{FellBack, Refused};
+        assert_eq!(judged((1000, Some(100)), (200, Some(30)), FellBack), Verdict::Promote);
+        let given_up = judged((1000, Some(100)), (200, Some(32)), FellBack);
+        assert!(matches!(given_up, Verdict::Abort(why) if why.contains("16 %") && why.contains("10 %")));
+        assert_eq!(judged((1000, Some(0)), (99, Some(99)), FellBack), Verdict::Promote, "too few to tell");
+        assert_eq!(judged((1000, Some(0)), (200, Some(200)), Refused), Verdict::Promote, "that is an error");
+        assert_eq!(judged((1000, Some(0)), (200, None), FellBack), Verdict::Promote, "nobody counts that");
+        assert!(matches!(judged((0, Some(0)), (200, Some(200)), FellBack), Verdict::Abort(_)));
+    }
+
+    #[test]
     fn the_rule_is_kept() {
-        let rule = TrialRule { promote_after: Some(60.0), max_errors: Some(2), max_slower: Some(20) };
+        let rule = TrialRule {
+            promote_after: Some(60.0),
+            max_errors: Some(2),
+            max_slower: Some(20),
+            ..TrialRule::default()
+        };
         let calls = |calls, time_ns| TrialLane { calls, refused: 0, timed: calls, time_ns };
         let (early, late) = (Duration::from_secs(59), Duration::from_secs(60));
         let well = calls(1_000, 1_100_000);

@@ -513,6 +513,9 @@ pub(crate) struct TrialArgs {
     /// Give it up if a hook takes longer by more per cent, after 1,000 calls of each version
     #[arg(long, value_name = "PERCENT", conflicts_with_all = ["show", "promote", "abort"])]
     pub(crate) max_slower: Option<u32>,
+    /// Give it up if its share of HTTP that is left to the proxy is larger by more per cent of all, after 100 messages
+    #[arg(long, value_name = "PERCENT", value_parser = value_parser!(u32).range(0..=100), conflicts_with_all = ["show", "promote", "abort"])]
+    pub(crate) max_fallbacks: Option<u32>,
     /// Show the trial under way
     #[arg(long = "trial", conflicts_with_all = ["promote", "abort"])]
     pub(crate) show: bool,

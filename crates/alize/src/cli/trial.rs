@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use alize_model::api::{Trial, TrialLane};
+use alize_model::api::{Trial, TrialInstead, TrialLane};
 
 use super::args::{Global, TrialArgs, UpgradeArgs};
 use super::{block_on, client, upgrade};
@@ -51,6 +51,7 @@ fn query(word: &TrialArgs) -> Result<Vec<(&'static str, String)>, Failure> {
         ("promote_after", word.promote_after.map(|time| time.as_secs_f64().to_string())),
         ("max_errors", word.max_errors.map(|errors| errors.to_string())),
         ("max_slower", word.max_slower.map(|slower| slower.to_string())),
+        ("max_fallbacks", word.max_fallbacks.map(|percent| percent.to_string())),
     ];
     query.extend(numbers.into_iter().filter_map(|(name, value)| Some((name, value?))));
     Ok(query)
@@ -109,7 +110,36 @@ fn report(trial: &Trial, paint: Paint, width: Option<usize>) -> String {
         ]);
     }
     text.push('\n');
-    text + &table.render(paint, width)
+    text += &table.render(paint, width);
+    text + &reasons(trial, paint, width)
+}
+
+/// What either did not do itself, and why; a version that does not count that has a `-`.
+fn reasons(trial: &Trial, paint: Paint, width: Option<usize>) -> String {
+    if trial.reasons.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(&[("INSTEAD", Left), ("REASON", Left), ("TIMES", Right), ("NEW", Right)]);
+    let times = |times: Option<u64>| times.map_or("-".into(), |times| count(times));
+    for each in &trial.reasons {
+        let instead = match each.instead {
+            TrialInstead::Refused => "refused",
+            TrialInstead::FellBack => "left to the proxy",
+        };
+        table.row(vec![
+            instead.into(),
+            each.reason.as_str().into(),
+            times(each.old).into(),
+            times(each.new).into(),
+        ]);
+    }
+    let share = |share: Option<f64>| share.map_or("-".to_owned(), |share| format!("{share:.1} %"));
+    let (old, new) = trial.fell_back();
+    let shares = match (old, new) {
+        (None, None) => String::new(),
+        _ => format!("of HTTP {} were left to the proxy, by the new version {}\n", share(old), share(new)),
+    };
+    format!("\n{}{shares}", table.render(paint, width))
 }
 
 fn rule(trial: &Trial) -> String {
@@ -118,6 +148,9 @@ fn rule(trial: &Trial) -> String {
     words.extend(rule.promote_after.map(|after| format!("for all {} after that", seconds(after))));
     words.extend(rule.max_errors.map(|most| format!("given up after more than {most} errors")));
     words.extend(rule.max_slower.map(|most| format!("given up if it is more than {most} % slower")));
+    words.extend(
+        rule.max_fallbacks.map(|most| format!("given up if it leaves {most} % more of HTTP to the proxy")),
+    );
     match words.is_empty() {
         true => "it ends with `alize upgrade --promote` or `alize upgrade --abort`\n".into(),
         false => format!("{}\n", words.join("; ")),

@@ -85,6 +85,13 @@ enum failure {
 	FAILURES,
 };
 
+/* Places in `version_counts`. */
+enum version_count {
+	VERSION_REFUSED = 0, /* and on, by enum refusal */
+	VERSION_HTTP = 8, /* and on, by enum http_reason */
+	VERSION_COUNTS = 64,
+};
+
 /* What should never happen and is counted when it does. */
 enum anomaly {
 	ANOMALY_CONNECTION_UNTRACKED = 0, /* no memory for a socket's record: balanced, not counted */

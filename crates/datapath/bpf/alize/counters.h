@@ -13,6 +13,17 @@ struct {
 	__type(value, __u64);
 } anomalies SEC(".maps");
 
+/*
+ * enum version_count -> how often connects were refused, and HTTP was left to the proxy. Of one version of the programs: while
+ * another is on trial, that has a map of its own. Written by all programs, read and zeroed by the agent.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, VERSION_COUNTS);
+	__type(key, __u32);
+	__type(value, __u64);
+} version_counts SEC(".maps");
+
 /* service -> what its connections did. Written by all programs, read and removed from by the agent. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
@@ -61,6 +72,13 @@ struct {
 static __always_inline void count_anomaly(__u32 anomaly)
 {
 	__u64 *count = bpf_map_lookup_elem(&anomalies, &anomaly);
+	if (count)
+		COUNT(*count, 1);
+}
+
+static __always_inline void count_for_version(__u32 place)
+{
+	__u64 *count = bpf_map_lookup_elem(&version_counts, &place);
 	if (count)
 		COUNT(*count, 1);
 }

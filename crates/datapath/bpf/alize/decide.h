@@ -107,6 +107,8 @@ static __always_inline void decision_count(const struct decision *decision)
 	if (refusal >= REFUSALS)
 		return;
 	COUNT(*(decision->mode == MODE_SHADOW ? &counts->would_refuse[refusal] : &counts->refused[refusal]), 1);
+	if (decision->mode == MODE_ENFORCE)
+		count_for_version(VERSION_REFUSED + refusal);
 }
 
 #endif

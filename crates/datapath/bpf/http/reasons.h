@@ -16,6 +16,8 @@ struct {
 	__type(value, struct http_reasons);
 } http_reasons SEC(".maps");
 
+_Static_assert(VERSION_HTTP + HTTP_REASONS <= VERSION_COUNTS, "a place for each");
+
 static const struct http_reasons no_http_reasons;
 
 static __always_inline void count_reason(__u32 service, __u32 reason)
@@ -26,6 +28,7 @@ static __always_inline void count_reason(__u32 service, __u32 reason)
 	HIDE(reason);
 	if (reasons && reason < HTTP_REASONS)
 		COUNT(reasons->count[reason], 1);
+	count_for_version(VERSION_HTTP + reason);
 }
 
 #endif

@@ -12,7 +12,7 @@ mod loads;
 mod lower;
 mod netns;
 pub(crate) mod programs;
-mod router;
+pub(crate) mod router;
 mod shared;
 pub(crate) mod tables;
 mod totals;

@@ -268,3 +268,28 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         thread::sleep(Duration::from_millis(5));
     }
 }
+
+/// A cgroup below the world's.
+pub struct Below(pub PathBuf);
+
+impl Below {
+    pub fn new(world: &World) -> Self {
+        let path = world.cgroup().join("canary");
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    /// Does something as a process of this cgroup.
+    pub fn inside<T>(&self, world: &World, what: impl FnOnce() -> T) -> T {
+        join(&self.0);
+        let done = what();
+        join(world.cgroup());
+        done
+    }
+}
+
+impl Drop for Below {
+    fn drop(&mut self) {
+        eventually("the cgroup is empty", || fs::remove_dir(&self.0).is_ok());
+    }
+}
