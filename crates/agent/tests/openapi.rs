@@ -187,6 +187,7 @@ fn description() -> Value {
                     query("promote_after", "Seconds until all get them.", json!({"type": "number"})),
                     query("max_errors", "More errors than these give them up.", json!({"type": "integer"})),
                     query("max_slower", "Slower by more per cent than these gives them up.", json!({"type": "integer"})),
+                    query("max_fallbacks", "More per cent of HTTP left to the proxy than by the others gives them up.", json!({"type": "integer"})),
                 ],
                 [
                     ok(json_body(&trial)),

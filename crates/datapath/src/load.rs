@@ -169,9 +169,9 @@ pub(crate) const FILES: [File; 22] = [
     observing("observe", object!("observe"), None, Role::Observer),
     observing("observe_release", object!("observe_release"), Some("observe"), Role::Observer),
     observing("observe_tcp", object!("observe_tcp"), Some("observe"), Role::Observer),
-    observing("http_told", object!("http_told"), Some("http_far"), Role::Observer),
     observing("observe_dns", object!("observe_dns"), Some("observe"), Role::Asked),
     observing("observe_tls", object!("observe_tls"), Some("observe"), Role::Asked),
+    observing("http_told", object!("http_told"), Some("http_far"), Role::Observer),
 ];
 
 const fn observing(
@@ -392,7 +392,7 @@ pub(crate) fn load(
 /// Whether the kernel takes an object, which is let go again.
 pub(crate) fn is_taken(part: &Part, budgets: &Budgets) -> bool {
     let entries = |name: &str| size_of_map(name, budgets);
-    load_bytes(part.name, Words::of(bytes_of(part)).as_bytes(), None, &entries, &Log::begin(0)).is_ok()
+    load_bytes(part.name, Words::of(bytes_of(part)).as_bytes(), &nowhere, &entries, &Log::begin(0)).is_ok()
 }
 
 /// Of this binary's own objects there are builds for old kernels.
@@ -410,18 +410,18 @@ fn load_part(part: &Part, ground: &Ground<'_>, log: &Log) -> Result<Object, Vec<
         is_own.then(|| ground.entries(name)).flatten()
     };
     let bytes = Words::of(bytes_of(part));
-    load_bytes(part.name, bytes.as_bytes(), Some(&pin), &entries, log)
+    load_bytes(part.name, bytes.as_bytes(), &pin, &entries, log)
 }
 
 /// The object gets maps of its own, which go with it. What was said when it was refused is returned.
 #[cfg(test)]
 pub(crate) fn load_object(file: &File, budgets: &Budgets, log: &Log) -> Result<Object, Vec<String>> {
-    load_bytes(file.name, variant::bytes(file), None, &|name| size_of_map(name, budgets), log)
+    load_bytes(file.name, variant::bytes(file), &nowhere, &|name| size_of_map(name, budgets), log)
 }
 
 /// The gates between two versions, whose maps are pinned at `pin`.
-pub(crate) fn load_gates(pin: &dyn Fn(&str) -> Option<PathBuf>, log: &Log) -> Result<Object, Vec<String>> {
-    load_bytes("canary", object!("canary"), Some(pin), &|_| None, log)
+pub(crate) fn load_gates(pin: Pin<'_>, log: &Log) -> Result<Object, Vec<String>> {
+    load_bytes("canary", object!("canary"), pin, &|_| None, log)
 }
 
 /// The same with what the verifier spent on the programs.
@@ -441,19 +441,28 @@ pub(crate) fn load_bytes_and_ask(
 ) -> Result<(Object, Statistics), Vec<String>> {
     let entries = |map: &str| size_of_map(map, budgets);
     let loaded = || {
-        let mut object = open_object(name, bytes, None, &entries)?;
+        let mut object = open_object(name, bytes, &nowhere, &entries)?;
         let statistics = Statistics::ask(&mut object);
         object.load().map(|object| (object, statistics))
     };
     // A refusal's log does not fit in the room for statistics: the kernel is asked again, without.
-    let again = |_| load_bytes(name, bytes, None, &entries, log).map(|object| (object, Statistics::none()));
+    let again =
+        |_| load_bytes(name, bytes, &nowhere, &entries, log).map(|object| (object, Statistics::none()));
     loaded().or_else(again)
+}
+
+/// Where a map is pinned; `None`: it is the object's own.
+type Pin<'a> = &'a dyn Fn(&str) -> Option<PathBuf>;
+
+/// All maps are the object's own, and go with it.
+fn nowhere(_: &str) -> Option<PathBuf> {
+    None
 }
 
 fn load_bytes(
     name: &str,
     bytes: &[u8],
-    pin: Option<&dyn Fn(&str) -> Option<PathBuf>>,
+    pin: Pin<'_>,
     entries: &dyn Fn(&str) -> Option<u32>,
     log: &Log,
 ) -> Result<Object, Vec<String>> {
@@ -465,7 +474,7 @@ fn load_bytes(
 fn open_object(
     name: &str,
     bytes: &[u8],
-    pin: Option<&dyn Fn(&str) -> Option<PathBuf>>,
+    pin: Pin<'_>,
     entries: &dyn Fn(&str) -> Option<u32>,
 ) -> libbpf_rs::Result<OpenObject> {
     let mut object = ObjectBuilder::default().name(name).and_then(|builder| builder.open_memory(bytes))?;
@@ -477,7 +486,7 @@ fn open_object(
 /// libbpf makes and pins a map whose pin does not exist, and otherwise takes the pinned one if it is compatible.
 fn prepare_maps(
     object: &mut OpenObject,
-    pin: Option<&dyn Fn(&str) -> Option<PathBuf>>,
+    pin: Pin<'_>,
     entries: &dyn Fn(&str) -> Option<u32>,
 ) -> libbpf_rs::Result<()> {
     for mut map in object.maps_mut() {
@@ -486,7 +495,7 @@ fn prepare_maps(
         if let Some(entries) = entries(&name).filter(|entries| *entries > 0) {
             map.set_max_entries(entries)?;
         }
-        if let Some(path) = pin.and_then(|pin| pin(&name)) {
+        if let Some(path) = pin(&name) {
             map.set_pin_path(path)?;
         }
     }

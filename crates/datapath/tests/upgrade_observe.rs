@@ -353,8 +353,14 @@ fn an_older_bundle_is_observed_by_this_binary() {
         observer.poll(&mut |_| {}).unwrap();
     });
     all_are_counted(&observer, &server, 0);
+    // With another layout of a map that they read they do not stay at work.
+    let noted = ("http/abi.h", "	__u64 used; /* requests so far */", "	__u64 used;\n	__u64 not_yet_used;");
+    let apart = without_observers(&folder, "0.0.3", &[noted], &ALL);
+    let error = data_path.upgrade(&apart, None).unwrap_err().to_string();
+    assert!(error.contains("at step plan") && error.contains("map http_slots"), "{error}");
+    is_observed_by(&world, &own);
     drop((observer, data_path));
-    // With another layout of a map that they read they stay away, and say why.
+    // And do not come to work, and say why.
     let (mut data_path, ..) = DataPath::open_bundle(&world.options, &older).unwrap();
     Observer::detach(&world.options, &data_path.in_force()).unwrap();
     assert!(observing_bundles(&world.options).unwrap().is_empty());

@@ -120,7 +120,7 @@ fn reasons(trial: &Trial, paint: Paint, width: Option<usize>) -> String {
         return String::new();
     }
     let mut table = Table::new(&[("INSTEAD", Left), ("REASON", Left), ("TIMES", Right), ("NEW", Right)]);
-    let times = |times: Option<u64>| times.map_or("-".into(), |times| count(times));
+    let times = |times: Option<u64>| times.map_or("-".into(), count);
     for each in &trial.reasons {
         let instead = match each.instead {
             TrialInstead::Refused => "refused",

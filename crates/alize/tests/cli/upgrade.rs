@@ -117,6 +117,64 @@ fn programs_are_replaced_and_come_back() {
     assert_eq!((in_force(&host).as_str(), host.dial().as_deref()), ("9.9.9", Ok("one")));
 }
 
+/// With the agent and without, and also where a bundle has nothing that observes.
+#[test]
+fn what_observes_is_of_the_version_in_force() {
+    let mut host = Host::new("upgrade-observe");
+    let file = host.folder.file("mesh.yaml", mesh(&[server("one")]));
+    let next = other_version(&host, "9.9.9");
+    let (objects, older) = (host.folder.path("objects"), host.folder.path("older.bundle"));
+    for object in std::fs::read_dir(&objects).unwrap().flatten() {
+        let name = object.file_name().to_string_lossy().into_owned();
+        if name.starts_with("observe") || name == "http_told.bpf.o" {
+            std::fs::remove_file(object.path()).unwrap();
+        }
+    }
+    let build = ["bundle", "build", &older, "--objects", &objects, "--bundle-version", "0.0.9"];
+    assert_eq!(host.alize(&build).code, 0);
+    assert!(host.alize(&["bundle", "inspect", &older]).out.contains("observing  it has no programs for it"));
+    assert!(host.alize(&["bundle", "inspect", &next]).out.contains("observing  by programs of its own"));
+
+    let flags = ["--allow-unsigned", "--observe", "always"];
+    host.start_with(&file, &flags);
+    let own = json(&host.alize(&["version", "-o", "json"]))["version"].as_str().unwrap().to_owned();
+    let (bpffs, run_dir, kept) = (host.bpffs(), host.run_dir(), host.bundles());
+    let place = ["--bpffs", &bpffs, "--run-dir", &run_dir, "--bundles", &kept];
+    let told = |host: &Host, more: &[&str]| {
+        host.alize(&[&["programs", "--versions", "--bpffs", &bpffs, "--bundles", &kept], more].concat())
+    };
+    let in_force = |host: &Host| {
+        let told = json(&told(host, &["-o", "json"]));
+        let one = |what: &str| {
+            assert_eq!(told[what].as_array().map(Vec::len), Some(1), "{told}");
+            told[what][0]["version"].as_str().unwrap().to_owned()
+        };
+        assert!(told["observing"][0]["programs"]["alize_observe_egress"].is_number(), "{told}");
+        (one("running"), one("observing"))
+    };
+    let both = |version: &str| (version.to_owned(), version.to_owned());
+    assert_eq!(in_force(&host), both(&own));
+    assert_eq!(host.alize(&["upgrade", &next]).code, 0);
+    assert_eq!(in_force(&host), both("9.9.9"));
+    assert_eq!(host.alize(&["rollback"]).code, 0);
+    assert_eq!(in_force(&host), both(&own));
+    assert_eq!(host.alize(&["upgrade", &older]).code, 0);
+    assert_eq!(in_force(&host), ("0.0.9".into(), own.clone()));
+    let text = told(&host, &[]).out;
+    assert!(text.contains("which observe") && text.contains("has no programs that observe"), "{text}");
+    assert_eq!(host.dial().as_deref(), Ok("one"));
+
+    host.end("-KILL");
+    for (version, expected) in [("9.9.9", both("9.9.9")), ("0.0.9", ("0.0.9".into(), own.clone()))] {
+        let done = host.alize(&[&["rollback", version], &place[..]].concat());
+        assert_eq!(done.code, 0, "{}", done.err);
+        assert_eq!(in_force(&host), expected, "by nobody's agent");
+    }
+    // The next agent goes on with what was chosen.
+    host.start_with(&file, &flags);
+    assert_eq!(in_force(&host), ("0.0.9".into(), own));
+}
+
 #[test]
 fn a_version_is_tried_by_some_first() {
     let mut host = Host::new("trial");

@@ -1,6 +1,6 @@
 //! HTTP seen from the kernel: passive programs that follow HTTP/1 and HTTP/2 in the meshed cgroups.
 //!
-//! [`Observer`] loads, attaches and pins them beside the data path's own, reads what they counted ([`Series`]) and
+//! [`Observer`] has those of the bundle in force at work beside the data path's own, reads what they counted ([`Series`]) and
 //! recorded ([`Observer::slowest`], [`Observer::failed`]), and hands over single requests to whoever asks
 //! ([`Observer::start_trace`]). The programs only ever let packets pass, whatever happens to this process.
 //!

@@ -55,7 +55,7 @@ struct life {
 struct host_map host_maps[] = {
 	MAP(frontends), MAP(services),	      MAP(endpoints),	    MAP(endpoint_load),	   MAP(slots),
 	MAP(turns),	MAP(affinity),	      MAP(service_traffic), MAP(endpoint_traffic), MAP(service_decisions),
-	MAP(anomalies), MAP(shadow_outcomes), MAP(shadow_would),
+	MAP(anomalies), MAP(shadow_outcomes), MAP(shadow_would),    MAP(version_counts),
 };
 const size_t host_map_count = sizeof(host_maps) / sizeof(host_maps[0]);
 struct host_state host;
