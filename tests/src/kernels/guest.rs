@@ -20,9 +20,11 @@ const TIME_LIMIT: Duration = Duration::from_secs(1800);
 const BOOTS: usize = 3;
 
 /// Tests of the data path that cannot run in a virtual machine, and why.
-pub const NOT_THERE: [(&str, &str); 2] = [
+pub const NOT_THERE: [(&str, &str); 4] = [
     ("limits_hold_while_versions_change", "it compiles programs, and there is no clang"),
+    ("a_version_on_trial_tells_what_it_leaves_to_the_proxy", "it compiles programs, and there is no clang"),
     ("what_the_kernel_routes_is_traced_counted_and_recorded_once", "there is no nginx"),
+    ("what_the_kernel_routes_is_told_of_over_upgrades", "there is no nginx"),
 ];
 
 /// Programs of this machine that the features need there.

@@ -76,8 +76,12 @@ static __always_inline struct sock___carrier *go_socket(const struct go_call *ca
 	return descriptor_socket(descriptor);
 }
 
-/* A session begins on this socket, or is joined. NULL: not yet, since the socket has sent nothing. */
-static __always_inline struct tls_session *go_begin(struct tls_key *key, struct sock___carrier *sk, bool from_start)
+/*
+ * A session begins on this socket, or is joined. NULL: not yet, since the socket has sent nothing. Apart, as the next two are,
+ * so that what it takes of the stack is free again when plaintext is followed: before Linux 6.13 all that call each other
+ * have 512 bytes together.
+ */
+static __noinline struct tls_session *go_begin(struct tls_key *key, struct sock___carrier *sk, bool from_start)
 {
 	struct carrier carrier;
 	if (!carrier_of_socket(sk, &carrier))
@@ -94,7 +98,7 @@ static __always_inline struct tls_session *go_begin(struct tls_key *key, struct 
  * A client makes itself known before its first packet of TLS leaves, so that the server's end knows, whatever library it
  * has. A server has to wait: who asks may have sent nothing yet, and its own socket has no cookie.
  */
-static __always_inline void go_handshake(struct go_call *call, bool client)
+static __noinline void go_handshake(struct go_call *call, bool client)
 {
 	const __u32 begun = 1;
 	struct tls_session *session = bpf_map_lookup_elem(&tls_sessions, &call->key);
@@ -116,7 +120,7 @@ static __always_inline void go_handshake(struct go_call *call, bool client)
 }
 
 /* Plaintext is on its way. */
-static __always_inline struct tls_session *go_session(struct go_call *call)
+static __noinline struct tls_session *go_session(struct go_call *call)
 {
 	struct tls_session *session = bpf_map_lookup_elem(&tls_sessions, &call->key);
 	if (session)
