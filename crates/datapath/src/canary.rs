@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use libbpf_rs::query::{ProgInfoIter, ProgInfoQueryOptions};
-use libbpf_rs::{Link, MapCore, MapHandle, Object, ProgramMut};
+use libbpf_rs::{Link, MapCore, Object, ProgramMut};
 
 use crate::abi::{plain, refusal, version_count};
 use crate::attach::{foreign, unpin};
@@ -22,7 +22,7 @@ use crate::http::router::REASONS;
 use crate::load::{Loading, is_private, load_gates};
 use crate::log::Log;
 use crate::maps::Map;
-use crate::pin::{Pins, entries};
+use crate::pin::{Pins, entries, open_map};
 use crate::rejection::Rejection;
 use crate::switch::{SLOTS, Slot, Switch, number_in, program_in, put};
 use crate::{Error, Options, layout, origins};
@@ -457,10 +457,6 @@ fn counts(pins: &Pins) -> Result<Vec<HookCounts>, Error> {
 pub fn trial(options: &Options) -> Result<Option<Trial>, Error> {
     environment::check_root()?;
     seen(&Pins::new(options)?)
-}
-
-fn open_map(path: &Path) -> Result<MapHandle, Error> {
-    MapHandle::from_pinned_path(path).map_err(|e| Error::path("cannot open map", path, io_error(e)))
 }
 
 fn name_of(path: &Path) -> String {

@@ -18,7 +18,7 @@ use crate::environment;
 use crate::error::io_error;
 use crate::maps::Map;
 use crate::picture::run_of;
-use crate::pin::{Pins, entries};
+use crate::pin::{Pins, entries, open_map};
 use crate::{Effort, Error, Options};
 
 pub use crate::code::{MachineCode, machine_code};
@@ -415,10 +415,6 @@ fn count_keys(map: &MapHandle) -> u64 {
         count += 1;
     }
     count
-}
-
-fn open_map(path: &Path) -> Result<MapHandle, Error> {
-    MapHandle::from_pinned_path(path).map_err(|e| Error::path("cannot open map", path, io_error(e)))
 }
 
 fn map_id(map: &MapHandle) -> Result<u32, Error> {

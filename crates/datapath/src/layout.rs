@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::os::fd::AsFd;
 
 use libbpf_rs::{AsRawLibbpf, MapCore, MapHandle, MapType, ObjectBuilder, libbpf_sys};
 
@@ -11,6 +10,7 @@ use crate::Error;
 use crate::btf::{Field, Types};
 use crate::error::io_error;
 use crate::load::{is_private, is_sized_by_source};
+use crate::pin::open_map;
 
 /// A map, as programs know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -205,10 +205,7 @@ pub(crate) fn pinned(path: &std::path::Path) -> Result<Option<MapHandle>, Error>
     if !path.exists() {
         return Ok(None);
     }
-    let map =
-        MapHandle::from_pinned_path(path).map_err(|e| Error::path("cannot open map", path, io_error(e)))?;
-    let _held = map.as_fd();
-    Ok(Some(map))
+    open_map(path).map(Some)
 }
 
 #[cfg(test)]

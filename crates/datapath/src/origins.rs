@@ -54,14 +54,7 @@ pub struct Running {
 }
 
 fn open(pins: &Pins) -> Result<Option<Map<u32, Origin>>, Error> {
-    let path = pins.map(MAP);
-    match path.exists() {
-        false => Ok(None),
-        true => {
-            let map = MapHandle::from_pinned_path(&path);
-            Map::new(map.map_err(|e| Error::path("cannot open map", path, io_error(e)))?).map(Some)
-        }
-    }
+    layout::pinned(&pins.map(MAP))?.map(Map::new).transpose()
 }
 
 fn make(pins: &Pins) -> Result<Map<u32, Origin>, Error> {

@@ -7,16 +7,22 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use libbpf_rs::Link;
 use libbpf_rs::query::LinkTypeInfo;
+use libbpf_rs::{Link, MapHandle};
 use rustix::fs::FlockOperation;
 
 use crate::abi::ABI_VERSION;
 use crate::environment::{self, Cgroup};
+use crate::error::io_error;
 use crate::{Error, Options};
 
 /// At the end of a draft's name; the kernel allows no dots.
 const DRAFT: &str = "-draft";
+
+/// The map that is pinned at `path`.
+pub(crate) fn open_map(path: &Path) -> Result<MapHandle, Error> {
+    MapHandle::from_pinned_path(path).map_err(|e| Error::path("cannot open map", path, io_error(e)))
+}
 
 /// The folders of one instance.
 #[derive(Clone, Debug)]
@@ -65,6 +71,11 @@ impl Pins {
 
     pub(crate) fn map(&self, name: &str) -> PathBuf {
         self.folder().join("maps").join(name)
+    }
+
+    /// The pinned map.
+    pub(crate) fn open(&self, name: &str) -> Result<MapHandle, Error> {
+        open_map(&self.map(name))
     }
 
     pub(crate) fn maps(&self) -> PathBuf {

@@ -15,7 +15,7 @@ use crate::environment::Cgroup;
 use crate::error::io_error;
 use crate::http::abi::{PROGRAM_BACK, PROGRAM_CLIENT, PROGRAM_FAR, PROGRAM_LIMIT};
 use crate::observe::told;
-use crate::pin::{Pins, cgroup_of};
+use crate::pin::{Pins, cgroup_of, open_map};
 use crate::{Error, fault, http};
 
 /// A place in a prog array: the programs of a version are reached by it alone.
@@ -112,8 +112,7 @@ impl Switch {
 
     /// A tail call sees the program before or this one.
     pub(crate) fn slot(&mut self, program: &Program<'_>, slot: &Slot, path: &Path) -> Result<(), Error> {
-        let array = MapHandle::from_pinned_path(path)
-            .map_err(|e| Error::path("cannot open map", path, io_error(e)))?;
+        let array = open_map(path)?;
         let before = program_in(&array, slot.index);
         put(&array, slot.index, program.as_fd()).map_err(|e| {
             Error::kernel("cannot put a program into", format!("slot {} of {}", slot.index, slot.array), e)
@@ -127,8 +126,7 @@ impl Switch {
         if !path.exists() {
             return Ok(());
         }
-        let array = MapHandle::from_pinned_path(path)
-            .map_err(|e| Error::path("cannot open map", path, io_error(e)))?;
+        let array = open_map(path)?;
         let before = program_in(&array, slot.index);
         empty(&array, slot.index);
         self.done.push(Done::Filled { array, index: slot.index, before });

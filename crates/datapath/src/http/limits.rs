@@ -76,9 +76,7 @@ pub struct Limits {
 impl Limits {
     /// Opens what the agent has pinned.
     pub fn open(options: &RouterOptions) -> Result<Self, Error> {
-        let path = pins(options)?.map("http_limit_programs");
-        let slot = MapHandle::from_pinned_path(&path)
-            .map_err(|e| Error::path("cannot open map", &path, io_error(e)))?;
+        let slot = pins(options)?.open("http_limit_programs")?;
         let program = Mutex::new(in_force(&slot)?);
         Ok(Self { slot, program })
     }

@@ -5,13 +5,10 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use libbpf_rs::MapHandle;
-
 use super::abi::{LANES, http_lane, http_proxied};
 use super::shared::{ProxiedCell, Shared};
 use super::{RouterOptions, pins};
 use crate::Error;
-use crate::error::io_error;
 use crate::maps::Map;
 
 /// The counts of all endpoints.
@@ -47,10 +44,7 @@ impl Loads {
     /// Opens what the agent has pinned and takes a lane; what a process that is no more has left in it is cleared.
     pub fn open(options: &RouterOptions) -> Result<Self, Error> {
         let pins = pins(options)?;
-        let handle = |name: &str| {
-            let path = pins.map(name);
-            MapHandle::from_pinned_path(&path).map_err(|e| Error::path("cannot open map", &path, io_error(e)))
-        };
+        let handle = |name: &str| pins.open(name);
         let (routed, proxied) = (Map::new(handle("http_load")?)?, Map::new(handle("http_proxied")?)?);
         Self::of_maps(routed, proxied, Map::new(handle("http_lanes")?)?)
     }
@@ -168,7 +162,7 @@ fn started(pid: u32) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use libbpf_rs::{MapType, libbpf_sys};
+    use libbpf_rs::{MapHandle, MapType, libbpf_sys};
 
     use super::*;
     use crate::abi::Plain;

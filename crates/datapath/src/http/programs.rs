@@ -10,8 +10,7 @@ use libbpf_rs::{MapHandle, Object};
 
 use super::abi::WINDOWS_PER_CPU;
 use crate::Error;
-use crate::error::io_error;
-use crate::pin::Pins;
+use crate::pin::{Pins, open_map};
 
 /// What is lost without the programs.
 pub(crate) const LOST: &str =
@@ -88,8 +87,7 @@ pub(crate) fn hold(object: &Object, pins: &Pins) -> Result<(), Error> {
         if !path.exists() {
             continue;
         }
-        let map = MapHandle::from_pinned_path(&path)
-            .map_err(|e| Error::path("cannot open map", &path, io_error(e)))?;
+        let map = open_map(&path)?;
         if !has_program(&map, entry.place) {
             attach(&map, &program, entry.place)?;
         }

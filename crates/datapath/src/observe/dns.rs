@@ -7,7 +7,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::abi::{self, dns_event, dns_flags, dns_key};
 use super::event::{Identity, Malformed, identity_of, text};
-use super::{Event, Limits, load, with_site};
+use super::{Event, Limits, with_site};
 use crate::abi::{Plain, socket_addr};
 use crate::bundle::Bundle;
 use crate::maps::Map;
@@ -96,7 +96,7 @@ pub(super) struct Dns {
 impl Dns {
     pub(super) fn attach(options: &Options, limits: &Limits, bundle: &Bundle) -> Result<Self, Error> {
         with_site(options, limits, |site| upgrade::observe_asked(site, bundle, "observe_dns"))?;
-        let queries = Map::new(load::open(&Pins::new(options)?, "dns_queries")?)?;
+        let queries = Map::new(Pins::new(options)?.open("dns_queries")?)?;
         // What an earlier trace asked for.
         let mut old = Vec::new();
         queries.for_each(|key, _| old.push(key))?;
@@ -106,7 +106,7 @@ impl Dns {
 
     /// The map may be another one.
     pub(super) fn keep_up(&mut self, pins: &Pins) -> Result<(), Error> {
-        self.queries = Map::new(load::open(pins, "dns_queries")?)?;
+        self.queries = Map::new(pins.open("dns_queries")?)?;
         Ok(())
     }
 

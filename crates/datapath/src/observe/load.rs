@@ -120,16 +120,10 @@ pub(super) fn share_maps(object: &mut OpenObject, pins: &Pins, limits: &Limits) 
     Ok(())
 }
 
-/// A pinned map.
-pub(super) fn open(pins: &Pins, name: &str) -> Result<MapHandle, Error> {
-    let path = pins.map(name);
-    MapHandle::from_pinned_path(&path).map_err(|e| Error::path("cannot open map", &path, io_error(e)))
-}
-
 impl Maps {
     /// Those that are in force.
     pub(super) fn open(pins: &Pins) -> Result<Self, Error> {
-        let take = |name: &str| open(pins, name);
+        let take = |name: &str| pins.open(name);
         Ok(Self {
             series: Map::new(take("series")?)?,
             series_overflow: Map::new(take("series_overflow")?)?,

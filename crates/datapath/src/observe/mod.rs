@@ -302,10 +302,10 @@ impl Observer {
         let turn = in_force.turn();
         with_site(options, limits, |site| upgrade::observe(site, &turn.bundle()?))?;
         let mut observer = Self {
-            ring: Ring::new(load::open(&pins, "traces")?)?,
+            ring: Ring::new(pins.open("traces")?)?,
             maps: Maps::open(&pins)?,
             traces: [const { None }; abi::FILTERS],
-            heads: Heads::new(load::open(&pins, "http2_heads")?)?,
+            heads: Heads::new(pins.open("http2_heads")?)?,
             counted: Counted::new(limits),
             options: options.clone(),
             limits: *limits,
@@ -583,7 +583,7 @@ impl Observer {
 
 /// Requests that were counted with a status at pins of their own, for the self-test.
 pub(crate) fn answered(pins: &Pins) -> Result<u64, Error> {
-    let series: Map<abi::series_key, abi::series> = Map::new(load::open(pins, "series")?)?;
+    let series: Map<abi::series_key, abi::series> = Map::new(pins.open("series")?)?;
     let mut sum = 0;
     series.for_each(|key, values| {
         if key.status != 0 {
@@ -604,7 +604,7 @@ pub(crate) fn failed_updates(pins: &Pins) -> Result<HashMap<String, u64>, Error>
     if !pins.map("tallies").exists() {
         return Ok(HashMap::new());
     }
-    let tallies = tallies(&Map::new(load::open(pins, "tallies")?)?)?;
+    let tallies = tallies(&Map::new(pins.open("tallies")?)?)?;
     let failed = |(map, tally): (&str, &str)| (map.to_owned(), tallies.get(tally).unwrap_or(0));
     Ok(PLACES.into_iter().map(failed).collect())
 }

@@ -1,6 +1,6 @@
 //! Requests that the HTTP router serves in the kernel: they never become packets, so its own program tells of them.
 
-use super::load::{self, BACK_NEXT, NEXT, WATCHED};
+use super::load::{BACK_NEXT, NEXT, WATCHED};
 use crate::Error;
 use crate::http::abi::NEXT_TOLD;
 use crate::maps::Map;
@@ -28,7 +28,7 @@ pub(crate) fn look_away(pins: &Pins) -> Result<(), Error> {
     set(pins, 0)?;
     for slot in &SLOTS {
         if pins.map(slot.array).exists() {
-            switch::empty(&load::open(pins, slot.array)?, slot.index);
+            switch::empty(&pins.open(slot.array)?, slot.index);
         }
     }
     Ok(())
@@ -38,5 +38,5 @@ fn set(pins: &Pins, watched: u64) -> Result<(), Error> {
     if !pins.map(WATCHED).exists() {
         return Ok(());
     }
-    Map::<u32, u64>::new(load::open(pins, WATCHED)?)?.put_all([(0, watched)].into_iter())
+    Map::<u32, u64>::new(pins.open(WATCHED)?)?.put_all([(0, watched)].into_iter())
 }

@@ -4,7 +4,7 @@ use std::net;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use alize_datapath::http::Slot;
+use alize_datapath::http::{Lent, Slot};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
@@ -74,7 +74,7 @@ pub(super) async fn attend(
 async fn owed(routed: &Weak<Routed>, slot: Slot) -> Option<u64> {
     let look = || {
         let state = lock(&routed.upgrade()?.router).state(slot);
-        state.lent.filter(|lent| lent.busy || lent.open).map(|lent| lent.cookie)
+        state.lent.filter(Lent::is_outstanding).map(|lent| lent.cookie)
     };
     let first = look()?;
     tokio::time::sleep(TURNED_AWAY).await;

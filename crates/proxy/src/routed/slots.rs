@@ -73,7 +73,7 @@ impl Slots {
     /// The slots that are lent to one of `clients`, and to whom.
     pub(super) fn lent_to_any<T>(&self, router: &Router, clients: &HashMap<u64, T>) -> Vec<(Slot, u64)> {
         let lent = |held: &Held| {
-            let lent = router.state(held.slot).lent.filter(|lent| lent.busy || lent.open)?;
+            let lent = router.state(held.slot).lent.filter(Lent::is_outstanding)?;
             clients.contains_key(&lent.cookie).then_some((held.slot, lent.cookie))
         };
         lock(&self.open).values().filter_map(lent).collect()
@@ -92,7 +92,7 @@ impl Slots {
     /// How many are lent to clients.
     pub(super) fn lent(&self, router: &Router) -> usize {
         let state = |held: &Held| router.state(held.slot).lent;
-        lock(&self.open).values().filter_map(state).filter(|lent| lent.busy || lent.open).count()
+        lock(&self.open).values().filter_map(state).filter(Lent::is_outstanding).count()
     }
 
     /// The kernel has left bytes on the slot's connection to the proxy.
@@ -202,7 +202,7 @@ impl Slots {
             match router.state(held.slot).lent {
                 // The event goes to the successor.
                 Some(lent) if lent.copy => held.wake.iter().for_each(|wake| wake.notify_one()),
-                Some(lent) if lent.busy || lent.open => {}
+                Some(lent) if lent.is_outstanding() => {}
                 _ => over.push(held.slot),
             }
         }
@@ -463,7 +463,7 @@ pub(super) fn end(routed: &Arc<Routed>, slot: Slot, owed: Option<u64>) {
     drop(routed.slots.take(slot));
     // Before the client can be heard: what it sends from here on is no beginning of a request.
     routed.note_broken(lent, state.delivered > 0);
-    if let Some(lent) = lent.filter(|lent| (lent.busy || lent.open) && owed == Some(lent.cookie)) {
+    if let Some(lent) = lent.filter(|lent| lent.is_outstanding() && owed == Some(lent.cookie)) {
         tell(routed, lent, state.delivered > 0 || lent.open);
     }
 }

@@ -35,7 +35,6 @@ use super::programs::has_program;
 use super::shared::{Parts, PoolCell, Shared, SlotCell};
 use crate::Error;
 use crate::abi::address_words;
-use crate::error::io_error;
 use crate::maps::Map;
 use crate::pin::Pins;
 
@@ -129,6 +128,13 @@ pub struct Lent {
     pub copy: bool,
 }
 
+impl Lent {
+    /// Whether a response or the rest of a request is outstanding.
+    pub fn is_outstanding(&self) -> bool {
+        self.busy || self.open
+    }
+}
+
 /// What is known of a slot at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotState {
@@ -213,10 +219,7 @@ impl Router {
     /// Opens what the agent has pinned, and changes nothing: see [`Self::take_over`].
     pub fn open(options: &RouterOptions) -> Result<Self, Error> {
         let pins = super::pins(options)?;
-        let handle = |name: &str| {
-            let path = pins.map(name);
-            MapHandle::from_pinned_path(&path).map_err(|e| Error::path("cannot open map", &path, io_error(e)))
-        };
+        let handle = |name: &str| pins.open(name);
         let slots = Parts::new(Map::new(handle("http_slots")?)?);
         let heads = Parts::new(Map::new(handle("http_pool_heads")?)?);
         let received: Arc<Mutex<Vec<Event>>> = Arc::default();

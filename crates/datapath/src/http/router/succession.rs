@@ -74,7 +74,7 @@ impl Router {
         }
         let place = self.foreign.iter().position(|number| *number == slot.number)?;
         self.foreign.swap_remove(place);
-        let lent = self.retire(slot).filter(|lent| lent.busy || lent.open)?;
+        let lent = self.retire(slot).filter(Lent::is_outstanding)?;
         Some((lent, has_begun))
     }
 
