@@ -12,15 +12,27 @@
 
 enum { PASS = 1 };
 
-/* Of the first bytes of a connection: were they ours to see? */
-static __always_inline bool first_data(struct bpf_sock *sk, const struct __sk_buff *skb, bool egress)
+/* What is being sent is the first. It is counted already (net/ipv4/tcp_output.c). */
+static __always_inline bool first_sent(const struct bpf_tcp_sock *tcp, const struct __sk_buff *skb)
 {
-	struct bpf_tcp_sock *tcp = bpf_tcp_sock(sk);
-	if (!tcp)
-		return false;
-	/* What is being sent is counted already, what is being received is not yet (net/ipv4/tcp_output.c, tcp_ipv4.c). */
-	__u32 segments = egress ? (skb->gso_segs ? skb->gso_segs : 1) : 0;
-	return tcp->data_segs_out == segments && !tcp->data_segs_in;
+	return tcp->data_segs_out == (skb->gso_segs ? skb->gso_segs : 1);
+}
+
+/*
+ * What is being received is the first, and whoever sent it had heard nothing of us: what we have sent meanwhile is no
+ * matter, both may speak at once. It is not counted yet (tcp_ipv4.c), and the SYN is one of what is acknowledged.
+ */
+static __always_inline bool first_received(const struct bpf_tcp_sock *tcp, const struct segment *segment)
+{
+	bool unheard = tcp->bytes_acked <= 1 && segment->acknowledged == tcp->snd_una;
+	return !tcp->data_segs_in && (!tcp->data_segs_out || unheard);
+}
+
+/* Of the first bytes of a connection: were they ours to see? */
+static __always_inline bool first_data(const struct bpf_tcp_sock *tcp, const struct __sk_buff *skb,
+				       const struct segment *segment, bool egress)
+{
+	return egress ? first_sent(tcp, skb) && !tcp->data_segs_in : first_received(tcp, segment);
 }
 
 static __always_inline void directions_begin(struct conversation *conversation, const struct segment *segment)
@@ -46,6 +58,17 @@ static __always_inline bool client_observed(struct conversation *conversation)
 {
 	__u64 key = conversation->link;
 	return bpf_map_lookup_elem(&links, &key) != 0;
+}
+
+/*
+ * The same where the first request went to the listener, as it overtook the end of the handshake: what the socket says
+ * first is the answer, and where the request began is counted back to.
+ */
+static __always_inline bool client_overtook(const struct bpf_tcp_sock *tcp, const struct __sk_buff *skb,
+					    struct conversation *conversation, const struct segment *segment)
+{
+	conversation->link = (__u64)(__u32)(tcp->rcv_nxt - tcp->bytes_received) << 32 | segment->sequence;
+	return first_sent(tcp, skb) && client_observed(conversation);
 }
 
 /* Makes the first request's segment known to the server's socket, which sees it next. */
@@ -130,34 +153,61 @@ static __always_inline bool http2_rejoin(struct __sk_buff *skb, struct conversat
 }
 
 /* A connection's first segment with data that we see. */
-static __always_inline struct conversation *conversation_begin(struct __sk_buff *skb, struct bpf_sock *sk,
-							       const struct segment *segment, bool egress)
+static __always_inline void conversation_begin(struct __sk_buff *skb, struct bpf_sock *sk,
+					       struct conversation *conversation, const struct segment *segment,
+					       bool egress)
 {
-	struct conversation *conversation = bpf_sk_storage_get(&conversations, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!conversation) {
-		tally(TALLY_NO_MEMORY);
-		return 0;
-	}
 	conversation->service = ~0U;
 	conversation->self.cgroup = bpf_skb_cgroup_id(skb);
 	if (is_far(sk)) {
 		conversation->state = STATE_OFF;
-		return conversation;
+		return;
 	}
-	if (!first_data(sk, skb, egress)) {
+	struct bpf_tcp_sock *tcp = bpf_tcp_sock(sk);
+	if (tcp && egress && tcp->data_segs_in && client_overtook(tcp, skb, conversation, segment)) {
+		conversation->role = ROLE_SERVER;
+		conversation->state = STATE_PEER;
+		return;
+	}
+	if (!tcp || !first_data(tcp, skb, segment, egress)) {
 		conversation->state = STATE_JOINED;
 		tally(TALLY_JOINED);
-		return conversation;
+		return;
 	}
 	directions_begin(conversation, segment);
 	if (server_begins(skb, conversation, segment, egress))
-		return conversation;
+		return;
 	ends_learn(skb, conversation, segment, true);
 	conversation->role = egress ? ROLE_CLIENT : ROLE_SERVER;
 	if (egress)
 		proxied_learn(sk, conversation);
 	if (!egress && client_observed(conversation))
 		conversation->state = STATE_PEER;
+}
+
+static long begun_step(__u32 i, void *context)
+{
+	struct conversation **conversation = context;
+	return *(volatile __u8 *)&(*conversation)->begun ? 1 : 0;
+}
+
+/*
+ * The conversation of a segment that may be its first. Where both sides speak at once, as those of HTTP/2 do, the other
+ * one's first segment may be in the hands of another CPU: it is waited for. NULL: in vain, or there is no memory.
+ */
+static __always_inline struct conversation *conversation_open(struct __sk_buff *skb, struct bpf_sock *sk,
+							      const struct segment *segment, bool egress)
+{
+	struct conversation *conversation = STORAGE_MADE(conversations, sk);
+	if (!conversation) {
+		tally(TALLY_NO_MEMORY);
+		return 0;
+	}
+	if (__sync_lock_test_and_set(&conversation->beginning, 1)) {
+		bpf_loop(TURN_STEPS, begun_step, &conversation, 0);
+		return conversation->begun ? conversation : 0;
+	}
+	conversation_begin(skb, sk, conversation, segment, egress);
 	return conversation;
 }
 
@@ -204,8 +254,9 @@ static __always_inline void conversation_follow(struct __sk_buff *skb, struct co
 	bool request = egress == (conversation->role == ROLE_CLIENT);
 	struct framing *framing = request ? &conversation->request : &conversation->response;
 	bool first = request && !conversation->requests;
-	/* Sending holds the socket; what is received may be looked at by two CPUs at once. */
-	if (!egress && __sync_lock_test_and_set(&framing->busy, 1)) {
+	/* In a body nothing is lost with what comes late. */
+	__u32 awaited = phase_skips(framing->phase) ? framing->next : segment->sequence;
+	if (!egress && !turn_take(&framing->busy, &framing->next, awaited)) {
 		conversation_lose(conversation, TALLY_RACED);
 		return;
 	}
@@ -214,7 +265,7 @@ static __always_inline void conversation_follow(struct __sk_buff *skb, struct co
 	if (conversation->state == STATE_FOLLOWED)
 		reason = direction_follow(skb, conversation, framing, segment, request);
 	if (!egress) {
-		__sync_lock_test_and_set(&framing->busy, 0);
+		turn_give(&framing->busy);
 		if (*(volatile __u8 *)&conversation->ending)
 			conversation_finish(skb, conversation);
 	}
@@ -227,6 +278,31 @@ static __always_inline void conversation_follow(struct __sk_buff *skb, struct co
 		conversation_lose(conversation, reason);
 }
 
+static __always_inline void conversation_see(struct __sk_buff *skb, struct conversation *conversation,
+					     struct segment *segment, bool egress)
+{
+	if (conversation->state == STATE_OFF)
+		return;
+	if (conversation->state == STATE_JOINED &&
+	    (!segment->length || !conversation_rejoin(skb, conversation, segment, egress)))
+		return;
+	if (conversation->state == STATE_PEER) {
+		if (egress && segment->length)
+			peer_tell(skb, conversation);
+		return;
+	}
+	if (egress && segment->length)
+		identity_refresh(skb, conversation);
+	if (conversation->state == STATE_HTTP2) {
+		http2_follow(skb, conversation, segment, egress);
+		return;
+	}
+	if (segment->length)
+		conversation_follow(skb, conversation, segment, egress);
+	if (segment->flags & (SEGMENT_FIN | SEGMENT_RST) && conversation->state == STATE_FOLLOWED)
+		conversation_close(skb, conversation, segment, egress == (conversation->role == ROLE_CLIENT));
+}
+
 static __always_inline int observe(struct __sk_buff *skb, bool egress)
 {
 	struct segment segment;
@@ -236,34 +312,17 @@ static __always_inline int observe(struct __sk_buff *skb, bool egress)
 	if (!sk)
 		return PASS;
 	struct conversation *conversation = bpf_sk_storage_get(&conversations, sk, 0, 0);
-	if (!conversation) {
-		/* A listener gets the data of a handshake that is not complete; its socket is not the connection's. */
-		if (!segment.length || segment.flags & SEGMENT_SYN || sk->state == BPF_TCP_LISTEN)
-			return PASS;
-		conversation = conversation_begin(skb, sk, &segment, egress);
-		if (!conversation)
-			return PASS;
-	}
-	if (conversation->state == STATE_OFF)
+	/* A listener gets the data of a handshake that is not complete; its socket is not the connection's. */
+	if (!conversation && (!segment.length || segment.flags & SEGMENT_SYN || sk->state == BPF_TCP_LISTEN))
 		return PASS;
-	if (conversation->state == STATE_JOINED &&
-	    (!segment.length || !conversation_rejoin(skb, conversation, &segment, egress)))
+	bool begun = conversation && conversation->begun;
+	if (!begun)
+		conversation = conversation_open(skb, sk, &segment, egress);
+	if (!conversation)
 		return PASS;
-	if (conversation->state == STATE_PEER) {
-		if (egress && segment.length)
-			peer_tell(skb, conversation);
-		return PASS;
-	}
-	if (egress && segment.length)
-		identity_refresh(skb, conversation);
-	if (conversation->state == STATE_HTTP2) {
-		http2_follow(skb, conversation, &segment, egress);
-		return PASS;
-	}
-	if (segment.length)
-		conversation_follow(skb, conversation, &segment, egress);
-	if (segment.flags & (SEGMENT_FIN | SEGMENT_RST) && conversation->state == STATE_FOLLOWED)
-		conversation_close(skb, conversation, &segment, egress == (conversation->role == ROLE_CLIENT));
+	conversation_see(skb, conversation, &segment, egress);
+	if (!begun)
+		*(volatile __u8 *)&conversation->begun = 1;
 	return PASS;
 }
 

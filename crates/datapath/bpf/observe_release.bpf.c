@@ -25,7 +25,7 @@ int alize_observe_release(struct bpf_sock *sk)
 	if (__sync_lock_test_and_set(&conversation->response.busy, 1))
 		return 1;
 	conversation_end(sk, conversation);
-	__sync_lock_test_and_set(&conversation->response.busy, 0);
+	turn_give(&conversation->response.busy);
 	return 1;
 }
 

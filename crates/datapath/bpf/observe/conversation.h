@@ -5,6 +5,7 @@
 
 #include "framing.h"
 #include "tallies.h"
+#include "turn.h"
 
 enum state {
 	STATE_FOLLOWED = 0,
@@ -58,8 +59,10 @@ struct conversation {
 	__u8 linked; /* `destination` was asked for */
 	__u8 path_label; /* enum path_label */
 	__u8 ending; /* enum ending */
-	__u8 zero[2];
+	__u8 begun; /* its first segment has been read */
+	__u8 zero;
 	__u32 end; /* sequence number behind the last byte of the response's direction, once `ending` */
+	__u32 beginning; /* a CPU is reading, or has read, the first segment */
 	struct pending first; /* the only place most connections need */
 };
 
@@ -98,6 +101,13 @@ struct {
 	__type(value, struct partial);
 } partials SEC(".maps");
 
+/* Making storage fails also where another CPU makes it, or the socket's first, at the same time: then it can be had. */
+#define STORAGE_MADE(map, sk)                                                               \
+	({                                                                                  \
+		void *made = bpf_sk_storage_get(&map, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);  \
+		made ? made : bpf_sk_storage_get(&map, sk, 0, BPF_SK_STORAGE_GET_F_CREATE); \
+	})
+
 static __always_inline bool conversation_idle(const struct conversation *conversation)
 {
 	return conversation->sent == conversation->taken && !conversation->overflow;
@@ -123,7 +133,7 @@ static __always_inline struct pending *pending_at(struct bpf_sock *sk, struct co
 		return &conversation->first;
 	if (!sk)
 		return 0;
-	struct pipeline *pipeline = bpf_sk_storage_get(&pipelines, sk, 0, create ? BPF_SK_STORAGE_GET_F_CREATE : 0);
+	struct pipeline *pipeline = create ? STORAGE_MADE(pipelines, sk) : bpf_sk_storage_get(&pipelines, sk, 0, 0);
 	if (!pipeline)
 		return 0;
 	place -= 1;

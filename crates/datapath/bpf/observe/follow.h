@@ -47,7 +47,7 @@ static __always_inline __u8 *carry_of(struct __sk_buff *skb, bool request, bool 
 	struct bpf_sock *sk = skb->sk;
 	if (!sk)
 		return 0;
-	struct partial *partial = bpf_sk_storage_get(&partials, sk, 0, create ? BPF_SK_STORAGE_GET_F_CREATE : 0);
+	struct partial *partial = create ? STORAGE_MADE(partials, sk) : bpf_sk_storage_get(&partials, sk, 0, 0);
 	if (!partial)
 		return 0;
 	return request ? partial->request : partial->response;
@@ -388,7 +388,7 @@ __noinline int conversation_finish(struct __sk_buff *skb, struct conversation *c
 			response_over(skb, conversation, bpf_ktime_get_ns());
 		conversation_end(skb->sk, conversation);
 	}
-	__sync_lock_test_and_set(&framing->busy, 0);
+	turn_give(&framing->busy);
 	return 1;
 }
 

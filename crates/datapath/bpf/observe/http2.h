@@ -455,6 +455,13 @@ static __always_inline bool http2_skips(struct http2_way *way, const struct segm
 	return true;
 }
 
+/* The sequence number before which all must have been read, so that this segment can be. */
+static __always_inline __u32 http2_awaits(const struct http2_way *way, const struct segment *segment)
+{
+	bool skips = way->have == FRAME_HEAD && !frame_copied(way->type);
+	return way->lost || skips || segment->flags & SEGMENT_RST ? way->next : segment->sequence;
+}
+
 /* The first of the client's segments makes the two sockets of a connection on this host known to each other. */
 static __always_inline bool http2_introduce(struct conversation *conversation, struct http2 *http2,
 					    const struct segment *segment, bool egress)
@@ -489,9 +496,12 @@ __noinline int http2_follow(struct __sk_buff *skb, struct conversation *conversa
 	bool request = client == (egress != 0);
 	if (request && segment->length && !http2_introduce(conversation, http2, segment, egress))
 		return 0;
+	bool over = segment->flags & SEGMENT_RST || (segment->flags & SEGMENT_FIN && !request);
+	if (!segment->length && !over)
+		return 0;
 	struct http2_way *way = request ? &http2->request : &http2->response;
-	/* As in conversation_follow(); what the other CPU does not see is a gap. */
-	if (!egress && __sync_lock_test_and_set(&way->busy, 1))
+	/* As in conversation_follow(); what is not read is a gap. */
+	if (!egress && !turn_take(&way->busy, &way->next, http2_awaits(way, segment)))
 		return 0;
 	if (segment->length && !http2_skips(way, segment)) {
 		struct window *window = window_take();
@@ -504,8 +514,8 @@ __noinline int http2_follow(struct __sk_buff *skb, struct conversation *conversa
 		}
 	}
 	if (!egress)
-		__sync_lock_test_and_set(&way->busy, 0);
-	if (segment->flags & SEGMENT_RST || (segment->flags & SEGMENT_FIN && !request)) {
+		turn_give(&way->busy);
+	if (over) {
 		http2_end(conversation, http2);
 		conversation->state = STATE_OFF;
 	}
@@ -516,7 +526,7 @@ __noinline int http2_follow(struct __sk_buff *skb, struct conversation *conversa
 static __always_inline struct http2 *http2_begin(struct __sk_buff *skb, struct conversation *conversation)
 {
 	struct bpf_sock *sk = skb->sk;
-	struct http2 *http2 = sk ? bpf_sk_storage_get(&http2s, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
+	struct http2 *http2 = sk ? STORAGE_MADE(http2s, sk) : 0;
 	if (!http2) {
 		conversation_lose(conversation, TALLY_HTTP2);
 		return 0;
