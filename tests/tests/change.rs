@@ -9,7 +9,7 @@ use alize_tests::mesh::{endpoint, endpoints, file, service, web};
 use alize_tests::servers::at;
 use alize_tests::wait::until_true;
 use alize_tests::{Agent, Kind, World};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -75,6 +75,9 @@ fn removal_terminate_closes_sockets_in_every_namespace() -> Result<()> {
         assert!(opened.of("a") > 0 && opened.of("b") > 0, "{opened:?}");
         held.push((conversation, opened));
     }
+    // Each client has a namespace of its own, and the connections are open.
+    let received = agent.service("web")?.traffic.bytes_received;
+    ensure!(received >= 80, "{received} bytes of 80 answers");
     // Who is not a client of the service is not touched.
     let (mut direct, _) = world.meshed("three")?.hold(servers[1].v4, 5)?;
 

@@ -2,13 +2,11 @@
 //!
 //! The maps change while they are read, so sums are of nearly, not exactly, one moment.
 
-use std::io::Read;
-
 use alize_model::Transport;
-use libbpf_rs::{Iter, Link};
+use libbpf_rs::Link;
 
 use crate::abi::{anomaly, decisions, outcomes, refusal, traffic};
-use crate::error::io_error;
+use crate::iterate::in_every_namespace;
 use crate::maps::{Map, Maps};
 use crate::picture::Picture;
 use crate::{Counters, Decisions, Error, Outcomes, Traffic};
@@ -27,7 +25,8 @@ const ANOMALIES: [&str; anomaly::ANOMALIES.0 as usize] = [
 /// Reads all counters; `sweep` first adds what open connections have done so far.
 pub(crate) fn read(maps: &Maps, picture: &Picture, sweep: Option<&Link>) -> Result<Counters, Error> {
     if let Some(link) = sweep {
-        run(link).map_err(|e| Error::kernel("cannot run", "sweep", e))?;
+        in_every_namespace(std::slice::from_ref(link))
+            .map_err(|e| Error::kernel("cannot run", "sweep", e))?;
     }
     let mut counters = Counters::default();
     maps.service_traffic.for_each(|number, values| {
@@ -137,23 +136,4 @@ fn became(values: &[outcomes]) -> Outcomes {
         }
     }
     sum
-}
-
-/// How often reading an iterator is taken up again: the kernel stops after a million sockets (kernel/bpf/bpf_iter.c,
-/// bpf_seq_read) and asks to come back.
-const CALLS: u32 = 64;
-
-/// Runs an iterator program to its end.
-pub(crate) fn run(link: &Link) -> std::io::Result<()> {
-    let mut iterator = Iter::new(link).map_err(io_error)?;
-    let mut nothing = [0; 64];
-    for _ in 0..CALLS {
-        match iterator.read(&mut nothing) {
-            Ok(0) => return Ok(()),
-            Ok(_) => {}
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
 }

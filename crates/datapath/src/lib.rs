@@ -34,6 +34,7 @@ mod host;
 pub mod http;
 mod in_force;
 pub mod inspect;
+mod iterate;
 mod layout;
 mod load;
 mod log;

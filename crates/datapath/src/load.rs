@@ -530,7 +530,6 @@ fn keep(objects: &HashMap<&'static str, Object>, programs: Vec<ProgramStatus>) -
         let missing = || Error::kernel("cannot find map", name, io::Error::other("no program uses it"));
         handles.remove(name).ok_or_else(missing)
     };
-    let connections = take("connections")?;
     let http = objects.contains_key("http_sockops").then(|| RouteMaps::new(&mut take)).transpose()?;
     Ok(Loaded {
         http,
@@ -551,7 +550,7 @@ fn keep(objects: &HashMap<&'static str, Object>, programs: Vec<ProgramStatus>) -
         events: take("events")?,
         every_map,
         programs,
-        sweep: objects.get("sweep").map(|object| iterator_over(object, &connections)).transpose()?,
+        sweep: objects.get("sweep").map(sweep).transpose()?,
         terminate: objects.get("terminate").map(terminate).transpose()?,
     })
 }
@@ -561,12 +560,11 @@ fn handle(map: &libbpf_rs::Map<'_>) -> Result<MapHandle, Error> {
         .map_err(|e| Error::kernel("cannot keep map", map.name().to_string_lossy(), io_error(e)))
 }
 
-fn iterator_over(object: &Object, map: &MapHandle) -> Result<Link, Error> {
-    use std::os::fd::AsFd;
+fn sweep(object: &Object) -> Result<Link, Error> {
     let error = |e| Error::kernel("cannot make an iterator of", "sweep", e);
-    let program =
-        object.progs_mut().next().ok_or_else(|| error(io::Error::other("the object holds no program")))?;
-    program.attach_iter(map.as_fd()).map_err(|e| error(io_error(e)))
+    let program = object.progs_mut().next();
+    let program = program.ok_or_else(|| error(io::Error::other("the object holds no program")))?;
+    program.attach().map_err(|e| error(io_error(e)))
 }
 
 fn terminate(object: &Object) -> Result<Terminate, Error> {
