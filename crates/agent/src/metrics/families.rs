@@ -359,6 +359,19 @@ pub(super) const FAMILIES: &[Family] = &[
         },
     ),
     http(
+        "alize_grpc_calls",
+        Kind::Counter,
+        "gRPC calls seen in the kernel, or within TLS, by their status (`grpc_status`); `none`: they ended without one. \
+         With the labels of `alize_http_requests_total`, which counts them too, by the status of HTTP.",
+        |http, out| {
+            for (labels, count) in &http.calls {
+                let [source, service, destination, route, path] = labels.ends.labels();
+                let status: Label<'_> = ("grpc_status", &labels.status);
+                out.add(&[source, service, destination, route, status, path], count);
+            }
+        },
+    ),
+    http(
         "alize_observe_unfollowed_connections",
         Kind::Counter,
         "Connections whose HTTP is not followed, by reason; `joined` ones are, from the first safe place on.",

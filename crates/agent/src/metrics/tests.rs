@@ -10,7 +10,7 @@ use alize_model::api::{ConfigStatus, Conformance, ConformanceCheck, Program, Sta
 use alize_model::{Budgets, HostFacts, Source};
 
 use super::*;
-use crate::observer::{Durations, RequestLabels};
+use crate::observer::{CallLabels, Durations, RequestLabels};
 use alize_model::control::{RequestCounters, ServiceCounters};
 
 fn scrape(services: usize) -> Arc<Scrape> {
@@ -126,6 +126,7 @@ fn http() -> HttpTraffic {
             RequestLabels { ends: ends.clone(), method: "GET", status_class: "2xx" },
             2,
         )]),
+        calls: BTreeMap::from([(CallLabels { ends: ends.clone(), status: "NOT_FOUND" }, 1)]),
         durations: BTreeMap::from([(ends, durations)]),
         unfollowed: vec![("tls", 3)],
         events: vec![("event-lost", 4)],
@@ -211,6 +212,7 @@ fn http_is_there_only_if_it_is_observed() {
         format!("alize_http_request_duration_seconds_bucket{{{ends},le=\"+Inf\"}} 2"),
         format!("alize_http_request_duration_seconds_sum{{{ends}}} 0.25"),
         format!("alize_http_request_duration_seconds_count{{{ends}}} 2"),
+        format!("alize_grpc_calls_total{{{}}} 1", ends.replace("path=", "grpc_status=\"NOT_FOUND\",path=")),
         "alize_observe_unfollowed_connections_total{reason=\"tls\"} 3".into(),
         "alize_observe_events_total{event=\"event-lost\"} 4".into(),
     ] {

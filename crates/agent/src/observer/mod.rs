@@ -30,6 +30,8 @@ use cgroups::Cgroups;
 pub(crate) use names::Names;
 use trace::Trace;
 pub(crate) use trace::Wanted;
+#[cfg(test)]
+pub(crate) use traffic::CallLabels;
 use traffic::Places;
 pub(crate) use traffic::{DurationLabels, Durations, HttpTraffic, RequestLabels};
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use alize_datapath::observe::{Latencies, Method, PathLabel, Series, Tallies};
+use alize_datapath::observe::{Grpc, Latencies, Method, PathLabel, Series, Tallies};
 use alize_model::api::{TrafficReport, TrafficSeries, Workload};
 
 use super::{Refused, Watcher};
@@ -56,6 +56,7 @@ struct Key {
 #[derive(Debug, Default)]
 pub(crate) struct HttpTraffic {
     pub(crate) requests: BTreeMap<RequestLabels, u64>,
+    pub(crate) calls: BTreeMap<CallLabels, u64>,
     pub(crate) durations: BTreeMap<DurationLabels, Durations>,
     pub(crate) unfollowed: Vec<(&'static str, u64)>,
     pub(crate) events: Vec<(&'static str, u64)>,
@@ -67,6 +68,13 @@ pub(crate) struct RequestLabels {
     pub(crate) ends: DurationLabels,
     pub(crate) method: &'static str,
     pub(crate) status_class: &'static str,
+}
+
+/// Labels of `alize_grpc_calls_total`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct CallLabels {
+    pub(crate) ends: DurationLabels,
+    pub(crate) status: &'static str,
 }
 
 /// Labels of `alize_http_request_duration_seconds`.
@@ -109,30 +117,35 @@ impl Durations {
 #[derive(Default)]
 pub(super) struct Places {
     requests: BTreeSet<RequestLabels>,
+    calls: BTreeSet<CallLabels>,
     durations: BTreeSet<DurationLabels>,
+}
+
+/// Whether it has a place, or there still is one for it.
+fn has_place<T: Ord + Clone>(places: &mut BTreeSet<T>, most: usize, labels: &T) -> bool {
+    places.contains(labels) || (places.len() < most && places.insert(labels.clone()))
 }
 
 impl Places {
     fn of_requests(&mut self, labels: RequestLabels) -> RequestLabels {
-        if self.requests.contains(&labels) {
-            return labels;
+        match has_place(&mut self.requests, COUNTERS, &labels) {
+            true => labels,
+            false => RequestLabels { ends: DurationLabels::other(), method: OTHER, ..labels },
         }
-        if self.requests.len() < COUNTERS {
-            self.requests.insert(labels.clone());
-            return labels;
+    }
+
+    fn of_calls(&mut self, labels: CallLabels) -> CallLabels {
+        match has_place(&mut self.calls, COUNTERS, &labels) {
+            true => labels,
+            false => CallLabels { ends: DurationLabels::other(), ..labels },
         }
-        RequestLabels { ends: DurationLabels::other(), method: OTHER, status_class: labels.status_class }
     }
 
     fn of_durations(&mut self, labels: DurationLabels) -> DurationLabels {
-        if self.durations.contains(&labels) {
-            return labels;
+        match has_place(&mut self.durations, HISTOGRAMS, &labels) {
+            true => labels,
+            false => DurationLabels::other(),
         }
-        if self.durations.len() < HISTOGRAMS {
-            self.durations.insert(labels.clone());
-            return labels;
-        }
-        DurationLabels::other()
     }
 }
 
@@ -144,6 +157,11 @@ impl HttpTraffic {
             status_class: class(series.key.status),
         };
         *self.requests.entry(places.of_requests(labels)).or_default() += series.count;
+        if let Some(status) = series.key.grpc_status {
+            let status = status.map_or("none", |status| Grpc::name_of(status).unwrap_or(OTHER));
+            let labels = CallLabels { ends: ends.clone(), status };
+            *self.calls.entry(places.of_calls(labels)).or_default() += series.count;
+        }
         let durations = self.durations.entry(places.of_durations(ends)).or_default();
         durations.sum += series.latency.as_secs_f64();
         durations.latencies.add(&series.latencies);
@@ -351,6 +369,24 @@ mod tests {
         }
         for (labels, before) in &traffic.requests {
             assert!(labels.status_class == OTHER || later.requests[labels] > *before, "{labels:?} went back");
+        }
+    }
+
+    #[test]
+    fn calls_are_counted_by_their_status_and_bounded() {
+        let (mut traffic, mut places) = (HttpTraffic::default(), Places::default());
+        for source in 0..3000 {
+            for status in [Some(5), Some(99), None] {
+                let mut call = series(1);
+                call.key.grpc_status = Some(status);
+                traffic.add(&mut places, ends(source), &call);
+            }
+        }
+        traffic.add(&mut places, ends(0), &series(1));
+        assert!(traffic.calls.len() <= COUNTERS + 3, "{}", traffic.calls.len());
+        for status in ["NOT_FOUND", OTHER, "none"] {
+            let of = traffic.calls.iter().filter(|(labels, _)| labels.status == status);
+            assert_eq!(of.map(|(_, count)| count).sum::<u64>(), 3000, "{status}");
         }
     }
 

@@ -180,6 +180,11 @@ impl Grpc {
 
     /// The name of its status.
     pub fn status_name(&self) -> Option<&'static str> {
+        Self::name_of(self.status?)
+    }
+
+    /// The name of a status (gRPC's `doc/statuscodes.md`); `None`: there is no such status.
+    pub fn name_of(status: u8) -> Option<&'static str> {
         const NAMES: [&str; 17] = [
             "OK",
             "CANCELLED",
@@ -199,7 +204,7 @@ impl Grpc {
             "DATA_LOSS",
             "UNAUTHENTICATED",
         ];
-        NAMES.get(usize::from(self.status?)).copied()
+        NAMES.get(usize::from(status)).copied()
     }
 }
 
