@@ -185,12 +185,6 @@ static __always_inline void conversation_begin(struct __sk_buff *skb, struct bpf
 		conversation->state = STATE_PEER;
 }
 
-static long begun_step(__u32 i, void *context)
-{
-	struct conversation **conversation = context;
-	return *(volatile __u8 *)&(*conversation)->begun ? 1 : 0;
-}
-
 /*
  * The conversation of a segment that may be its first. Where both sides speak at once, as those of HTTP/2 do, the other
  * one's first segment may be in the hands of another CPU: it is waited for. NULL: in vain, or there is no memory.
@@ -203,10 +197,8 @@ static __always_inline struct conversation *conversation_open(struct __sk_buff *
 		tally(TALLY_NO_MEMORY);
 		return 0;
 	}
-	if (__sync_lock_test_and_set(&conversation->beginning, 1)) {
-		bpf_loop(TURN_STEPS, begun_step, &conversation, 0);
+	if (!conversation_taken(conversation))
 		return conversation->begun ? conversation : 0;
-	}
 	conversation_begin(skb, sk, conversation, segment, egress);
 	return conversation;
 }
@@ -322,7 +314,7 @@ static __always_inline int observe(struct __sk_buff *skb, bool egress)
 		return PASS;
 	conversation_see(skb, conversation, &segment, egress);
 	if (!begun)
-		*(volatile __u8 *)&conversation->begun = 1;
+		conversation_begun(conversation);
 	return PASS;
 }
 

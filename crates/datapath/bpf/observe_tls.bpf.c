@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * uprobes in libraries of TLS, cgroup_skb/egress and cgroup/sock_release: HTTP/1 within TLS, for the services that ask for it. The probes read the
+ * uprobes in libraries of TLS, cgroup_skb/egress and cgroup/sock_release: HTTP within TLS, for the services that ask for it. The probes read the
  * memory of the process that calls and never write there. Where its functions keep what, user space has found out
  * (src/observe/tls/site.rs) and put into the cookie of each probe.
  *
@@ -204,6 +204,8 @@ static __always_inline void session_begin(struct conversation *conversation, boo
 	conversation_rewind(conversation);
 	conversation->linked = 0;
 	conversation->probation = 0;
+	conversation->beginning = 0;
+	conversation->begun = 0;
 	conversation->state = from_start ? STATE_FOLLOWED : STATE_JOINED;
 }
 

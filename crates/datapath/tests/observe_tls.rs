@@ -1,6 +1,6 @@
 //! Plaintext of TLS as the probes see it, against what real servers have written in their logs.
 //!
-//! Needs root, openssl, nginx, curl, wget, wrk, haproxy, node and python3. docs/guide/tls.md says which of them is seen how.
+//! Needs root, openssl, nginx, curl, h2load, nghttpx, wget, wrk, haproxy, node and python3. docs/guide/tls.md says which of them is seen how.
 
 mod http;
 mod tls;
@@ -10,9 +10,10 @@ use std::fs;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
+use alize_datapath::InForce;
 use alize_datapath::observe::tls::{Change, Family};
-use alize_datapath::observe::{Filter, Observer, PathLabel, Request, Side, Tallies};
-use http::{counted, counts_agree, free_address, nginx_with, open, run, traced};
+use alize_datapath::observe::{Filter, Limits, Observer, PathLabel, Protocol, Request, Side, Tallies};
+use http::{counted, counts_agree, free_address, open, run, traced};
 use tls::{Certificate, count_is, curl, outside};
 use world::{World, eventually};
 
@@ -284,6 +285,56 @@ fn node_is_seen_as_a_client_of_many_connections() {
     count_is(&observer, other, "GET /node 200", 1000);
 }
 
+const NODE_HTTP2_SERVER: &str = "
+const fs = require('fs');
+const options = {key: fs.readFileSync(process.env.KEY), cert: fs.readFileSync(process.env.CERTIFICATE)};
+const server = require('http2').createSecureServer(options);
+server.on('stream', (stream, headers) => { stream.respond({':status': 200}); stream.end('x'.repeat(100000)); });
+server.listen(process.env.PORT, '127.0.0.1');
+";
+
+/// `clients` connections with `requests` requests each, ten at a time.
+const NODE_HTTP2_CLIENT: &str = "
+const http2 = require('http2');
+const [port, clients, requests] = process.argv.slice(1).map(Number);
+for (let client = 0; client < clients; client++) {
+    const session = http2.connect('https://127.0.0.1:' + port, {rejectUnauthorized: false});
+    let begun = 0, ended = 0;
+    const next = () => {
+        if (begun++ >= requests) return;
+        const request = session.request({':path': '/node'});
+        request.resume();
+        request.on('end', () => { if (++ended == requests) session.close(); else next(); });
+        request.end();
+    };
+    for (let i = 0; i < 10; i++) next();
+}
+";
+
+#[test]
+fn http2_of_node_is_counted() {
+    let world = World::new("observe-tls-node-http2");
+    let mut observer = open(&world);
+    let certificate = Certificate::new("node-http2");
+    let address = free_address();
+    let _server = script(&certificate, address, "node", &["-e", NODE_HTTP2_SERVER]);
+    eventually("node is probed", || {
+        observer.watch_tls(&[address]).unwrap();
+        observer.tls_files().any(|probed| probed.name.contains("node") && probed.refused.is_none())
+    });
+    run("node", &["-e", NODE_HTTP2_CLIENT, &address.port().to_string(), "10", "100"]);
+    outside(&world, || {
+        run("h2load", &["-n1000", "-c4", "-m10", "-t1", &format!("https://{address}/node")]);
+    });
+    eventually("all of it is decoded", || {
+        traced(&mut observer);
+        counted(&observer, address).get("GET /node 200") == Some(&2000)
+    });
+    let tallies = observer.tallies().unwrap();
+    let none = ["http2-gap", "http2-frame", "http2-lost", "http2-undecoded", "http2-unpaired", "tls-http2"];
+    assert!(none.iter().all(|name| tallies.get(name) == Some(0)), "{tallies:?}");
+}
+
 #[test]
 fn a_library_that_is_used_later_is_found_and_left_alone_when_it_is_not() {
     let world = World::new("observe-tls-later");
@@ -376,15 +427,11 @@ fn a_connection_that_was_there_is_joined_and_switching_off_is_at_once() {
 }
 
 #[test]
-fn what_is_not_asked_for_or_not_http1_is_not_looked_at_and_told() {
+fn what_is_not_asked_for_is_not_looked_at() {
     let world = World::new("observe-tls-not");
     let mut observer = open(&world);
     let certificate = Certificate::new("not");
-    let (certificate_path, key) = (certificate.path("crt"), certificate.path("key"));
-    let server = nginx_with(
-        "tls-not",
-        &format!("ssl http2; ssl_certificate {certificate_path}; ssl_certificate_key {key}"),
-    );
+    let server = certificate.nginx("tls-not");
     let other = certificate.nginx("tls-other");
     watch(&mut observer, server.address);
     curl(other.address, "/answer", 5);
@@ -395,10 +442,6 @@ fn what_is_not_asked_for_or_not_http1_is_not_looked_at_and_told() {
         (Some(0), Some(0), Some(0)),
         "{tallies:?}"
     );
-    run("curl", &["--http2", "-sSk", "-o", "/dev/null", &format!("https://{}/answer", server.address)]);
-    let tallies = observer.tallies().unwrap();
-    assert_eq!((tallies.get("tls-http2"), tallies.get("exchange")), (Some(1), Some(0)), "{tallies:?}");
-    assert!(counted(&observer, server.address).is_empty());
     // A process outside is left alone, although the probes are in its library too.
     outside(&world, || curl(other.address, "/answer", 5));
     let after = observer.tallies().unwrap();
@@ -406,6 +449,104 @@ fn what_is_not_asked_for_or_not_http1_is_not_looked_at_and_told() {
         |tallies: &Tallies| ["tls-session", "tls-peer", "joined", "request"].map(|name| tallies.get(name));
     assert_eq!(of_tls(&after), of_tls(&tallies), "{after:?}");
     assert!(counted(&observer, other.address).is_empty());
+}
+
+/// The client's end tells of its own requests; of those whose client nobody observes, the server's does.
+#[test]
+fn http2_within_tls_is_counted_as_nginx_logs_it() {
+    let world = World::new("observe-tls-http2");
+    let limits = Limits { ring_bytes: 64 << 20, ..Limits::default() };
+    let mut observer = Observer::open(&world.options, &limits, &InForce::default()).unwrap();
+    let certificate = Certificate::new("http2");
+    let server = certificate.nginx_http2("tls-http2");
+    watch(&mut observer, server.address);
+    let url = |path: &str| format!("https://{}{path}", server.address);
+    run("h2load", &["-n20000", "-c10", "-m20", "-t1", &url("/answer")]);
+    run("h2load", &["-n500", "-c5", "-m4", &url("/large"), &url("/missing")]);
+    outside(&world, || run("h2load", &["-n10000", "-c10", "-m20", "-t1", &url("/answer")]));
+    observer.start_trace(&Filter::default()).unwrap();
+    for path in ["/answer?x", "/broken"] {
+        let curl = [
+            "-sSk",
+            "--http2",
+            "-o/dev/null",
+            "-H",
+            "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        ];
+        run("curl", &[&curl[..], &[&url(path)]].concat());
+    }
+    let mut requests = Vec::new();
+    eventually("all of it is decoded", || {
+        requests.append(&mut traced(&mut observer));
+        let mut logged = server.logged();
+        if let Some(count) = logged.remove("GET /answer?x 200") {
+            *logged.entry("GET /answer 200".into()).or_default() += count;
+        }
+        logged.values().sum::<u64>() == 30_502 && counted(&observer, server.address) == logged
+    });
+    let sides = requests.iter().filter(|request| request.trace_parent.is_some()).collect::<Vec<_>>();
+    let [answer, broken] = sides[..] else { panic!("{requests:?}") };
+    assert_eq!(
+        (answer.target.as_str(), answer.status, answer.path_label),
+        ("/answer?x", Some(200), PathLabel::Tls)
+    );
+    assert_eq!(
+        (broken.target.as_str(), broken.status, broken.protocol),
+        ("/broken", Some(503), Protocol::Http2)
+    );
+    assert_eq!(
+        (&answer.host, answer.side, answer.partial),
+        (&server.address.to_string(), Side::Client, false)
+    );
+    assert_eq!(answer.client.as_ref().unwrap().comm, "curl");
+    assert_eq!(answer.server.as_ref().unwrap().comm, "nginx");
+    let tallies = observer.tallies().unwrap();
+    let none = [
+        "http2-gap",
+        "http2-frame",
+        "http2-lost",
+        "http2-undecoded",
+        "http2-unpaired",
+        "tls-http2",
+        "tls-unplaced",
+    ];
+    assert!(none.iter().all(|name| tallies.get(name) == Some(0)), "{tallies:?}");
+}
+
+/// A connection that was there before anybody looked: of it the table of fields is not known.
+#[test]
+fn http2_within_tls_that_was_there_shows_what_it_can() {
+    let world = World::new("observe-tls-http2-late");
+    let mut observer = open(&world);
+    let certificate = Certificate::new("http2-late");
+    let server = certificate.nginx_http2("tls-http2-late");
+    let proxy = free_address();
+    let _nghttpx = script(
+        &certificate,
+        proxy,
+        "nghttpx",
+        &[
+            &format!("-f{},{};no-tls", proxy.ip(), proxy.port()),
+            &format!("-b{},{};/;proto=h2;tls", server.address.ip(), server.address.port()),
+            "-k",
+            "--conf=/dev/null",
+            "--workers=1",
+        ],
+    );
+    let fetch = |path: &str| run("curl", &["-s", "-o/dev/null", &format!("http://{proxy}{path}")]);
+    fetch("/answer/before");
+    watch(&mut observer, server.address);
+    // The first shows which socket it is, and the second is joined.
+    for path in ["/answer/before", "/answer/before", "/answer/new", "/answer/new", "/answer/other"] {
+        fetch(path);
+    }
+    eventually("what is not known is not guessed", || {
+        traced(&mut observer);
+        let counted = counted(&observer, server.address);
+        counted.get("GET /answer/new 200") == Some(&2) && counted.get("GET /answer/other 200") == Some(&1)
+    });
+    let tallies = observer.tallies().unwrap();
+    assert_eq!((tallies.get("http2-joined"), tallies.get("http2-frame")), (Some(1), Some(0)), "{tallies:?}");
 }
 
 const TESTS: [&str; 2] = [include_str!("observe_tls.rs"), include_str!("observe_tls_go.rs")];

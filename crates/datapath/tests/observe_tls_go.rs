@@ -1,6 +1,6 @@
 //! Requests within TLS of Go's crypto/tls as the probes see them, against the logs of real servers.
 //!
-//! Needs root, golang-go, openssl, nginx, curl and wrk. The programs are tests/go/main.go, which check every byte that they are
+//! Needs root, golang-go, openssl, nginx, curl, h2load and wrk. The programs are tests/go/main.go, which check every byte that they are
 //! answered.
 
 mod go;
@@ -12,10 +12,11 @@ use std::fs;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use alize_datapath::InForce;
 use alize_datapath::observe::tls::{Family, Library};
-use alize_datapath::observe::{Observer, Side};
+use alize_datapath::observe::{Limits, Observer, Side};
 use go::Process;
-use http::{Counts, counted, counts_agree, free_address, open, run};
+use http::{Counts, counted, counts_agree, free_address, open, run, traced};
 use tls::{Certificate, count_is, curl, outside};
 use world::{World, eventually};
 
@@ -41,7 +42,7 @@ impl Go {
     }
 
     fn ask(&self, address: SocketAddr, connections: u32, requests: u32, kinds: &[&str]) -> Process {
-        Process::ask(&self.program, address, connections, requests, kinds)
+        Process::ask(&self.program, "ask", address, connections, requests, kinds)
     }
 
     /// Waits until all four of its functions are probed.
@@ -292,31 +293,57 @@ fn a_connection_of_go_that_was_there_is_joined() {
     assert_eq!(of, [Some(0), Some(2), Some(0)], "{tallies:?}");
 }
 
+/// Both goroutines of a connection, the one that reads and the one that writes, may be first to find what is spoken.
 #[test]
-fn go_with_http2_or_with_connections_of_its_own_is_told_or_seen() {
+fn http2_of_go_is_counted_as_its_server_logs_it() {
+    let world = World::new("observe-tls-go-http2");
+    let limits = Limits { ring_bytes: 64 << 20, ..Limits::default() };
+    let mut observer = Observer::open(&world.options, &limits, &InForce::default()).unwrap();
+    let go = Go::new("go-http2", &[]);
+    let address = free_address();
+    let _server = go.serve(address, &["http2"]);
+    let mut client = Process::ask(&go.program, "ask-http2", address, 32, 200, &KINDS);
+    go.watch(&mut observer, address);
+    client.begin();
+    client.done();
+    outside(&world, || {
+        run("h2load", &["-n10000", "-c20", "-m10", "-t1", &format!("https://{address}/answer")]);
+        run("curl", &["-sSk", "--http2", "-o/dev/null", &format!("https://{address}/large")]);
+        curl(address, "/one", 1);
+    });
+    // Neither a text that looks like a request nor the stream it is on matters: all are told apart.
+    eventually("all of it is decoded", || {
+        traced(&mut observer);
+        counted(&observer, address) == go.logged()
+    });
+    let sides = [Side::Client, Side::Server].map(|side| of_side(&observer, address, side));
+    assert_eq!(sides, [6400, 10_002]);
+    let tallies = observer.tallies().unwrap();
+    assert_eq!(tallies.get("http2-followed"), Some(32 + 20 + 1), "{tallies:?}");
+    let none = [
+        "http2-gap",
+        "http2-frame",
+        "http2-lost",
+        "http2-undecoded",
+        "http2-unpaired",
+        "tls-http2",
+        "tls-unplaced",
+    ];
+    assert!(none.iter().all(|name| tallies.get(name) == Some(0)), "{tallies:?}");
+}
+
+#[test]
+fn go_with_connections_of_its_own_is_told_or_seen() {
     let world = World::new("observe-tls-go-other");
     let mut observer = open(&world);
     let go = Go::new("go-other", &[]);
     let tally = |observer: &Observer, name: &str| observer.tallies().unwrap().get(name);
     // Inside, the client would tell.
-    let ask = |address, version: &str| {
-        outside(&world, || {
-            run("curl", &["-sSk", version, "-o", "/dev/null", &format!("https://{address}/other")])
-        });
-    };
-    let address = free_address();
-    let server = go.serve(address, &["http2"]);
-    go.watch(&mut observer, address);
-    ask(address, "--http2");
-    eventually("it is told", || tally(&observer, "tls-http2") == Some(1));
-    assert!(counted(&observer, address).is_empty());
-    ask(address, "--http1.1");
-    count_is(&observer, address, "GET /other 200", 1);
-    drop(server);
+    let ask = |address| outside(&world, || curl(address, "/other", 1));
     let address = free_address();
     let server = go.serve(address, &["wrapped"]);
     go.watch(&mut observer, address);
-    ask(address, "--http1.1");
+    ask(address);
     count_is(&observer, address, "GET /other 200", 1);
     assert_eq!(tally(&observer, "tls-unplaced"), Some(0));
     drop(server);
@@ -325,7 +352,7 @@ fn go_with_http2_or_with_connections_of_its_own_is_told_or_seen() {
     go.watch(&mut observer, address);
     // Whoever looked whether it listens has begun a connection, too.
     eventually("it is told", || tally(&observer, "tls-unplaced") == Some(1));
-    ask(address, "--http1.1");
+    ask(address);
     assert!(counted(&observer, address).is_empty());
     assert_eq!(tally(&observer, "tls-unplaced"), Some(2));
 }

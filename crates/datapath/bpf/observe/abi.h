@@ -246,7 +246,8 @@ struct http2_record {
 	__u8 response; /* direction: 0 from the client, 1 to it */
 	__u8 side; /* enum side */
 	__u8 late; /* the connection was there before it was followed */
-	__u32 zero;
+	__u8 path_label; /* enum path_label */
+	__u8 zero[3];
 };
 
 enum tcp_kind {

@@ -59,10 +59,10 @@ struct conversation {
 	__u8 linked; /* `destination` was asked for */
 	__u8 path_label; /* enum path_label */
 	__u8 ending; /* enum ending */
-	__u8 begun; /* its first segment has been read */
+	__u8 begun; /* its first segment has been read; within TLS, it has been found to be HTTP/2 */
 	__u8 zero;
 	__u32 end; /* sequence number behind the last byte of the response's direction, once `ending` */
-	__u32 beginning; /* a CPU is reading, or has read, the first segment */
+	__u32 beginning; /* a CPU makes it `begun`, or has done so */
 	struct pending first; /* the only place most connections need */
 };
 
@@ -107,6 +107,26 @@ struct {
 		void *made = bpf_sk_storage_get(&map, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);  \
 		made ? made : bpf_sk_storage_get(&map, sk, 0, BPF_SK_STORAGE_GET_F_CREATE); \
 	})
+
+static long begun_step(__u32 i, void *context)
+{
+	struct conversation **conversation = context;
+	return *(volatile __u8 *)&(*conversation)->begun ? 1 : 0;
+}
+
+/* Whether it is for the caller to begin; if not, whoever does is waited for, maybe in vain. */
+static __always_inline bool conversation_taken(struct conversation *conversation)
+{
+	if (!__sync_lock_test_and_set(&conversation->beginning, 1))
+		return true;
+	bpf_loop(TURN_STEPS, begun_step, &conversation, 0);
+	return false;
+}
+
+static __always_inline void conversation_begun(struct conversation *conversation)
+{
+	*(volatile __u8 *)&conversation->begun = 1;
+}
 
 static __always_inline bool conversation_idle(const struct conversation *conversation)
 {

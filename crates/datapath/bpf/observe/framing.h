@@ -87,6 +87,7 @@ enum {
 #define VERSION_1_0 TEXT8('H', 'T', 'T', 'P', '/', '1', '.', '0')
 #define VERSION_1_1 TEXT8('H', 'T', 'T', 'P', '/', '1', '.', '1')
 #define VERSION_2_0 TEXT8('H', 'T', 'T', 'P', '/', '2', '.', '0')
+#define HTTP2_PREFACE TEXT8('P', 'R', 'I', ' ', '*', ' ', 'H', 'T') /* the beginning of it, RFC 9113, 3.4 */
 
 /* The place of the line feed that ends the line, or `to`. A global function, so that the verifier walks its loop once. */
 __noinline __u32 line_feed(struct window *window, __u32 from, __u32 to)
@@ -179,7 +180,7 @@ static __always_inline __u32 foreign_protocol(const struct window *window, __u32
 	__u64 word = word_at(window, from);
 	if ((word & 0xffff) == (0x16 | 0x03 << 8))
 		return TALLY_TLS;
-	if (word == TEXT8('P', 'R', 'I', ' ', '*', ' ', 'H', 'T'))
+	if (word == HTTP2_PREFACE)
 		return TALLY_HTTP2;
 	return TALLY_NOT_HTTP;
 }

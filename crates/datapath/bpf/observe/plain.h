@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Following HTTP/1 within TLS. A library hands over each byte once and in order, so that there are no gaps; what is read
- * is read from the process's own memory when its call ends, line by line, and bodies are stepped over by arithmetic.
+ * Following HTTP within TLS. A library hands over each byte once and in order, so that there are no gaps; what is read
+ * is read from the process's own memory when its call ends, line by line or frame by frame, and bodies are stepped over by
+ * arithmetic.
  *
  * A session that was there before is followed from a call on whose bytes begin with a request; as with packets one
  * exchange, which is in no series, has to prove it.
@@ -150,12 +151,6 @@ static __always_inline long plain_more(struct tls_session *session, struct frami
 	return 1;
 }
 
-/* A server of HTTP/2 may send its SETTINGS first (RFC 9113, 6.5): a short frame of type 4 without flags, of stream 0. */
-static __always_inline bool http2_answers(__u64 word)
-{
-	return (word & 0xffffffffff0000ffULL) == 4ULL << 24;
-}
-
 /* A line, the fields of a head, or a body. 1: the call is done, or the thread is lost. Global as walk_on() of follow.h is. */
 __noinline int plain_on(struct tls_session *session, struct window *window, __u64 data)
 {
@@ -187,7 +182,7 @@ __noinline int plain_on(struct tls_session *session, struct window *window, __u6
 		}
 	}
 	if (!framing->started_ns && !plain_begins(conversation, progress)) {
-		progress->reason = http2_answers(word_at(window, at)) ? TALLY_HTTP2 : TALLY_UNSOLICITED;
+		progress->reason = TALLY_UNSOLICITED;
 		return 1;
 	}
 	struct pending *pending = &window->spare;
@@ -274,19 +269,80 @@ static __always_inline __u32 plain_read(struct tls_session *session, __u64 data,
 	return reason;
 }
 
+/* From here on the session speaks HTTP/2. Both directions may find so at the same time, on two threads. */
+static __always_inline void plain_turn(struct tls_session *session, bool late)
+{
+	struct conversation *conversation = &session->conversation;
+	struct http2 *http2 = &session->http2;
+	if (!conversation_taken(conversation))
+		return;
+	__builtin_memset(http2, 0, sizeof(*http2));
+	http2->cookie = session->socket;
+	http2->late = late;
+	http2->response.lost = late;
+	http2->request.preface = late ? 0 : PREFACE_SIZE;
+	conversation->state = STATE_HTTP2;
+	tally(late ? TALLY_HTTP2_JOINED : TALLY_HTTP2_FOLLOWED);
+	conversation_begun(conversation);
+}
+
+/* Whether what comes first in this direction is HTTP/2: the client's preface, or the server's SETTINGS. */
+static __always_inline bool plain_speaks_http2(struct conversation *conversation, __u64 data, __u32 length,
+					       bool request)
+{
+	const struct framing *framing = request ? &conversation->request : &conversation->response;
+	__u8 first[12] = {};
+	if (conversation->requests || framing->started_ns || framing->carried || length < FRAME_HEAD ||
+	    bpf_probe_read_user(first, FRAME_HEAD, (void *)data))
+		return false;
+	return request ? *(text_word *)first == HTTP2_PREFACE : settings_first(first);
+}
+
 /* Whether a request may begin here, in a session that is not being followed. */
 static __always_inline bool plain_rejoin(struct tls_session *session, __u64 data, __u32 length, bool request)
 {
 	struct conversation *conversation = &session->conversation;
-	__u64 word = 0;
+	__u8 first[16] = {};
 	__u8 method;
-	if (!request || length < sizeof(word) || bpf_probe_read_user(&word, sizeof(word), (void *)data) ||
-	    !known_method(word, &method))
+	/* The head of a request of HTTP/2 whose fields were all sent before is shorter than that. */
+	__u32 size = length < sizeof(first) ? length : sizeof(first);
+	HIDE(size);
+	if (!request || size < sizeof(__u64) || size > sizeof(first) || bpf_probe_read_user(first, size, (void *)data))
+		return false;
+	if (request_first(first)) {
+		plain_turn(session, true);
+		return true;
+	}
+	if (!known_method(*(text_word *)first, &method))
 		return false;
 	conversation_rewind(conversation);
 	conversation->probation = 1;
 	conversation->state = STATE_FOLLOWED;
 	return true;
+}
+
+/* What comes next of HTTP/2. */
+static __always_inline void plain_frames(struct tls_session *session, __u64 data, __u32 length, bool request, __u64 now)
+{
+	struct http2 *http2 = &session->http2;
+	struct http2_way *way = request ? &http2->request : &http2->response;
+	if (http2_passes(way, length))
+		return;
+	struct window *window = window_take();
+	if (!window) {
+		tally(TALLY_NO_WINDOW);
+		way->lost = 1;
+		return;
+	}
+	struct progress *progress = &window->progress;
+	progress->segment.payload = 0;
+	progress->segment.length = length;
+	progress->request = request;
+	progress->now = now;
+	progress->offset = 0;
+	progress->reason = 0;
+	http2_frames(data, &session->conversation, http2, window);
+	window_give(window);
 }
 
 /* Plaintext that the process has sent or received. */
@@ -303,6 +359,10 @@ __noinline int plain_follow(struct tls_session *session, __u64 data, __u32 lengt
 	bool request = (conversation->role == ROLE_CLIENT) == (sent != 0);
 	if (conversation->state == STATE_JOINED && !plain_rejoin(session, data, length, request))
 		return 0;
+	if (conversation->state == STATE_FOLLOWED && plain_speaks_http2(conversation, data, length, request))
+		plain_turn(session, false);
+	if (conversation->state == STATE_HTTP2)
+		plain_frames(session, data, length, request, now);
 	if (conversation->state != STATE_FOLLOWED)
 		return 0;
 	__u32 reason = plain_read(session, data, length, request, now);
@@ -317,8 +377,12 @@ static __always_inline void plain_end(struct tls_session *session)
 	struct conversation *conversation = &session->conversation;
 	if (!session->socket && session->asked)
 		tally(TALLY_TLS_UNPLACED);
-	if (conversation->state != STATE_FOLLOWED)
+	if (conversation->state == STATE_HTTP2)
+		http2_end(conversation, &session->http2);
+	if (conversation->state != STATE_FOLLOWED) {
+		conversation->state = STATE_OFF;
 		return;
+	}
 	struct framing *response = &conversation->response;
 	__u64 now = bpf_ktime_get_ns();
 	/* The end of a body that has no other. */

@@ -3,6 +3,8 @@
 #ifndef OBSERVE_SESSION_H
 #define OBSERVE_SESSION_H
 
+#define OBSERVE_MEMORY
+#include "frames.h"
 #include "message.h"
 
 enum { TLS_APPLICATION_DATA = 23 }; /* RFC 8446, 5.1 */
@@ -10,6 +12,7 @@ enum { TLS_APPLICATION_DATA = 23 }; /* RFC 8446, 5.1 */
 struct tls_session {
 	struct conversation conversation;
 	struct partial partial;
+	struct http2 http2;
 	__u64 socket; /* cookie; 0: no socket was seen to carry it */
 	__u8 asked; /* there was data before a socket was seen */
 	__u8 zero[7];

@@ -2,7 +2,7 @@
 // end with an error if one is wrong. Built by tests/observe_tls_go.rs.
 //
 //	serve ADDRESS CERTIFICATE KEY LOG [http2|wrapped|hidden|everywhere]
-//	ask ADDRESS CONNECTIONS REQUESTS [METHOD PATH [STATUS]]...   a round whenever its input says so
+//	ask|ask-http2 ADDRESS CONNECTIONS REQUESTS [METHOD PATH [STATUS]]...   a round whenever its input says so
 package main
 
 import (
@@ -21,7 +21,7 @@ import (
 	"sync"
 )
 
-// Neither side may choose HTTP/2.
+// Unless it is asked for, neither side may choose HTTP/2.
 var noHTTP2 = map[string]func(string, *tls.Conn) http.RoundTripper{}
 
 // A text that looks like a request wherever it is cut.
@@ -163,14 +163,18 @@ func one(client *http.Client, address string, r request, number int) error {
 }
 
 // Clients with a connection each, which lasts.
-func clients(number int) []*http.Client {
+func clients(number int, http2 bool) []*http.Client {
 	var made []*http.Client
 	for i := 0; i < number; i++ {
-		made = append(made, &http.Client{Transport: &http.Transport{
-			TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
-			TLSNextProto:    noHTTP2,
-			MaxConnsPerHost: 1,
-		}})
+		transport := &http.Transport{
+			TLSClientConfig:   &tls.Config{InsecureSkipVerify: true},
+			MaxConnsPerHost:   1,
+			ForceAttemptHTTP2: http2,
+		}
+		if !http2 {
+			transport.TLSNextProto = noHTTP2
+		}
+		made = append(made, &http.Client{Transport: transport})
 	}
 	return made
 }
@@ -214,7 +218,7 @@ func main() {
 	switch args[0] {
 	case "serve":
 		log.Fatal(serve(args[1], args[2], args[3], args[4], strings.Join(args[5:], "")))
-	case "ask":
+	case "ask", "ask-http2":
 		var kinds []request
 		for _, word := range args[4:] {
 			if n, err := strconv.Atoi(word); err == nil {
@@ -225,7 +229,7 @@ func main() {
 				log.Fatalf("%q is neither a status nor METHOD PATH", word)
 			}
 		}
-		asking := clients(number(args[2]))
+		asking := clients(number(args[2]), args[0] == "ask-http2")
 		// One line of input, one round.
 		for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
 			if err := ask(args[1], asking, number(args[3]), kinds); err != nil {

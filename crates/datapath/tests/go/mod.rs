@@ -56,13 +56,14 @@ impl Process {
     /// A client that waits to be told when to ask: `connections` at a time, `requests` on each, of these kinds in turn.
     pub(crate) fn ask(
         program: &Path,
+        how: &str,
         address: SocketAddr,
         connections: u32,
         requests: u32,
         kinds: &[&str],
     ) -> Self {
         let mut command = Command::new(program);
-        command.arg("ask").arg(address.to_string());
+        command.arg(how).arg(address.to_string());
         command.args([connections.to_string(), requests.to_string()]).args(kinds);
         let mut child = spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
         let output = child.stdout.take().map(BufReader::new);

@@ -38,8 +38,16 @@ impl Certificate {
     }
 
     pub(crate) fn nginx(&self, name: &str) -> Server {
+        self.nginx_that_speaks(name, "ssl")
+    }
+
+    pub(crate) fn nginx_http2(&self, name: &str) -> Server {
+        self.nginx_that_speaks(name, "ssl http2")
+    }
+
+    fn nginx_that_speaks(&self, name: &str, what: &str) -> Server {
         let (certificate, key) = (self.path("crt"), self.path("key"));
-        nginx_with(name, &format!("ssl; ssl_certificate {certificate}; ssl_certificate_key {key}"))
+        nginx_with(name, &format!("{what}; ssl_certificate {certificate}; ssl_certificate_key {key}"))
     }
 }
 

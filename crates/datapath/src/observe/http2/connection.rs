@@ -88,6 +88,7 @@ pub(super) struct Connection {
     pub(super) missed: Missed,
     /// When something was last heard of it.
     pub(super) heard: Duration,
+    path_label: PathLabel,
 }
 
 /// A whole block, and what its frame said.
@@ -103,7 +104,7 @@ struct Block {
 
 impl Connection {
     /// By its first record that came.
-    pub(super) fn new(first: &http2_record) -> Self {
+    pub(super) fn new(first: &Record<'_>) -> Self {
         let mut connection = Self {
             ways: [Way::default(), Way::default()],
             streams: HashMap::new(),
@@ -111,9 +112,10 @@ impl Connection {
             server: None,
             requests: 0,
             missed: Missed::default(),
-            heard: Duration::from_nanos(first.time_ns),
+            heard: Duration::from_nanos(first.head.time_ns),
+            path_label: first.path_label,
         };
-        if first.late != 0 {
+        if first.head.late != 0 {
             connection.ways.iter_mut().for_each(Way::lose);
         }
         connection
@@ -299,7 +301,7 @@ impl Connection {
             status: stream.status,
             method: stream.method,
             side,
-            path_label: PathLabel::Observed,
+            path_label: self.path_label,
             protocol: Protocol::Http2,
             grpc: stream.grpc.then(|| Grpc::of(&target, stream.grpc_status)),
             trace_parent: trace_parent.map(str::to_owned),

@@ -1,4 +1,4 @@
-//! HTTP/2 in plain text: from the records of the kernel, which cannot decode heads, to requests.
+//! HTTP/2, in plain text and within TLS: from the records of the kernel, which cannot decode heads, to requests.
 //!
 //! All of it is bounded: connections, streams of each, entries of its tables, the size of a head. What does not fit, was
 //! lost on the way or cannot be decoded is counted, and what depends on it is partial; nothing is guessed.
@@ -44,7 +44,7 @@ impl Decoder {
     pub fn take(&mut self, bytes: &[u8], each: &mut dyn FnMut(Request)) -> Result<(), Malformed> {
         let record = Record::decode(bytes)?;
         let key = record.head.connection;
-        let connection = self.connections.entry(key).or_insert_with(|| Connection::new(&record.head));
+        let connection = self.connections.entry(key).or_insert_with(|| Connection::new(&record));
         let goes_on = connection.take(&record, each);
         let missed = std::mem::take(&mut connection.missed);
         self.missed.undecoded += missed.undecoded;

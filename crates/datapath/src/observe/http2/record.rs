@@ -2,7 +2,7 @@
 
 use crate::abi::Plain;
 use crate::observe::abi::{self, http2_record};
-use crate::observe::event::Malformed;
+use crate::observe::event::{Malformed, PathLabel};
 
 /// What a record tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,7 @@ pub(super) enum Kind {
 pub(super) struct Record<'a> {
     pub(super) head: http2_record,
     pub(super) kind: Kind,
+    pub(super) path_label: PathLabel,
     pub(super) piece: &'a [u8],
 }
 
@@ -48,6 +49,8 @@ impl<'a> Record<'a> {
                 return Err(Malformed::Field { field, value: value.into() });
             }
         }
-        Ok(Self { head, kind, piece })
+        let field = Malformed::Field { field: "path label", value: head.path_label.into() };
+        let path_label = PathLabel::from_number(head.path_label).ok_or(field)?;
+        Ok(Self { head, kind, path_label, piece })
     }
 }
