@@ -18,7 +18,12 @@ struct list_head {
 	struct list_head *next;
 };
 
+struct sk_buff {
+	unsigned long _sk_redir; /* where a verdict sends it; 0 once it is on its way (skb_bpf_redirect_clear) */
+};
+
 struct sk_buff_head {
+	struct sk_buff *next;
 	__u32 qlen;
 };
 

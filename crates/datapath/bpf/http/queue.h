@@ -15,16 +15,25 @@
 /* Where pages are larger, the bound is a little stricter than it says. */
 #define QUEUE_PAGE 4096
 
-/* Whether the application has read all that was ever redirected to the socket. */
+/*
+ * Whether the application has read all that was ever redirected to the socket. The kernel's worker takes a packet off
+ * its queue only after it has handed it over (net/core/skmsg.c, sk_psock_backlog), when who waits for it may have read it
+ * and asked on: on a busy machine it seldom comes first. So the one in its hands does not count.
+ */
 static __always_inline bool queue_is_read(const struct tcp_sock *tcp)
 {
 	const struct sk_psock *psock = (void *)((unsigned long)((const struct sock *)tcp)->sk_user_data & ~QUEUE_FLAGS);
 	const struct list_head *first = 0;
+	const struct sk_buff *packet = 0;
+	unsigned long is_to_go = 0;
 	__u32 waiting = 0;
 	if (bpf_probe_read_kernel(&first, sizeof(first), &psock->ingress_msg.next) ||
 	    bpf_probe_read_kernel(&waiting, sizeof(waiting), &psock->ingress_skb.qlen))
 		return false;
-	return !waiting && first == &psock->ingress_msg;
+	if (first != &psock->ingress_msg || waiting > 1)
+		return false;
+	return !waiting || (!bpf_probe_read_kernel(&packet, sizeof(packet), &psock->ingress_skb.next) &&
+			    !bpf_probe_read_kernel(&is_to_go, sizeof(is_to_go), &packet->_sk_redir) && !is_to_go);
 }
 
 /* Whether TCP would hold less than half of what it may without a thought (tcp_mem), with `more` bytes in a queue. */
