@@ -32,6 +32,7 @@ pub(crate) const COMM_SIZE: usize = observe_abi::COMM_SIZE.0 as usize;
 pub(crate) const METHODS: usize = method::METHODS.0 as usize;
 pub(crate) const TALLIES: usize = tally::TALLIES.0 as usize;
 pub(crate) const UNFOLLOWED: usize = tally::TALLY_UNFOLLOWED.0 as usize;
+pub(crate) const HTTP2_RECORD: u32 = tally::TALLY_HTTP2_RECORD.0;
 pub(crate) const EVENT_TYPE_REQUEST: u32 = event_type::EVENT_TYPE_REQUEST.0;
 pub(crate) const EVENT_TYPE_TCP: u32 = event_type::EVENT_TYPE_TCP.0;
 pub(crate) const EVENT_TYPE_DNS: u32 = event_type::EVENT_TYPE_DNS.0;

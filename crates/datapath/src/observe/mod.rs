@@ -189,10 +189,13 @@ const TALLIES: [&str; abi::TALLIES] = [
 /// handed over no longer, as nobody would decode them.
 pub struct Observer {
     maps: Maps,
-    ring: Ring,
+    /// In this process's memory while a trace runs.
+    ring: Option<Ring>,
     /// What the traces of this process ask for, by the place of their filter.
     traces: [Option<Sieve>; abi::FILTERS],
     heads: Heads,
+    /// Records of HTTP/2 that there had been when `heads` was looked at first.
+    records: u64,
     counted: Counted,
     options: Options,
     limits: Limits,
@@ -221,6 +224,13 @@ struct Maps {
     slowest: Map<u32, record>,
     failed: Map<u32, record>,
     http2_readers: Map<u32, u64>,
+}
+
+impl Maps {
+    /// Records of HTTP/2 that the kernel has written.
+    fn http2_records(&self) -> Result<u64, Error> {
+        Ok(self.tallies.get_run(abi::HTTP2_RECORD, 1)?.iter().sum())
+    }
 }
 
 /// Puts `wanted` into a set and takes out what else is `ours` in it.
@@ -301,9 +311,12 @@ impl Observer {
         pins.make_folders()?;
         let turn = in_force.turn();
         with_site(options, limits, |site| upgrade::observe(site, &turn.bundle()?))?;
-        let mut observer = Self {
-            ring: Ring::new(pins.open("traces")?)?,
-            maps: Maps::open(&pins)?,
+        let maps = Maps::open(&pins)?;
+        maps.http2_readers.put_all([(0, 0)].into_iter())?;
+        let observer = Self {
+            ring: None,
+            records: maps.http2_records()?,
+            maps,
             traces: [const { None }; abi::FILTERS],
             heads: Heads::new(pins.open("http2_heads")?)?,
             counted: Counted::new(limits),
@@ -318,9 +331,6 @@ impl Observer {
         // Of a process that was killed while it traced.
         detach_programs(&pins, load::DNS_PROGRAMS)?;
         observer.maps.tracing.put_all([(0, 0)].into_iter())?;
-        // What is still in the ring of an earlier process is of connections whose beginning this one has not seen.
-        observer.maps.http2_readers.put_all([(0, 0)].into_iter())?;
-        observer.heads.discard()?;
         observer.maps.http2_readers.put_all([(0, 1)].into_iter())?;
         Ok(observer)
     }
@@ -366,6 +376,9 @@ impl Observer {
         if filter.kinds.dns && self.dns.is_none() {
             self.dns = Some(Dns::attach(&self.options, &self.limits, &turn.bundle()?)?);
         }
+        if self.ring.is_none() {
+            self.ring = Some(Ring::open(Pins::new(&self.options)?.open("traces")?)?);
+        }
         self.write_sets(place as u32, filter)?;
         self.maps.filters.put_all([(place as u32, entry)].into_iter())?;
         self.traces[place] = Some(Sieve::new(filter));
@@ -373,7 +386,7 @@ impl Observer {
         Ok(TraceId(place as u32))
     }
 
-    /// Ends a trace. What it had sent before may still be in the ring.
+    /// Ends a trace. What it had sent before is handed over by the next [`Observer::poll`].
     pub fn stop_trace(&mut self, trace: TraceId) -> Result<(), Error> {
         let in_force = self.in_force.clone();
         let turn = in_force.turn();
@@ -464,7 +477,15 @@ impl Observer {
             let in_force = self.in_force.clone();
             self.keep_up(&in_force.turn())?;
         }
-        self.ring.drain(each)?;
+        if let Some(ring) = &mut self.ring {
+            ring.drain(each)?;
+            if self.traces.iter().all(Option::is_none) {
+                self.ring = None;
+            }
+        }
+        if !self.heads.is_open() && self.maps.http2_records()? != self.records {
+            self.heads.open()?;
+        }
         let (counted, traces, templates) = (&mut self.counted, &mut self.traces, &self.templates);
         self.heads.drain(&mut |request| match request {
             Ok(mut request) => {

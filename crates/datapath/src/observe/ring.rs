@@ -55,7 +55,8 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    pub(super) fn new(map: MapHandle) -> Result<Self, Error> {
+    /// What is in it by now was for traces that are over, and is thrown away.
+    pub(super) fn open(map: MapHandle) -> Result<Self, Error> {
         let received: Arc<Mutex<Vec<_>>> = Arc::default();
         let sink = received.clone();
         let mut builder = RingBufferBuilder::new();
@@ -65,17 +66,19 @@ impl Ring {
             0
         };
         builder.add(&map, receive).map_err(error)?;
-        let ring = builder.build().map_err(error)?;
-        Ok(Self { ring, received })
+        let mut ring = Self { ring: builder.build().map_err(error)?, received };
+        while ring.drain(&mut |_| {})? {}
+        Ok(ring)
     }
 
-    pub(super) fn drain(&mut self, each: &mut dyn FnMut(Result<Event, Malformed>)) -> Result<(), Error> {
+    /// True: there may be more.
+    pub(super) fn drain(&mut self, each: &mut dyn FnMut(Result<Event, Malformed>)) -> Result<bool, Error> {
         let read = self.ring.consume_raw_n(AT_ONCE);
         self.received.lock().unwrap_or_else(PoisonError::into_inner).drain(..).for_each(each);
         if read < 0 {
             return Err(Error::kernel("cannot read map", "traces", std::io::Error::from_raw_os_error(-read)));
         }
-        Ok(())
+        Ok(read as usize == AT_ONCE)
     }
 }
 

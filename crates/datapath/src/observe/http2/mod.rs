@@ -76,18 +76,31 @@ impl Decoder {
     }
 }
 
-/// The reading end of `http2_heads`.
+/// The reading end of `http2_heads`. It is in this process's memory (twice its size) only once there is something to read.
 pub(super) struct Heads {
-    ring: RingBuffer<'static>,
+    map: MapHandle,
+    ring: Option<RingBuffer<'static>>,
     /// Filled by the ring's callback, which must not borrow anything.
     received: Arc<Mutex<Received>>,
     decoder: Decoder,
 }
 
 impl Heads {
+    /// What is in the ring is of an earlier process, and thrown away: of connections whose beginning this one has not seen.
     pub(super) fn new(map: MapHandle) -> Result<Self, Error> {
-        let received: Arc<Mutex<Received>> = Arc::default();
-        let sink = received.clone();
+        let mut heads = Self { map, ring: None, received: Arc::default(), decoder: Decoder::default() };
+        heads.open()?;
+        heads.discard()?;
+        heads.ring = None;
+        Ok(heads)
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.ring.is_some()
+    }
+
+    pub(super) fn open(&mut self) -> Result<(), Error> {
+        let sink = self.received.clone();
         let mut builder = RingBufferBuilder::new();
         let error = |e| Error::kernel("cannot read map", "http2_heads", io_error(e));
         let receive = move |bytes: &[u8]| {
@@ -97,14 +110,15 @@ impl Heads {
             received.ends.push(end);
             0
         };
-        builder.add(&map, receive).map_err(error)?;
-        let ring = builder.build().map_err(error)?;
-        Ok(Self { ring, received, decoder: Decoder::default() })
+        builder.add(&self.map, receive).map_err(error)?;
+        self.ring = Some(builder.build().map_err(error)?);
+        Ok(())
     }
 
     /// Requests that have ended since the last call. Does not block.
     pub(super) fn drain(&mut self, each: &mut dyn FnMut(Result<Request, Malformed>)) -> Result<(), Error> {
-        let read = self.ring.consume_raw_n(AT_ONCE);
+        let Some(ring) = &self.ring else { return Ok(()) };
+        let read = ring.consume_raw_n(AT_ONCE);
         let mut received = self.received.lock().unwrap_or_else(PoisonError::into_inner);
         let mut from = 0;
         for &end in &received.ends {
@@ -126,7 +140,7 @@ impl Heads {
     }
 
     /// Throws away what is in the ring.
-    pub(super) fn discard(&mut self) -> Result<(), Error> {
+    fn discard(&mut self) -> Result<(), Error> {
         loop {
             self.drain(&mut |_| {})?;
             if self.decoder.is_empty() {
