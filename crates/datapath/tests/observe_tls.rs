@@ -1,6 +1,6 @@
 //! Plaintext of TLS as the probes see it, against what real servers have written in their logs.
 //!
-//! Needs root, openssl, nginx, curl, h2load, nghttpx, wget, wrk, haproxy, node and python3. docs/guide/tls.md says which of them is seen how.
+//! Needs root, openssl, nginx, curl, h2load, nghttpx, wget, wrk, haproxy, gnutls-serv, node and python3. docs/guide/tls.md says which of them is seen how.
 
 mod http;
 mod tls;
@@ -234,19 +234,33 @@ fn servers_of_every_kind_are_seen_whoever_asks_them() {
     );
     fs::write(&haproxy, configuration).unwrap();
     let haproxy = haproxy.to_string_lossy().into_owned();
-    let kinds: [(&str, Vec<&str>); 4] = [
+    let gnutls = free_address();
+    let (port, key, cert) = (gnutls.port().to_string(), certificate.path("key"), certificate.path("crt"));
+    let kinds: [(&str, Vec<&str>); 5] = [
+        (
+            "gnutls-serv",
+            vec!["--quiet", "--http", "--port", &port, "--x509keyfile", &key, "--x509certfile", &cert],
+        ),
         ("/usr/bin/python3", vec!["-c", PYTHON_SERVER]),
         ("/usr/bin/python3", vec!["-c", ASYNCIO_SERVER]),
         ("node", vec!["-e", NODE_SERVER]),
         ("haproxy", vec!["-f", &haproxy]),
     ];
     for (number, (program, arguments)) in kinds.iter().enumerate() {
-        let address = if *program == "haproxy" { address } else { free_address() };
+        let address = match *program {
+            "haproxy" => address,
+            "gnutls-serv" => gnutls,
+            _ => free_address(),
+        };
         let _server = script(&certificate, address, program, arguments);
         // Probes come to what has been started since within a second or ten.
         eventually("the server's library is probed", || {
             observer.watch_tls(&[address]).unwrap();
-            let name = if *program == "node" { "node" } else { "libssl" };
+            let name = match *program {
+                "node" => "node",
+                "gnutls-serv" => "libgnutls",
+                _ => "libssl",
+            };
             observer.tls_files().any(|probed| probed.name.contains(name) && probed.refused.is_none())
         });
         // At the client's end, whose library tells of it; and at the server's, where nobody else does.
