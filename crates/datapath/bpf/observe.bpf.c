@@ -264,7 +264,9 @@ static __always_inline void conversation_follow(struct __sk_buff *skb, struct co
 	/* Even if it is lost already: the server's socket would only find the same. */
 	if (first && egress)
 		client_shows(conversation);
-	if (reason == TALLY_HTTP2 && first && client_begins(skb, conversation, segment, egress))
+	/* A preface behind a request is none. */
+	bool begins = reason == TALLY_HTTP2 && first && !conversation->requests;
+	if (begins && client_begins(skb, conversation, segment, egress))
 		return;
 	if (reason)
 		conversation_lose(conversation, reason);
