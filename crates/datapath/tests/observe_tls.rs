@@ -10,11 +10,10 @@ use std::fs;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
-use alize_datapath::InForce;
 use alize_datapath::observe::tls::{Change, Family};
-use alize_datapath::observe::{Filter, Limits, Observer, PathLabel, Protocol, Request, Side, Tallies};
+use alize_datapath::observe::{Filter, Observer, PathLabel, Protocol, Request, Side, Tallies};
 use http::{counted, counts_agree, free_address, open, run, traced};
-use tls::{Certificate, count_is, curl, outside};
+use tls::{Certificate, all_http2_was_read, count_is, curl, open_with_room, outside};
 use world::{World, eventually};
 
 /// Probes are where they are needed, and nothing was refused.
@@ -344,9 +343,7 @@ fn http2_of_node_is_counted() {
         traced(&mut observer);
         counted(&observer, address).get("GET /node 200") == Some(&2000)
     });
-    let tallies = observer.tallies().unwrap();
-    let none = ["http2-gap", "http2-frame", "http2-lost", "http2-undecoded", "http2-unpaired", "tls-http2"];
-    assert!(none.iter().all(|name| tallies.get(name) == Some(0)), "{tallies:?}");
+    all_http2_was_read(&observer);
 }
 
 #[test]
@@ -469,8 +466,7 @@ fn what_is_not_asked_for_is_not_looked_at() {
 #[test]
 fn http2_within_tls_is_counted_as_nginx_logs_it() {
     let world = World::new("observe-tls-http2");
-    let limits = Limits { ring_bytes: 64 << 20, ..Limits::default() };
-    let mut observer = Observer::open(&world.options, &limits, &InForce::default()).unwrap();
+    let mut observer = open_with_room(&world);
     let certificate = Certificate::new("http2");
     let server = certificate.nginx_http2("tls-http2");
     watch(&mut observer, server.address);
@@ -514,17 +510,7 @@ fn http2_within_tls_is_counted_as_nginx_logs_it() {
     );
     assert_eq!(answer.client.as_ref().unwrap().comm, "curl");
     assert_eq!(answer.server.as_ref().unwrap().comm, "nginx");
-    let tallies = observer.tallies().unwrap();
-    let none = [
-        "http2-gap",
-        "http2-frame",
-        "http2-lost",
-        "http2-undecoded",
-        "http2-unpaired",
-        "tls-http2",
-        "tls-unplaced",
-    ];
-    assert!(none.iter().all(|name| tallies.get(name) == Some(0)), "{tallies:?}");
+    all_http2_was_read(&observer);
 }
 
 /// A connection that was there before anybody looked: of it the table of fields is not known.

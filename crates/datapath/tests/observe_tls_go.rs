@@ -12,12 +12,11 @@ use std::fs;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use alize_datapath::InForce;
 use alize_datapath::observe::tls::{Family, Library};
-use alize_datapath::observe::{Limits, Observer, Side};
+use alize_datapath::observe::{Observer, Side};
 use go::Process;
 use http::{Counts, counted, counts_agree, free_address, open, run, traced};
-use tls::{Certificate, count_is, curl, outside};
+use tls::{Certificate, all_http2_was_read, count_is, curl, open_with_room, outside};
 use world::{World, eventually};
 
 /// A program of Go's, a certificate, and where its log is.
@@ -297,8 +296,7 @@ fn a_connection_of_go_that_was_there_is_joined() {
 #[test]
 fn http2_of_go_is_counted_as_its_server_logs_it() {
     let world = World::new("observe-tls-go-http2");
-    let limits = Limits { ring_bytes: 64 << 20, ..Limits::default() };
-    let mut observer = Observer::open(&world.options, &limits, &InForce::default()).unwrap();
+    let mut observer = open_with_room(&world);
     let go = Go::new("go-http2", &[]);
     let address = free_address();
     let _server = go.serve(address, &["http2"]);
@@ -320,16 +318,7 @@ fn http2_of_go_is_counted_as_its_server_logs_it() {
     assert_eq!(sides, [6400, 10_002]);
     let tallies = observer.tallies().unwrap();
     assert_eq!(tallies.get("http2-followed"), Some(32 + 20 + 1), "{tallies:?}");
-    let none = [
-        "http2-gap",
-        "http2-frame",
-        "http2-lost",
-        "http2-undecoded",
-        "http2-unpaired",
-        "tls-http2",
-        "tls-unplaced",
-    ];
-    assert!(none.iter().all(|name| tallies.get(name) == Some(0)), "{tallies:?}");
+    all_http2_was_read(&observer);
 }
 
 #[test]

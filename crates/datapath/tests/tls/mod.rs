@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
-use alize_datapath::observe::Observer;
+use alize_datapath::InForce;
+use alize_datapath::observe::{Limits, Observer};
 
 use crate::http::{Server, counted, nginx_with, run};
 use crate::world::{World, join};
@@ -79,6 +80,21 @@ pub(crate) fn count_is(observer: &Observer, server: SocketAddr, line: &str, time
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     panic!("{:?}, {:?}", counted(observer, server), observer.tallies().unwrap());
+}
+
+/// All that a test sends fits into its rings, so that a reader who does not get its turn on a busy machine loses nothing.
+pub(crate) fn open_with_room(world: &World) -> Observer {
+    let limits = Limits { ring_bytes: 64 << 20, ..Limits::default() };
+    Observer::open(&world.options, &limits, &InForce::default()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Of HTTP/2 nothing was missed, and nothing that was seen was not understood.
+pub(crate) fn all_http2_was_read(observer: &Observer) {
+    let tallies = observer.tallies().unwrap();
+    let http2 = ["http2-gap", "http2-frame", "http2-lost", "http2-undecoded", "http2-unpaired"];
+    for name in http2.into_iter().chain(["tls-http2", "tls-unplaced"]) {
+        assert_eq!(tallies.get(name), Some(0), "{name}: {tallies:?}");
+    }
 }
 
 /// Runs it in a cgroup that is not meshed.
