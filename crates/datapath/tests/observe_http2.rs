@@ -11,27 +11,16 @@ use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use alize_datapath::InForce;
-use alize_datapath::observe::{Event, Filter, Limits, Method, Observer, Protocol, Request};
-use http::{Counts, Server, free_address, nginx_with, open, run};
+use alize_datapath::observe::{Event, Filter, Method, Observer, Protocol};
+use http::{Counts, Server, free_address, nginx_with, open, open_with_room, run, traced};
 use world::{World, eventually};
-
-fn polled(observer: &mut Observer) -> Vec<Request> {
-    let mut requests = Vec::new();
-    let mut each = |event: Result<Event, _>| match event.expect("the kernel writes what can be read") {
-        Event::Request(request) => requests.push(request),
-        other => panic!("only requests were asked for: {other:?}"),
-    };
-    observer.poll(&mut each).unwrap();
-    requests
-}
 
 /// Runs a client to its end while what it causes is taken over.
 fn run_and_poll(observer: &mut Observer, program: &str, arguments: &[&str]) {
     let child = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     let mut child: Child = child.unwrap_or_else(|error| panic!("{program}: {error}"));
     let status = loop {
-        polled(observer);
+        traced(observer);
         match child.try_wait().unwrap() {
             Some(status) => break status,
             None => std::thread::sleep(Duration::from_millis(5)),
@@ -55,10 +44,7 @@ fn no_loss(observer: &Observer) {
 #[test]
 fn counts_what_nginx_logs_of_http2() {
     let world = World::new("observe-http2");
-    // All that the test sends fits, so that a reader who does not get its turn on a busy machine loses nothing.
-    let limits = Limits { ring_bytes: 64 << 20, ..Limits::default() };
-    let mut observer = Observer::open(&world.options, &limits, &InForce::default())
-        .unwrap_or_else(|error| panic!("{error}"));
+    let mut observer = open_with_room(&world);
     let server = nginx_with("http2", "http2");
     let url = |path: &str| format!("http://{}{path}", server.address);
     for _ in 0..3 {
@@ -81,7 +67,7 @@ fn counts_what_nginx_logs_of_http2() {
     let mut counted = Counts::new();
     let deadline = Instant::now() + Duration::from_secs(10);
     while counted != logged && Instant::now() < deadline {
-        polled(&mut observer);
+        traced(&mut observer);
         counted = http::counted(&observer, server.address);
     }
     assert_eq!(counted, logged, "{:?}", observer.tallies());
@@ -254,7 +240,7 @@ fn calls_of_grpc_are_what_its_server_logs() {
     let mut calls = Counts::new();
     let mut requests = Vec::new();
     eventually("all calls are traced", || {
-        for request in polled(&mut observer) {
+        for request in traced(&mut observer) {
             assert!(all.wants(&Event::Request(request.clone())));
             let grpc = request.grpc.clone().expect("nothing but gRPC is spoken");
             assert_eq!(grpc.service, "shop.Orders");

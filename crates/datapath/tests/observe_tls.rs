@@ -12,8 +12,8 @@ use std::process::{Child, Command, Stdio};
 
 use alize_datapath::observe::tls::{Change, Family};
 use alize_datapath::observe::{Filter, Observer, PathLabel, Protocol, Request, Side, Tallies};
-use http::{counted, counts_agree, free_address, open, run, traced};
-use tls::{Certificate, all_http2_was_read, count_is, curl, open_with_room, outside};
+use http::{counted, counts_agree, free_address, open, open_with_room, run, traced};
+use tls::{Certificate, all_http2_was_read, count_is, curl, outside};
 use world::{World, eventually};
 
 /// Probes are where they are needed, and nothing was refused.

@@ -15,8 +15,8 @@ use std::path::PathBuf;
 use alize_datapath::observe::tls::{Family, Library};
 use alize_datapath::observe::{Observer, Side};
 use go::Process;
-use http::{Counts, counted, counts_agree, free_address, open, run, traced};
-use tls::{Certificate, all_http2_was_read, count_is, curl, open_with_room, outside};
+use http::{Counts, counted, counts_agree, free_address, open, open_with_room, run, traced};
+use tls::{Certificate, all_http2_was_read, count_is, curl, outside};
 use world::{World, eventually};
 
 /// A program of Go's, a certificate, and where its log is.

@@ -132,6 +132,12 @@ pub(crate) fn open(world: &World) -> Observer {
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// All that a test sends fits into its rings, so that a reader who does not get its turn on a busy machine loses nothing.
+pub(crate) fn open_with_room(world: &World) -> Observer {
+    let limits = Limits { ring_bytes: 64 << 20, ..Limits::default() };
+    Observer::open(&world.options, &limits, &InForce::default()).unwrap_or_else(|error| panic!("{error}"))
+}
+
 pub(crate) fn run(program: &str, arguments: &[&str]) {
     let done = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
     assert!(done.unwrap_or_else(|error| panic!("{program}: {error}")).success(), "{program} {arguments:?}");

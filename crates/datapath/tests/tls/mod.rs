@@ -6,8 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
-use alize_datapath::InForce;
-use alize_datapath::observe::{Limits, Observer};
+use alize_datapath::observe::Observer;
 
 use crate::http::{Server, counted, nginx_with, run};
 use crate::world::{World, join};
@@ -80,12 +79,6 @@ pub(crate) fn count_is(observer: &Observer, server: SocketAddr, line: &str, time
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     panic!("{:?}, {:?}", counted(observer, server), observer.tallies().unwrap());
-}
-
-/// All that a test sends fits into its rings, so that a reader who does not get its turn on a busy machine loses nothing.
-pub(crate) fn open_with_room(world: &World) -> Observer {
-    let limits = Limits { ring_bytes: 64 << 20, ..Limits::default() };
-    Observer::open(&world.options, &limits, &InForce::default()).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Of HTTP/2 nothing was missed, and nothing that was seen was not understood.
