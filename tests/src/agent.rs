@@ -263,9 +263,14 @@ impl Agent {
 
     /// Removes the data path of the instance, as a user would; the agent must have ended.
     pub fn unload(world: &World) -> Result<Output> {
+        Self::unload_at(world, &world.run_dir())
+    }
+
+    /// The same by somebody who takes `run_dir` for the folder of its sockets.
+    pub fn unload_at(world: &World, run_dir: &Path) -> Result<Output> {
         let mut command = Command::new(crate::place::binary("alize")?);
         command.arg("unload").arg(format!("--instance={}", world.instance()));
-        command.arg("--bpffs").arg(world.bpffs()).arg("--run-dir").arg(world.run_dir());
+        command.arg("--bpffs").arg(world.bpffs()).arg("--run-dir").arg(run_dir);
         command.output().context("cannot start alize")
     }
 }

@@ -298,3 +298,31 @@ fn requests_that_the_kernel_routes_go_on_without_a_proxy() -> Result<()> {
     assert_eq!(busy.finish()?.failed(), 0);
     Ok(())
 }
+
+#[test]
+fn a_proxy_whose_data_path_was_unloaded_makes_room_for_another() -> Result<()> {
+    let world = World::new("orphan")?;
+    let place = world.meshed("all")?;
+    let (_shop, text) = shop(&place, "http: {}")?;
+    let agent = Agent::start(&world, &text)?;
+    let orphan = agent.proxy(0)?;
+    agent.stop()?;
+    let elsewhere = world.folder().join("elsewhere");
+    fs::create_dir(&elsewhere)?;
+    let unload = Agent::unload_at(&world, &elsewhere)?;
+    assert!(unload.status.success(), "{unload:?}");
+
+    // It is found by its socket, and what it has open is not what this agent has loaded.
+    let agent = Agent::start(&world, &text)?;
+    assert_ne!(agent.proxy(orphan)?, orphan);
+    until_true("requests to be served by the new one or the kernel", Duration::from_secs(30), || {
+        let mut asked = place.request(address(), &["--fresh=1"])?;
+        std::thread::sleep(Duration::from_millis(300));
+        asked.ask()?;
+        let metrics = agent.metrics()?;
+        Ok(metrics.lines().any(|line| line.starts_with("alize_http_requests_total") && !line.ends_with(" 0")))
+    })?;
+    until_true("the old one to end", Duration::from_secs(60), || {
+        Ok(!Path::new(&format!("/proc/{orphan}")).exists())
+    })
+}

@@ -189,6 +189,11 @@ pub trait Kernel: Send + Sync + 'static {
         let _ = slot;
     }
 
+    /// The kernel side was removed, or another one has taken its place: no client comes here any more.
+    fn is_removed(&self) -> bool {
+        false
+    }
+
     /// Requests that the kernel has routed over connections of this process and whose exchange is not complete: it must
     /// not end before.
     fn lent(&self) -> usize {

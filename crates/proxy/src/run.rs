@@ -206,6 +206,12 @@ pub async fn run(options: Options, on_ready: impl FnOnce(Ready)) -> Result<(), E
     let end = tokio::select! {
         heir = successors.next(&proxy, &doors, &control) => End::Succeeded(heir),
         Some(deadline) = drains.recv() => End::Told(deadline),
+        () = removed(&proxy) => {
+            tracing::warn!("the data path that this proxy serves was unloaded: it ends when its connections have");
+            // An agent that has found this one, and loaded another data path, needs one of its own at once.
+            agents.abort();
+            End::Told(options.drain)
+        }
         _ = terminate.recv() => End::Told(options.drain),
         _ = interrupt.recv() => End::Told(options.drain),
     };
@@ -310,6 +316,13 @@ async fn keep_fresh(doors: Arc<Doors>) {
     loop {
         tokio::time::sleep(SHORT).await;
         doors.keep_fresh();
+    }
+}
+
+/// Waits until the kernel side is none any more.
+async fn removed(proxy: &Proxy) {
+    while !proxy.kernel.is_removed() {
+        tokio::time::sleep(SWEEP).await;
     }
 }
 

@@ -18,7 +18,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -42,6 +42,8 @@ use slots::Slots;
 
 /// How often namespaces are looked for, slots are looked after, and events are heard that nobody was woken for.
 const LOOK: Duration = Duration::from_secs(1);
+/// So many looks in a row must find that the data path is another than was opened: an upgrade may be at work.
+const REMOVED_LOOKS: u32 = 3;
 
 /// How often a proxy that has let go looks after what is still lent: nothing wakes it.
 const FINISHING: Duration = Duration::from_millis(10);
@@ -176,6 +178,8 @@ pub struct Routed {
     informed: AtomicBool,
     /// The process is about to end.
     has_let_go: AtomicBool,
+    /// Looks in a row at which the data path that was opened was not the one that is pinned.
+    unpinned_looks: AtomicU32,
     /// Something has happened that makes it worth looking before it is time.
     sooner: Notify,
 }
@@ -205,6 +209,7 @@ impl Routed {
             handle: OnceLock::new(),
             informed: AtomicBool::new(false),
             has_let_go: AtomicBool::new(false),
+            unpinned_looks: AtomicU32::new(0),
             sooner: Notify::new(),
         }))
     }
@@ -278,7 +283,10 @@ impl Routed {
                     }
                     Err(_) => return,
                 },
-                _ = look.tick() => self.look(),
+                _ = look.tick() => {
+                    self.look_at_pins();
+                    self.look();
+                }
                 () = self.sooner.notified() => self.look(),
             }
             self.hear();
@@ -300,6 +308,15 @@ impl Routed {
             }
             self.ends.tell();
             self.slots.finish(&self);
+        }
+    }
+
+    fn look_at_pins(&self) {
+        match lock(&self.router).is_pinned() {
+            Ok(true) => self.unpinned_looks.store(0, Ordering::Release),
+            Ok(false) => drop(self.unpinned_looks.fetch_add(1, Ordering::AcqRel)),
+            // It is not known, and may be tomorrow.
+            Err(error) => tracing::debug!(%error, "cannot look at the pins"),
         }
     }
 
@@ -430,6 +447,10 @@ impl Kernel for Routed {
             routed.expect(front.cookie, accepted.netns, front.service);
         }
         Some(Client { service: front.service, cookie: front.cookie })
+    }
+
+    fn is_removed(&self) -> bool {
+        self.unpinned_looks.load(Ordering::Acquire) >= REMOVED_LOOKS
     }
 
     fn rests(&self, client: &Client, read: u64, written: u64) -> bool {

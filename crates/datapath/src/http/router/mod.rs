@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use alize_model::http::Method;
 use libbpf_rs::libbpf_sys::BPF_SK_SKB_STREAM_VERDICT;
-use libbpf_rs::{MapHandle, RingBuffer};
+use libbpf_rs::{MapCore, MapHandle, RingBuffer};
 use serde::{Deserialize, Serialize};
 
 use super::abi::{
@@ -35,6 +35,8 @@ use super::programs::has_program;
 use super::shared::{Parts, PoolCell, Shared, SlotCell};
 use crate::Error;
 use crate::abi::address_words;
+use crate::error::io_error;
+use crate::layout;
 use crate::maps::Map;
 use crate::pin::Pins;
 
@@ -183,6 +185,8 @@ pub struct Router {
     /// Filled by the ring's callback, which must not borrow anything.
     received: Arc<Mutex<Vec<Event>>>,
     events: MapHandle,
+    /// Where they were pinned when they were opened.
+    pin: PathBuf,
     /// It may reserve slots, and hears events.
     owns: bool,
     /// Numbers of pools. They outlive a proxy: a slot that it has lent goes back to the pool that it came from.
@@ -236,6 +240,7 @@ impl Router {
             loads: Vec::new(),
             ring: ring(&events, &received)?,
             received,
+            pin: pins.map("http_events"),
             events,
             owns: false,
             known: HashMap::new(),
@@ -252,6 +257,14 @@ impl Router {
             slots,
             heads,
         })
+    }
+
+    /// Whether what was opened is what is pinned now: not after `alize unload`, nor when another data path was loaded since.
+    pub fn is_pinned(&self) -> Result<bool, Error> {
+        let Some(pinned) = layout::pinned(&self.pin)? else { return Ok(false) };
+        let number = |map: &MapHandle| map.info().map(|info| info.info.id);
+        let same = number(&pinned).and_then(|pinned| Ok(number(&self.events)? == pinned));
+        same.map_err(|e| Error::path("cannot ask about map", &self.pin, io_error(e)))
     }
 
     /// Tells connects in the network namespace with cookie `netns` where the proxy listens on loopback.
