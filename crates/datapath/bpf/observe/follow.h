@@ -23,6 +23,9 @@ static __always_inline bool window_load(struct __sk_buff *skb, struct window *wi
 {
 	struct progress *progress = &window->progress;
 	__u32 size = progress->segment.length - offset;
+	/* A copy of it that was put on the stack before a comparison has no bounds in Linux 6.1; one that is masked has. */
+	HIDE(at);
+	at &= 2 * CARRY_SIZE - 1;
 	__u32 limit = at ? FIRST_LOAD : WINDOW_SIZE;
 	if (at > CARRY_SIZE)
 		return false;
@@ -217,7 +220,7 @@ __noinline int walk_on(struct __sk_buff *skb, struct conversation *conversation,
 		framing->bytes += taken;
 		if (last)
 			body_over(skb, conversation, progress);
-		return 0;
+		return progress->offset >= length;
 	}
 
 	__u32 at = progress->offset - progress->base;
@@ -240,7 +243,7 @@ __noinline int walk_on(struct __sk_buff *skb, struct conversation *conversation,
 		progress->reason = TALLY_NO_MEMORY;
 		return 1;
 	}
-	__u64 result = message_step(window, framing, pending, progress->request, at, progress->filled);
+	__u64 result = message_step(window, framing, progress->request ? pending : 0, at, progress->filled);
 	__u32 position = step_position(result);
 	progress->offset += position - at;
 	framing->bytes += position - at;
@@ -259,7 +262,7 @@ __noinline int walk_on(struct __sk_buff *skb, struct conversation *conversation,
 			progress->reason = request_headed(conversation, window, pending);
 		else
 			progress->reason = response_headed(skb, conversation, progress);
-		return progress->reason != 0;
+		return progress->reason || progress->offset >= length;
 	default:
 		progress->reason = step_reason(result);
 		return 1;

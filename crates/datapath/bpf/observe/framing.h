@@ -605,23 +605,6 @@ __noinline __u64 chunk_line(struct window *window, struct framing *framing, __u3
 	return step(feed + 1, OUTCOME_ON);
 }
 
-/* One step at a place where lines are read. */
-static __always_inline __u64 message_step(struct window *window, struct framing *framing, struct pending *pending,
-					  bool request, __u32 from, __u32 to)
-{
-	switch (framing->phase) {
-	case PHASE_START:
-	case PHASE_TARGET:
-		return request ? request_line(window, framing, pending, from, to)
-			       : status_line(window, framing, from, to);
-	case PHASE_FIELDS:
-	case PHASE_TRAILERS:
-		return field_lines(window, framing, request ? pending : 0, from, to);
-	default:
-		return chunk_line(window, framing, from, to);
-	}
-}
-
 /* After a request's head: how its body ends. 0, or why that cannot be told. */
 static __always_inline __u32 request_body(struct framing *framing)
 {

@@ -4,6 +4,7 @@
 #define OBSERVE_MESSAGE_H
 
 #include "exchange.h"
+#include "memo.h"
 
 static __always_inline void message_over(struct framing *framing)
 {

@@ -188,7 +188,7 @@ __noinline int plain_on(struct tls_session *session, struct window *window, __u6
 	struct pending *pending = &window->spare;
 	if (progress->request && !framing->slotless)
 		pending = &conversation->first;
-	__u64 result = message_step(window, framing, pending, progress->request, at, progress->filled);
+	__u64 result = message_step(window, framing, progress->request ? pending : 0, at, progress->filled);
 	__u32 position = step_position(result);
 	progress->offset += position - at;
 	framing->bytes += position - at;

@@ -19,15 +19,20 @@ struct turn {
 	__u32 taken;
 };
 
+static __always_inline bool turn_try(const struct turn *turn, bool late)
+{
+	if (*(volatile __u32 *)turn->busy)
+		return false;
+	if (!late && (__s32)(turn->sequence - *(const volatile __u32 *)turn->next) > 0)
+		return false;
+	return !__sync_lock_test_and_set(turn->busy, 1);
+}
+
 static long turn_step(__u32 i, void *context)
 {
 	struct turn *turn = context;
-	if (*(volatile __u32 *)turn->busy)
-		return 0;
 	/* In the last step also what is not next: the one before was lost. */
-	if (i < TURN_STEPS - 1 && (__s32)(turn->sequence - *(const volatile __u32 *)turn->next) > 0)
-		return 0;
-	turn->taken = !__sync_lock_test_and_set(turn->busy, 1);
+	turn->taken = turn_try(turn, i >= TURN_STEPS - 1);
 	return turn->taken;
 }
 
@@ -38,6 +43,8 @@ static long turn_step(__u32 i, void *context)
 static __always_inline bool turn_take(__u32 *busy, const __u32 *next, __u32 sequence)
 {
 	struct turn turn = {busy, next, sequence, 0};
+	if (turn_try(&turn, false))
+		return true;
 	bpf_loop(TURN_STEPS, turn_step, &turn, 0);
 	return turn.taken;
 }

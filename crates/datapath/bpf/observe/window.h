@@ -14,6 +14,8 @@ enum {
 	WINDOW_MARGIN = 32, /* may be read behind any place */
 	CARRY_SIZE = 256, /* an unfinished line that waits for the next packet */
 	FOLD_SIZE = 128, /* a power of two above PATH_SIZE */
+	MEMO_SIZE = 512, /* heads up to this length are known again, see memo.h */
+	MEMOS = 4, /* a power of two */
 };
 
 /* What is kept of a request while its response is outstanding. */
@@ -58,12 +60,25 @@ struct progress {
 	__u32 request; /* the direction */
 };
 
+/* A head and what was read of it. */
+struct memo {
+	__u32 length; /* 0: none */
+	__u16 status; /* of a response */
+	__u8 request;
+	__u8 flags; /* enum framing_flags */
+	__u64 remaining; /* the Content-Length */
+	struct pending pending; /* of a request: its text */
+	__u64 words[MEMO_SIZE / 8];
+};
+
 struct window {
 	__u8 bytes[WINDOW_SIZE + WINDOW_MARGIN];
 	__u8 fold[FOLD_SIZE + 8]; /* where target.h writes a folded path */
 	__u64 folded; /* its length */
 	struct progress progress;
 	struct pending spare; /* where a request is read that has no place, and forgotten */
+	struct memo memos[MEMOS];
+	__u64 unknown; /* heads that were no memo's */
 	__u64 busy; /* see buffers.h */
 };
 

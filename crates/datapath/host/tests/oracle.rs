@@ -1,6 +1,7 @@
 //! The programs against httparse, on connections put together by chance.
 
 use alize_datapath_host::oracle::{check, exchanges, play};
+use alize_datapath_host::{Connection, From, Host};
 use proptest::prelude::*;
 
 fn field() -> impl Strategy<Value = String> {
@@ -53,6 +54,34 @@ fn exchange() -> impl Strategy<Value = (String, String)> {
     )
 }
 
+/// What is seen of exchanges on one connection, each message in a packet of its own.
+fn seen(exchanges: &[&(String, String)]) -> Vec<String> {
+    let mut host = Host::default();
+    let mut connection = Connection::new(&mut host);
+    for (request, response) in exchanges {
+        connection.send(From::Client, request.as_bytes());
+        connection.send(From::Server, response.as_bytes());
+    }
+    let requests = host.requests().into_iter().map(|request| request.expect("a record"));
+    requests
+        .map(|r| {
+            let sizes = (r.request_bytes, r.response_bytes);
+            format!("{} {} {:?} {:?} {sizes:?} {} {:?}", r.method, r.target, r.host, r.status, r.target_cut, r.trace_parent)
+        })
+        .collect()
+}
+
+/// The exchange with one byte of its request's head and one of its response's changed, which stay as long as they are.
+fn changed((request, response): &(String, String), at: usize, byte: u8) -> (String, String) {
+    let change = |text: &str| {
+        let mut bytes = text.as_bytes().to_vec();
+        let head = text.find("\r\n\r\n").unwrap_or(text.len());
+        bytes[at % head] = byte;
+        String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+    };
+    (change(request), change(response))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1500))]
 
@@ -75,6 +104,29 @@ proptest! {
         let responses: String = exchanges.iter().map(|(_, response)| response.as_str()).collect();
         let whole = play(requests.as_bytes(), responses.as_bytes(), &[u16::MAX]);
         prop_assert_eq!(play(requests.as_bytes(), responses.as_bytes(), &cuts), whole);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn heads_that_come_again_are_read_as_at_first(
+        found in proptest::collection::vec(exchange(), 1..4),
+        changes in proptest::collection::vec((0usize..200, b' '..=b'z'), 3),
+        order in proptest::collection::vec(any::<proptest::sample::Index>(), 60),
+    ) {
+        let twins = found.iter().flat_map(|exchange| changes.iter().map(|&(at, byte)| changed(exchange, at, byte)));
+        let all: Vec<_> = found.iter().cloned().chain(twins).collect();
+        // Only what a connection survives.
+        let alone: Vec<_> = all.iter().map(|exchange| (exchange, seen(&[exchange, exchange]))).collect();
+        let alone: Vec<_> = alone.into_iter().filter(|(_, seen)| seen.len() == 2 && seen[0] == seen[1]).collect();
+        if alone.is_empty() {
+            return Ok(());
+        }
+        let order: Vec<_> = order.iter().map(|index| index.get(&alone)).collect();
+        let expected: Vec<_> = order.iter().map(|(_, seen)| seen[0].clone()).collect();
+        prop_assert_eq!(seen(&order.iter().map(|(exchange, _)| *exchange).collect::<Vec<_>>()), expected);
     }
 }
 
