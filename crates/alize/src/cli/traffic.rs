@@ -27,11 +27,22 @@ impl Ends {
         self.destination.as_ref().map_or("", |workload| &workload.name)
     }
 
+    /// The same whatever the workloads are called: a container may get its name between two reports.
+    fn places(&self) -> Places<'_> {
+        (cgroup(&self.source), self.service.as_deref(), self.endpoint, cgroup(&self.destination))
+    }
+
     /// The service for people; empty when there is none.
     pub(crate) fn service_name(&self) -> &str {
         self.service.as_deref().unwrap_or_default()
     }
 }
+
+fn cgroup(workload: &Option<Workload>) -> Option<&str> {
+    workload.as_ref().map(|workload| &*workload.cgroup)
+}
+
+type Places<'a> = (Option<&'a str>, Option<&'a str>, SocketAddr, Option<&'a str>);
 
 /// What went on.
 #[derive(Clone, Debug, Default)]
@@ -102,9 +113,12 @@ impl Flow {
 
 /// What went on between two reports, by who asked whom; sorted, and only what did.
 pub(crate) fn between(earlier: &TrafficReport, now: &TrafficReport) -> Vec<(Ends, Flow)> {
-    let before = summed(earlier);
+    let earlier = summed(earlier);
+    let before: HashMap<Places<'_>, &Flow> =
+        earlier.iter().map(|(ends, flow)| (ends.places(), flow)).collect();
     let flows = summed(now).into_iter().map(|(ends, flow)| {
-        let flow = before.get(&ends).map_or_else(|| flow.clone(), |before| flow.clone().less(before));
+        let flow =
+            before.get(&ends.places()).map_or_else(|| flow.clone(), |before| flow.clone().less(before));
         (ends, flow)
     });
     let mut flows: Vec<_> = flows.filter(|(_, flow)| flow.count > 0).collect();
@@ -171,5 +185,14 @@ pub(crate) mod tests {
         assert!((0.0039..0.0047).contains(&flow.quantile(0.5).unwrap()), "{:?}", flow.quantile(0.5));
         assert!(between(&report(100, 1), &report(100, 1)).is_empty());
         assert!(between(&report(100, 1), &report(5, 0)).is_empty(), "begun again");
+        let mut named = report(130, 3);
+        for source in named.series.iter_mut().flat_map(|series| &mut series.source) {
+            (source.name, source.container_name) = ("docker:web".into(), Some("web".into()));
+        }
+        let flows = between(&report(100, 1), &named);
+        assert_eq!(
+            flows.iter().map(|(ends, flow)| (ends.source_name(), flow.count)).collect::<Vec<_>>(),
+            [("docker:web", 32)]
+        );
     }
 }
