@@ -14,6 +14,8 @@ mod ejection;
 mod error;
 mod events;
 mod flood;
+#[doc(hidden)]
+pub mod fuzz;
 mod health;
 mod kept;
 mod listen;

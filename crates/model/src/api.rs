@@ -515,7 +515,7 @@ pub struct Workload {
     pub unit: Option<String>,
     /// Whole id of the container.
     pub container: Option<String>,
-    /// Name of the container, where its engine's files tell it.
+    /// Name of the container, where its engine has told it.
     #[serde(default)]
     pub container_name: Option<String>,
     /// Who runs the container: `docker`, `containerd`, `podman`, `cri-o`; absent when its path does not tell.

@@ -1,6 +1,6 @@
 //! From the number of a cgroup, which is all that the kernel tells, to its workload.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -25,13 +25,24 @@ pub(super) struct Cgroups {
     meshed: Vec<PathBuf>,
     containers: Containers,
     known: HashMap<u64, Arc<Workload>>,
+    /// Containers that go by their ids for now.
+    unnamed: HashSet<u64>,
     walked: Option<Instant>,
+    named: Instant,
 }
 
 impl Cgroups {
     /// Nothing is read yet. `root` is where cgroup v2 is mounted.
     pub(super) fn new(root: PathBuf, meshed: Vec<PathBuf>) -> Self {
-        Self { root, meshed, containers: Containers::new("/".into()), known: HashMap::new(), walked: None }
+        Self {
+            root,
+            meshed,
+            containers: Containers::new("/".into()),
+            known: HashMap::new(),
+            unnamed: HashSet::new(),
+            walked: None,
+            named: Instant::now(),
+        }
     }
 
     /// The workload of cgroup `number`.
@@ -55,24 +66,54 @@ impl Cgroups {
         found.map(|(number, _)| *number).collect()
     }
 
+    /// Gives names to containers that an engine has named meanwhile. Costs nothing while there are none without.
+    pub(super) fn renew(&mut self) {
+        let told = self.containers.listen();
+        if self.unnamed.is_empty() || !(told || self.named.elapsed() >= PAUSE) {
+            return;
+        }
+        self.named = Instant::now();
+        for number in std::mem::take(&mut self.unnamed) {
+            let Some(known) = self.known.get(&number).cloned() else { continue };
+            let here = fs::metadata(self.root.join(known.cgroup.trim_start_matches('/')));
+            // Of one that is gone nobody is asked any more.
+            if here.is_ok_and(|here| here.ino() == number) {
+                let name = self.containers.name_by_now(&known);
+                self.learn(number, Arc::unwrap_or_clone(known), name);
+            }
+        }
+    }
+
+    /// Whether an engine may still tell a name.
+    pub(super) fn waits(&self) -> bool {
+        self.containers.waits()
+    }
+
     /// `path` as [`Workload::cgroup`] has it.
     pub(super) fn inner_path(&self, path: &str) -> String {
         let path = Path::new(path);
         format!("/{}", path.strip_prefix(&self.root).unwrap_or(path).to_string_lossy().trim_matches('/'))
     }
 
-    fn named(&self, workload: Workload) -> Workload {
-        let name = |id: &String| self.containers.name(workload.runtime.as_deref(), id);
-        match workload.container.as_ref().and_then(name) {
+    /// Cgroup `number` is `workload`, whose container has this name.
+    fn learn(&mut self, number: u64, workload: Workload, name: Option<String>) {
+        let workload = match name {
             Some(name) => named(workload, name),
             None => workload,
+        };
+        if workload.container.is_some() && workload.container_name.is_none() {
+            self.unnamed.insert(number);
         }
+        self.known.insert(number, Arc::new(workload));
     }
 
     fn walk(&mut self) {
+        self.containers.listen();
         if self.known.len() >= MOST {
             self.known.clear();
         }
+        self.unnamed.clear();
+        let mut here = Vec::new();
         let mut unseen = self.meshed.clone();
         for _ in 0..MOST {
             let Some(folder) = unseen.pop() else { break };
@@ -84,9 +125,11 @@ impl Cgroups {
                 known.cgroup == path && (known.container.is_none() || known.container_name.is_some())
             };
             if !self.known.get(&found.ino()).is_some_and(|known| settled(known)) {
-                let workload = self.named(workload(&path));
-                self.known.insert(found.ino(), Arc::new(workload));
+                let workload = workload(&path);
+                let name = self.containers.name(&workload);
+                self.learn(found.ino(), workload, name);
             }
+            here.push(found.ino());
             let below = fs::read_dir(&folder).into_iter().flatten().flatten();
             unseen.extend(
                 below
@@ -94,6 +137,7 @@ impl Cgroups {
                     .map(|entry| entry.path()),
             );
         }
+        self.containers.forget_but(here.iter().filter_map(|number| self.known.get(number).map(Arc::as_ref)));
         self.walked = Some(Instant::now());
     }
 }

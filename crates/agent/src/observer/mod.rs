@@ -27,6 +27,7 @@ use tracing::{info, warn};
 
 use crate::owner;
 use cgroups::Cgroups;
+pub(crate) use containers::names_in_answer;
 pub(crate) use names::Names;
 use trace::Trace;
 pub(crate) use trace::Wanted;
@@ -57,6 +58,9 @@ const POLL: Duration = Duration::from_millis(20);
 const COUNT: Duration = Duration::from_millis(40);
 /// How often names are asked for anew.
 const LOOK: Duration = Duration::from_secs(1);
+/// Longest that a trace waits for the name of a container, and how often it looks.
+const NAMING: Duration = Duration::from_secs(1);
+const NAMED: Duration = Duration::from_millis(100);
 /// Questions that may wait for the thread.
 const QUESTIONS: usize = 16;
 
@@ -116,8 +120,23 @@ impl Handle {
     }
 
     /// Lines of the requests that are wanted, from now on.
+    ///
+    /// What is asked for by the name of a container may be known a moment later, when its engine has told it.
     pub(crate) async fn trace(&self, wanted: Wanted) -> Result<mpsc::Receiver<Bytes>, Refused> {
-        self.ask(move |watcher| watcher.start_trace(&wanted)).await
+        let until = Instant::now() + NAMING;
+        loop {
+            let wanted = wanted.clone();
+            let start = move |watcher: &mut Watcher| {
+                let started = watcher.start_trace(&wanted);
+                let waits = matches!(started, Err(Refused::Unknown(_))) && watcher.cgroups.waits();
+                Ok((started, waits))
+            };
+            let (started, waits) = self.ask(start).await?;
+            if !waits || Instant::now() >= until {
+                return started;
+            }
+            tokio::time::sleep(NAMED).await;
+        }
     }
 
     /// What was counted, as JSON.
@@ -275,6 +294,7 @@ impl Watcher {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
+            self.cgroups.renew();
             self.deliver();
             if let Some(mut observer) = self.observer.take() {
                 self.look_for_tls(&mut observer);

@@ -1,7 +1,4 @@
-//! Names of containers, from what their engines have written down.
-//!
-//! No engine is asked: its socket could hang, and its files say the same. A file that is not there or not readable
-//! means that the container goes by its id.
+//! Names of containers, from what their engines have written down. A file that is not there or not readable says nothing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,11 +9,11 @@ use serde_json::Value;
 const LARGEST: u64 = 4 << 20;
 
 /// Where the engines keep their state.
-pub(super) struct Containers {
+pub(super) struct Files {
     root: PathBuf,
 }
 
-impl Containers {
+impl Files {
     /// `root` is `/`, or a folder with the same in it.
     pub(super) fn new(root: PathBuf) -> Self {
         Self { root }
@@ -24,14 +21,13 @@ impl Containers {
 
     /// The name of the container; who runs it may not be known.
     pub(super) fn name(&self, runtime: Option<&str>, id: &str) -> Option<String> {
-        let found = match runtime {
+        match runtime {
             Some("docker") => self.docker(id),
             Some("podman") => self.podman(id),
             Some("containerd") => self.containerd(id),
             Some(_) => None,
             None => self.docker(id).or_else(|| self.containerd(id)).or_else(|| self.podman(id)),
-        };
-        found.filter(|name| !name.is_empty() && !name.contains(char::is_control))
+        }
     }
 
     fn docker(&self, id: &str) -> Option<String> {
@@ -74,36 +70,36 @@ mod tests {
 
     #[test]
     fn names_are_where_the_engines_keep_them() {
-        let root = std::env::temp_dir().join(format!("alize-containers-{}", std::process::id()));
+        let root = std::env::temp_dir().join(format!("alize-container-files-{}", std::process::id()));
         let write = |path: &str, text: &str| {
             let path = root.join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         };
-        let containers = Containers::new(root.clone());
-        assert_eq!(containers.name(Some("docker"), ID), None);
+        let files = Files::new(root.clone());
+        assert_eq!(files.name(Some("docker"), ID), None);
         write(
             &format!("var/lib/docker/containers/{ID}/config.v2.json"),
             r#"{"State": {"Running": true}, "ID": "x", "Name": "/shop-web"}"#,
         );
-        assert_eq!(containers.name(Some("docker"), ID).as_deref(), Some("shop-web"));
-        assert_eq!(containers.name(None, ID).as_deref(), Some("shop-web"));
-        assert_eq!(containers.name(Some("podman"), ID), None);
+        assert_eq!(files.name(Some("docker"), ID).as_deref(), Some("shop-web"));
+        assert_eq!(files.name(None, ID).as_deref(), Some("shop-web"));
+        assert_eq!(files.name(Some("podman"), ID), None);
         write(
             "var/lib/containers/storage/overlay-containers/containers.json",
             &format!(
                 r#"[{{"id": "other", "names": ["a"]}}, {{"id": "{ID}", "names": ["db"], "layer": "y"}}]"#
             ),
         );
-        assert_eq!(containers.name(Some("podman"), ID).as_deref(), Some("db"));
+        assert_eq!(files.name(Some("podman"), ID).as_deref(), Some("db"));
         let bundle = format!("run/containerd/io.containerd.runtime.v2.task/default/{ID}/config.json");
         write(&bundle, r#"{"ociVersion": "1.1.0", "annotations": {"nerdctl/name": "cache"}}"#);
-        assert_eq!(containers.name(Some("containerd"), ID).as_deref(), Some("cache"));
+        assert_eq!(files.name(Some("containerd"), ID).as_deref(), Some("cache"));
         write(&bundle, r#"{"annotations": {"io.kubernetes.cri.container-name": "api"}}"#);
-        assert_eq!(containers.name(Some("containerd"), ID).as_deref(), Some("api"));
+        assert_eq!(files.name(Some("containerd"), ID).as_deref(), Some("api"));
         write(&bundle, "no JSON");
-        assert_eq!(containers.name(Some("containerd"), ID), None);
-        assert_eq!(containers.name(Some("cri-o"), ID), None);
+        assert_eq!(files.name(Some("containerd"), ID), None);
+        assert_eq!(files.name(Some("cri-o"), ID), None);
         fs::remove_dir_all(&root).unwrap();
     }
 }
