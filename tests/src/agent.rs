@@ -38,6 +38,8 @@ pub struct AgentOptions {
     pub cgroups: Vec<Cgroup>,
     /// Of its environment, such as `ALIZE_FAULT`.
     pub environment: Vec<(String, String)>,
+    /// The mounts that it sees, if not the test's.
+    pub mounts: Option<u32>,
     /// Serve no metrics, so that two agents can run side by side.
     pub without_metrics: bool,
 }
@@ -74,7 +76,7 @@ impl Agent {
 
     /// As [`Agent::start_with`], without waiting.
     pub fn spawn(world: &World, text: &str, options: &AgentOptions) -> Result<Self> {
-        let place = world.plain("node")?;
+        let place = Place { mounts: options.mounts, ..world.plain("node")? };
         let instance = options.instance.clone().unwrap_or_else(|| world.instance());
         let file = world.folder().join(format!("{instance}.yaml"));
         fs::write(&file, text)?;

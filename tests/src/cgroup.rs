@@ -17,19 +17,23 @@ pub struct Cgroup {
 impl Cgroup {
     /// Where cgroup v2 is mounted.
     pub fn mount() -> Result<PathBuf> {
-        let mounts = fs::read_to_string("/proc/self/mounts").context("/proc/self/mounts")?;
-        mounts
-            .lines()
-            .map(|line| line.split(' ').collect::<Vec<_>>())
-            .find(|fields| fields.get(2) == Some(&"cgroup2"))
-            .map(|fields| PathBuf::from(fields[1]))
-            .context("cgroup v2 is not mounted")
+        mounts("cgroup2")?.into_iter().next().context("cgroup v2 is not mounted")
+    }
+
+    /// Where the hierarchies of version 1 are.
+    pub(crate) fn old_mounts() -> Result<Vec<PathBuf>> {
+        mounts("cgroup")
     }
 
     /// Makes the group at `path`, with the groups above it.
     pub fn make(path: PathBuf) -> Result<Self> {
         fs::create_dir_all(&path).with_context(|| format!("cannot make cgroup {}", path.display()))?;
         Ok(Self { path })
+    }
+
+    /// The group that a process with other mounts sees at `path`.
+    pub fn seen(path: PathBuf) -> Self {
+        Self { path }
     }
 
     /// The group's folder.
@@ -51,6 +55,19 @@ impl Cgroup {
         until_true("the processes of a cgroup to end", Duration::from_secs(10), || Ok(!populated(path)?))?;
         remove_tree(path)
     }
+
+    /// Removes a group of version 1, in which no process is any more.
+    pub(crate) fn remove_old(path: &Path) -> Result<()> {
+        remove_tree(path)
+    }
+}
+
+/// Mount points of file systems of `kind`.
+fn mounts(kind: &str) -> Result<Vec<PathBuf>> {
+    let mounts = fs::read_to_string("/proc/self/mounts").context("/proc/self/mounts")?;
+    let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let of_kind = fields.filter(|fields| fields.get(2) == Some(&kind));
+    Ok(of_kind.map(|fields| PathBuf::from(fields[1])).collect())
 }
 
 fn populated(path: &Path) -> Result<bool> {

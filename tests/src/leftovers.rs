@@ -47,6 +47,10 @@ fn has_ended(pid: u32) -> bool {
 /// Processes first: they hold the rest.
 fn remove(wanted: impl Fn(&str) -> bool) -> Result<()> {
     let groups = each(&Cgroup::mount()?, &wanted, Cgroup::remove);
+    // Container engines make the same groups in the hierarchies of version 1, where there are any.
+    for hierarchy in Cgroup::old_mounts()? {
+        let _ = each(&hierarchy, &wanted, Cgroup::remove_old);
+    }
     network::delete(&wanted);
     let folders = each(&std::env::temp_dir(), &wanted, |folder| {
         let _ = unmount(folder.join("bpf"), UnmountFlags::DETACH);

@@ -7,12 +7,14 @@
 pub mod agent;
 pub mod cgroup;
 pub mod clients;
+pub mod engines;
 pub mod fleet;
 pub mod http;
 pub mod inside;
 pub mod kernels;
 pub mod leftovers;
 pub mod mesh;
+pub mod mounts;
 pub mod network;
 pub mod place;
 pub mod process;
@@ -27,7 +29,9 @@ pub mod world;
 
 pub use agent::{Agent, AgentOptions};
 pub use cgroup::Cgroup;
+pub use engines::Engines;
 pub use fleet::{Kind, Server};
+pub use mounts::Mounts;
 pub use network::Namespace;
 pub use place::Place;
 pub use process::Process;

@@ -19,18 +19,19 @@ pub struct Place {
     pub namespace: Namespace,
     /// Where the output of processes is kept.
     pub(crate) logs: PathBuf,
+    /// The process whose mounts they see; those of the test if there is none.
+    pub(crate) mounts: Option<u32>,
 }
 
 impl Place {
     /// A command that will run here.
     pub fn command(&self, program: &str) -> Result<Command> {
         let mut command = Command::new(binary("alize-world")?);
-        command
-            .arg("enter")
-            .arg(self.cgroup.path())
-            .arg(self.namespace.path())
-            .arg(program)
-            .stdin(Stdio::null());
+        command.arg("enter").arg(self.cgroup.path()).arg(self.namespace.path()).stdin(Stdio::null());
+        if let Some(holder) = self.mounts {
+            command.arg("nsenter").arg(format!("--mount=/proc/{holder}/ns/mnt")).arg("--");
+        }
+        command.arg(program);
         Ok(command)
     }
 

@@ -102,7 +102,7 @@ impl World {
 
     fn place(&self, parent: &Cgroup, namespace: &str, cgroup: &str) -> Result<Place> {
         let namespace = self.namespace(namespace)?;
-        Ok(Place { cgroup: parent.child(cgroup)?, namespace, logs: self.folder.clone() })
+        Ok(Place { cgroup: parent.child(cgroup)?, namespace, logs: self.folder.clone(), mounts: None })
     }
 }
 
