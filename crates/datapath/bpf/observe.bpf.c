@@ -272,11 +272,37 @@ static __always_inline void conversation_follow(struct __sk_buff *skb, struct co
 		conversation_lose(conversation, reason);
 }
 
+/*
+ * The server has taken the SYN. A request that was in it (TCP Fast Open, RFC 7413) is followed already; only now it is known
+ * where the response begins, and by which numbers the server's socket knows the connection.
+ */
+static __always_inline void server_takes(struct __sk_buff *skb, struct conversation *conversation,
+					 const struct segment *segment)
+{
+	struct bpf_sock *sk = skb->sk;
+	/* Known from the beginning, as of most connections, or by now: the SYN may come again. */
+	if (conversation->role != ROLE_CLIENT || (__u32)conversation->link)
+		return;
+	conversation->link |= segment->sequence;
+	if (conversation->state == STATE_HTTP2) {
+		struct http2 *http2 = sk ? bpf_sk_storage_get(&http2s, sk, 0, 0) : 0;
+		if (http2)
+			http2->response.next = segment->sequence;
+	} else {
+		conversation->response.next = segment->sequence;
+	}
+	client_shows(conversation);
+}
+
 static __always_inline void conversation_see(struct __sk_buff *skb, struct conversation *conversation,
 					     struct segment *segment, bool egress)
 {
 	if (conversation->state == STATE_OFF)
 		return;
+	if (segment->flags & SEGMENT_SYN && !egress) {
+		server_takes(skb, conversation, segment);
+		return;
+	}
 	if (conversation->state == STATE_JOINED &&
 	    (!segment->length || !conversation_rejoin(skb, conversation, segment, egress)))
 		return;
@@ -307,7 +333,8 @@ static __always_inline int observe(struct __sk_buff *skb, bool egress)
 		return PASS;
 	struct conversation *conversation = bpf_sk_storage_get(&conversations, sk, 0, 0);
 	/* A listener gets the data of a handshake that is not complete; its socket is not the connection's. */
-	if (!conversation && (!segment.length || segment.flags & SEGMENT_SYN || sk->state == BPF_TCP_LISTEN))
+	bool asked = segment.flags & SEGMENT_SYN && !egress;
+	if (!conversation && (!segment.length || asked || sk->state == BPF_TCP_LISTEN))
 		return PASS;
 	bool begun = conversation && conversation->begun;
 	if (!begun)

@@ -12,7 +12,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use alize_datapath::observe::{Event, Filter, Method, Observer, Rate, Side};
-use http::{Counts, Server, counted, counts_agree, free_address, nginx, open, read_responses, run, traced};
+use http::{
+    Counts, Server, counted, counts_agree, free_address, nginx, nginx_with, open, read_responses, run, traced,
+};
 use world::{World, eventually};
 
 #[test]
@@ -372,6 +374,40 @@ fn connections_that_were_there_before_are_seen_from_a_safe_place_on() {
     let observer = open(&world);
     ask();
     assert_eq!(counted(&observer, server.address).get("GET /answer 200"), Some(&11));
+}
+
+/// TCP Fast Open: how many connections of this network namespace have sent data in their SYN that was taken.
+fn taken_in_the_syn() -> u64 {
+    let text = fs::read_to_string("/proc/thread-self/net/netstat").unwrap();
+    let mut lines = text.lines().filter(|line| line.starts_with("TcpExt"));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let mut fields = names.split(' ').zip(values.split(' '));
+    fields.find(|(name, _)| *name == "TCPFastOpenActive").unwrap().1.parse().unwrap()
+}
+
+#[expect(unsafe_code, reason = "a thread of a test gets a network namespace of its own")]
+fn leave_network() {
+    // SAFETY: descriptors and memory stay shared.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap();
+}
+
+#[test]
+fn requests_in_the_syn_are_counted() {
+    let world = World::new("observe-syn");
+    // The setting is a network namespace's; that of the thread goes with it.
+    leave_network();
+    run("ip", &["link", "set", "lo", "up"]);
+    fs::write("/proc/sys/net/ipv4/tcp_fastopen", "3").unwrap();
+    let observer = open(&world);
+    let server = nginx_with("syn", "fastopen=64");
+    let url = format!("http://{}/answer", server.address);
+    // The first connection brings the client its cookie.
+    for _ in 0..10 {
+        run("curl", &["-s", "--tcp-fastopen", "-o", "/dev/null", &url, "-o", "/dev/null", &url]);
+    }
+    assert!(taken_in_the_syn() >= 9);
+    counts_agree(&observer, &server, 0);
+    assert_eq!(counted(&observer, server.address).get("GET /answer 200"), Some(&20));
 }
 
 #[test]

@@ -47,9 +47,10 @@ static __always_inline bool segment_read(const struct __sk_buff *skb, struct seg
 	segment->payload = header + fields->doff * 4;
 	segment->length = length > segment->payload ? length - segment->payload : 0;
 	segment->flags = tcp[13];
-	segment->sequence = bpf_ntohl(fields->seq);
+	/* A SYN takes a number of its own, before that of data in it (TCP Fast Open). */
+	segment->sequence = bpf_ntohl(fields->seq) + (segment->flags & SEGMENT_SYN ? 1 : 0);
 	segment->acknowledged = bpf_ntohl(fields->ack_seq);
-	return segment->length || segment->flags & (SEGMENT_FIN | SEGMENT_RST);
+	return segment->length || segment->flags & (SEGMENT_FIN | SEGMENT_RST | SEGMENT_SYN);
 }
 
 /* Who sent the packet, or whom it is for. */

@@ -31,12 +31,12 @@ static __always_inline __u64 digit_bytes(__u64 word)
 	return (word + BYTES(0x80 - '0')) & ~(word + BYTES(0x7f - '9')) & HIGH_BITS;
 }
 
-/* Blanks, control characters, DEL and what is not ASCII: nothing of this may be in a target. */
+/* Blanks, control characters and DEL: nothing of this may be in a target. What is not ASCII may not either, but servers take it. */
 static __always_inline __u64 foreign_bytes(__u64 word)
 {
 	__u64 low = word & ~HIGH_BITS;
 	__u64 printable = (low + BYTES(0x7f - 0x20)) & ~(low + BYTES(1));
-	return (~printable | word) & HIGH_BITS;
+	return ~(printable | word) & HIGH_BITS;
 }
 
 /*

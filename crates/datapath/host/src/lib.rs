@@ -15,6 +15,8 @@ use alize_datapath::observe::{Decoder, DnsQuery, Malformed, Request};
 pub mod flags {
     /// No more data from this side.
     pub const FIN: u8 = 1;
+    /// The first of a side, which takes a number of its own.
+    pub const SYN: u8 = 2;
     /// The connection is broken off.
     pub const RST: u8 = 4;
 }

@@ -1,7 +1,7 @@
 //! What the programs make of connections, packet by packet.
 
 use alize_datapath::observe::{Latencies, Method, Side};
-use alize_datapath_host::{Connection, From, Host, flags, latency_bucket};
+use alize_datapath_host::{Connection, From, Host, Segment, Way, flags, latency_bucket};
 
 /// Places in `enum tally`.
 mod tally {
@@ -94,6 +94,51 @@ fn the_servers_socket_counts_what_the_clients_does_not() {
     let request = requests[0].as_ref().unwrap();
     assert_eq!((request.side, request.client.is_none()), (Side::Server, true));
     assert_eq!(request.server.as_ref().unwrap().pid, Some(101));
+}
+
+#[test]
+fn a_request_may_come_in_the_syn() {
+    let (client, server) = (1_000_000, u32::MAX - 3);
+    let taken = client + 1 + GET.len() as u32;
+    let segment = |sequence, acknowledged, flags, payload| Segment {
+        sequence,
+        acknowledged,
+        flags,
+        first: flags == flags::SYN,
+        payload,
+    };
+    // The server may not have taken what was in it: then it comes again.
+    for again in [false, true] {
+        let mut host = Host::default();
+        host.segment(0, Way::Egress, segment(client, 0, flags::SYN, GET));
+        // This one may come twice too.
+        for _ in 0..2 {
+            host.segment(0, Way::Ingress, segment(server, taken, flags::SYN, b""));
+        }
+        if again {
+            host.segment(0, Way::Egress, segment(client + 1, server.wrapping_add(1), 0, GET));
+        }
+        host.segment(0, Way::Ingress, segment(server.wrapping_add(1), taken, 0, OK));
+        host.segment(0, Way::Ingress, segment(server, taken, flags::SYN, b""));
+        let behind = server.wrapping_add(1 + OK.len() as u32);
+        host.segment(0, Way::Egress, segment(taken, behind, 0, GET));
+        host.segment(0, Way::Ingress, segment(behind, taken + GET.len() as u32, 0, OK));
+        assert_eq!(lines(&host), ["GET /a 200", "GET /a 200"]);
+        assert_eq!((host.tally(tally::JOINED), host.tally(tally::GAP)), (0, 0));
+    }
+}
+
+#[test]
+fn targets_may_have_bytes_that_are_not_ascii() {
+    let (lines, _) = seen(|connection| {
+        for target in ["/a", "/caf\u{e9}?q=\u{4fe1}", "/b"] {
+            connection.send(From::Client, format!("GET {target} HTTP/1.1\r\n\r\n").as_bytes());
+            connection.send(From::Server, OK);
+        }
+        connection.send(From::Client, b"GET /\xff1 HTTP/1.1\r\n\r\n");
+        connection.send(From::Server, OK);
+    });
+    assert_eq!(lines, ["GET /a 200", "GET /caf\u{e9}?q=\u{4fe1} 200", "GET /b 200", "GET /\u{fffd}1 200"]);
 }
 
 #[test]

@@ -66,7 +66,10 @@ fn seen(exchanges: &[&(String, String)]) -> Vec<String> {
     requests
         .map(|r| {
             let sizes = (r.request_bytes, r.response_bytes);
-            format!("{} {} {:?} {:?} {sizes:?} {} {:?}", r.method, r.target, r.host, r.status, r.target_cut, r.trace_parent)
+            format!(
+                "{} {} {:?} {:?} {sizes:?} {} {:?}",
+                r.method, r.target, r.host, r.status, r.target_cut, r.trace_parent
+            )
         })
         .collect()
 }
