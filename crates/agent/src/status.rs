@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use alize_datapath::{LiveEndpoint, Outcomes, Traffic};
-use alize_model::{Balance, api};
+use alize_model::http::HttpBalance;
+use alize_model::{Balance, Service, api};
 
 use crate::routes::{Counted, routes};
 use crate::scrape::{FAILURES, REFUSALS, Scrape, ScrapedService, state_name};
@@ -26,7 +27,7 @@ pub(crate) fn service(
         protocol: definition.protocol,
         mode: definition.mode,
         addresses: definition.frontends.iter().map(|frontend| frontend.socket_addr()).collect(),
-        balance: balance(definition.balance).into(),
+        balance: balance(definition).into(),
         affinity: definition.affinity.map(|affinity| affinity.timeout.as_secs_f64()),
         usable: scraped.usable(),
         traffic: traffic(&counters),
@@ -83,9 +84,16 @@ fn named(names: &[&str], counts: &[u64]) -> BTreeMap<String, u64> {
     pairs.map(|(name, count)| ((*name).to_owned(), *count)).collect()
 }
 
-/// The name of a way to balance, as the file has it.
-pub(crate) fn balance(balance: Balance) -> &'static str {
-    match balance {
+/// The name of the way in which requests of the service are balanced, or its connections, as the file has it.
+pub(crate) fn balance(service: &Service) -> &'static str {
+    match service.http.as_ref().map(|http| &http.balance) {
+        Some(HttpBalance::LeastRequests) => return "least-requests",
+        Some(HttpBalance::RoundRobin) => return "round-robin",
+        Some(HttpBalance::WeightedRandom) => return "weighted-random",
+        Some(HttpBalance::ConsistentHash(_)) => return "consistent-hash",
+        None => {}
+    }
+    match service.balance {
         Balance::WeightedRandom => "weighted-random",
         Balance::RoundRobin => "round-robin",
         Balance::LeastConnections => "least-connections",

@@ -105,7 +105,7 @@ pub(super) const FAMILIES: &[Family] = &[
             ("service", &view.service.name),
             ("protocol", &protocol),
             ("mode", &mode),
-            ("balance", &balance(definition.balance)),
+            ("balance", &balance(definition)),
         ];
         out.add(&labels, 1);
     }),
@@ -327,7 +327,8 @@ pub(super) const FAMILIES: &[Family] = &[
     }),
     requests_only(
         "alize_http_left_kernel",
-        "Requests that the proxy served, or whose responses it carried, by the reason why the kernel did not.",
+        "What the kernel left to the proxy, by reason: pieces in which clients send requests, and responses. What goes on with a \
+         piece before, such as the rest of a body, is `unread`.",
         |view, out| view.reasons(view.counters.reasons.iter().filter(|(reason, _)| *reason != NO_PROXY), out),
     ),
     requests_only(

@@ -111,3 +111,17 @@ fn decode(event: &http_event) -> Event {
         _ => Event::Passed { cookie, reason: reason_name(reason), slot: (slot != NONE).then_some(slot) },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guide_says_what_each_reason_means() {
+        let guide = include_str!("../../../../../docs/guide/routing.md");
+        for reason in &REASONS[1..] {
+            let shown = format!("`{reason}`");
+            assert!(guide.lines().any(|line| line.starts_with('|') && line.contains(&shown)), "{reason}");
+        }
+    }
+}
