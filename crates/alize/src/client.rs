@@ -46,6 +46,8 @@ pub(crate) enum Error {
     Silent { socket: PathBuf, waited: Duration },
     #[error("{path} does not answer as an agent does: {what}", path = socket.display())]
     Garbled { socket: PathBuf, what: String },
+    #[error("the agent at {path} has gone", path = socket.display())]
+    Gone { socket: PathBuf },
     #[error("{}", .0.error)]
     Refused(Refusal, StatusCode),
 }
@@ -71,6 +73,7 @@ impl Error {
             Error::Denied { socket } => Some(format!("use sudo, or {}", admission(socket))),
             Error::Connect { .. } => Some("check --socket".into()),
             Error::Silent { .. } => Some("it may be stopped or very busy: see its log".into()),
+            Error::Gone { .. } => Some("it was stopped or has died: see its log".into()),
             Error::Garbled { .. } => {
                 Some("check that --socket is Alizé's and that `alize version` is that of the agent".into())
             }
@@ -370,6 +373,11 @@ impl<T: DeserializeOwned> Lines<T> {
                 Some(Err(_)) | None => return Ok(None),
             }
         }
+    }
+
+    /// What the end of a stream means to whoever had not seen enough.
+    pub(crate) fn gone(&self) -> Error {
+        Error::Gone { socket: self.socket.clone() }
     }
 
     fn garbled(&self, what: impl ToString) -> Error {

@@ -50,8 +50,7 @@ async fn follow(client: &Client, args: &TraceArgs, output: Output) -> Result<(),
     let mut left = args.count.unwrap_or(u64::MAX);
     while left > 0 {
         let Some(line) = lines.next().await? else {
-            output.remark("the agent has gone");
-            return Ok(());
+            return Err(lines.gone().into());
         };
         match &line {
             TraceLine::Request(request) => {

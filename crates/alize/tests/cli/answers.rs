@@ -73,6 +73,10 @@ const SERVICES: &str = r#"[{"name":"web","id":1,"protocol":"http","mode":"enforc
 "reason":"5 connects in a row failed","would":0,"traffic":{"connections":90,"established":90,"open":0,"failures":{"refused":3},
 "bytes_sent":0,"bytes_received":0,"retransmits":0,"smoothed_rtt":null}}]}]"#;
 
+const CONNECTED: &str = r#"{"kind":"tcp","time":1.5,"event":"connected","reason":null,"side":"client","owner":null,
+"local":"127.0.0.1:40000","remote":"127.0.0.1:80","service":"web","duration":0.001,"bytes_sent":0,"bytes_received":0,
+"retransmits":0,"rtt":null}"#;
+
 #[test]
 fn services_in_a_table() {
     let shown = against("table", "200 OK", SERVICES, &["services"]);
@@ -259,6 +263,28 @@ fn a_forbidden_socket_says_who_may() {
     denied("groupadd --system alize");
     std::os::unix::fs::chown(&socket, None, Some(1)).unwrap();
     denied("--groups daemon USER");
+}
+
+/// One trace line of a connection in a stream that breaks off, as that of an agent that was killed does.
+fn broken_trace(test: &str, args: &[&str]) -> Answer {
+    let folder = Folder::new(test);
+    let socket = listen(&folder, |mut stream, _| {
+        request(&stream);
+        let line = CONNECTED.replace('\n', "") + "\n";
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
+        let _ = stream.write_all(format!("{:x}\r\n{line}\r\n", line.len()).as_bytes());
+    });
+    run(&[&["trace", "--tcp", "--socket", &socket], args].concat())
+}
+
+#[test]
+fn a_trace_whose_agent_dies_has_not_reached_it() {
+    let broken = broken_trace("trace-dies", &[]);
+    assert_eq!(broken.code, 4, "{}", broken.err);
+    assert!(broken.err.contains("/alize.sock has gone"), "{}", broken.err);
+    assert!(broken.out.contains("TCP connected"), "{}", broken.out);
+    let enough = broken_trace("trace-enough", &["--count", "1"]);
+    assert_eq!((enough.code, enough.err.as_str()), (0, ""), "{}", enough.out);
 }
 
 /// An event stream that stays open until the sender of the returned channel goes.
