@@ -57,6 +57,7 @@ impl Error {
         match self {
             Error::Denied { .. } => Exit::Environment,
             Error::Refused(refusal, _) if !refusal.diagnostics.is_empty() => Exit::BadFile,
+            Error::Refused(_, StatusCode::BAD_REQUEST) => Exit::Usage,
             Error::Refused(..) => Exit::Failed,
             _ => Exit::NoAgent,
         }
@@ -77,7 +78,10 @@ impl Error {
             Error::Garbled { .. } => {
                 Some("check that --socket is Alizé's and that `alize version` is that of the agent".into())
             }
-            Error::Refused(_, StatusCode::NOT_FOUND) => Some("`alize services` lists all".into()),
+            // Units, requests and trials can be missing too; their refusals say themselves what to look at.
+            Error::Refused(refusal, StatusCode::NOT_FOUND) if refusal.error.starts_with("there is no service") => {
+                Some("`alize services` lists all".into())
+            }
             Error::Refused(..) => None,
         }
     }

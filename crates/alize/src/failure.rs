@@ -4,12 +4,13 @@ use std::io;
 
 use crate::client;
 
-/// Exit codes, as `alize --help` lists them. Wrong use of the command line (2) is clap's.
+/// Exit codes, as `alize --help` lists them. Most wrong use of the command line is found by clap, with the same code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Exit {
     Done = 0,
     Failed = 1,
+    Usage = 2,
     BadFile = 3,
     NoAgent = 4,
     Environment = 5,
@@ -20,6 +21,8 @@ pub(crate) enum Exit {
 pub(crate) enum Failure {
     /// A file cannot be read or was refused; everything about it has been said.
     BadFile,
+    /// Flags that do not go together.
+    Usage(String),
     /// Whoever read our output has gone: nothing is wrong, and nobody is left to tell.
     OutputClosed,
     /// The agent did not answer, or said no.
@@ -41,6 +44,7 @@ impl Failure {
         match self {
             Failure::OutputClosed => Exit::Done,
             Failure::BadFile => Exit::BadFile,
+            Failure::Usage(_) => Exit::Usage,
             Failure::Client(error) => error.exit(),
             Failure::Agent(error) => agent_exit(error),
             Failure::InUse { .. } | Failure::Missing { .. } => Exit::Environment,
@@ -52,6 +56,7 @@ impl Failure {
     pub(crate) fn message(&self) -> Option<(String, Option<String>)> {
         match self {
             Failure::BadFile | Failure::OutputClosed => None,
+            Failure::Usage(what) => Some((what.clone(), None)),
             Failure::Client(error) => Some((error.to_string(), error.mend())),
             Failure::Agent(error) => Some((error.to_string(), None)),
             Failure::Proxy(error) => Some((error.to_string(), None)),

@@ -147,7 +147,11 @@ impl Watcher {
         if found.is_empty() {
             let what = wanted.unit.as_ref().or(wanted.cgroup.as_ref());
             let what = what.map(String::as_str).unwrap_or_default();
-            return Err(Refused::Unknown(format!("no unit, container or cgroup {what:?} is meshed here")));
+            let error = format!(
+                "no unit, container or cgroup {what:?} is meshed here; `systemd-cgls` lists units and cgroups, \
+                 `alize map` those that speak HTTP"
+            );
+            return Err(Refused::Unknown(error));
         }
         found.sort_unstable();
         filter.cgroups = Some(found);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use alize_agent::{Collector, PathTemplate};
 use alize_model::Budgets;
+use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint, value_parser};
 
 /// Where metrics are served unless told otherwise.
@@ -855,14 +856,14 @@ pub(crate) struct ConditionArgs {
     /// Of this service
     #[arg(long, value_name = "NAME")]
     pub(crate) service: Option<String>,
-    /// With this status: 404, 5xx or 400-499
+    /// With this status: 404, 5xx or 400-499; of requests alone, as are --method and --path-prefix
     #[arg(long, value_name = "STATUS")]
     pub(crate) status: Option<String>,
     /// With this method, or one of several: GET,HEAD
     #[arg(long, value_name = "METHOD")]
     pub(crate) method: Option<String>,
     /// With a target that begins with this, at most 64 bytes
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) path_prefix: Option<String>,
     /// That took at least so long: 500us, 10ms, 1.5s
     #[arg(long, value_name = "TIME", value_parser = duration)]
@@ -871,7 +872,7 @@ pub(crate) struct ConditionArgs {
     #[arg(long, value_name = "PID", value_parser = value_parser!(u32).range(1..))]
     pub(crate) pid: Option<u32>,
     /// Of threads whose name begins with this, as client or server; at most 15 bytes
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) comm: Option<String>,
     /// Of this systemd unit or container (4 or more digits of its id), as client or server
     #[arg(long, value_name = "UNIT")]
@@ -1108,6 +1109,13 @@ mod tests {
         assert!(parse("alize trace --last 5 --count 3").is_err());
         assert!(parse("alize trace --failed").is_err());
         assert!(parse("alize trace --status 5xx --method GET --count 3").is_ok());
+    }
+
+    #[test]
+    fn a_condition_that_all_meet_is_none() {
+        for line in ["alize trace --comm=", "alize trace --path-prefix="] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
     }
 
     #[test]

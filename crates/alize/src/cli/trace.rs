@@ -17,6 +17,7 @@ use crate::units::utc;
 const WIDEST: usize = 48;
 
 pub(crate) async fn trace(client: &Client, args: TraceArgs, output: Output) -> Result<(), Failure> {
+    makes_sense(&args)?;
     match args.last {
         Some(last) => recorded(client, last, &args, output).await,
         None => tokio::select! {
@@ -73,6 +74,27 @@ async fn follow(client: &Client, args: &TraceArgs, output: Output) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// What is asked of requests alone says nothing of connections and queries, and would be passed over in silence.
+fn makes_sense(args: &TraceArgs) -> Result<(), Failure> {
+    let asked = &args.conditions;
+    if shows_requests(asked) {
+        return Ok(());
+    }
+    let of_requests = [
+        ("--status", asked.status.is_some()),
+        ("--method", asked.method.is_some()),
+        ("--path-prefix", asked.path_prefix.is_some()),
+        ("--ids", args.ids),
+    ];
+    let kind = if asked.tcp { "--tcp" } else { "--dns" };
+    match of_requests.iter().find(|(_, given)| *given) {
+        Some((flag, _)) => Err(Failure::Usage(format!(
+            "{flag} is for HTTP requests, and {kind} shows none: leave one of them out, or add --http"
+        ))),
+        None => Ok(()),
+    }
 }
 
 fn shows_requests(conditions: &ConditionArgs) -> bool {

@@ -159,6 +159,22 @@ fn a_refusal_is_the_agent_s_own_words() {
 }
 
 #[test]
+fn what_the_agent_calls_wrong_is_wrong_use() {
+    let refusal = r#"{"error":"status \"5x\" is none of the forms 404, 5xx and 400-499","diagnostics":[]}"#;
+    let refused = against("wrong-status", "400 Bad Request", refusal, &["trace", "--status", "5x"]);
+    assert_eq!((refused.code, refused.out.as_str()), (2, ""), "{}", refused.err);
+    assert!(refused.err.contains("none of the forms 404"), "{}", refused.err);
+}
+
+#[test]
+fn only_a_missing_service_is_among_services() {
+    let refusal = r#"{"error":"no unit, container or cgroup \"nosuch\" is meshed here","diagnostics":[]}"#;
+    let refused = against("no-unit", "404 Not Found", refusal, &["trace", "--unit", "nosuch"]);
+    assert_eq!(refused.code, 1);
+    assert_eq!(refused.err, "error: no unit, container or cgroup \"nosuch\" is meshed here\n");
+}
+
+#[test]
 fn a_refused_file_is_shown_as_check_shows_it() {
     let refusal = r#"{"error":"- was refused; what was in force stays","diagnostics":[{"severity":"error","file":"-",
         "position":{"line":1,"column":11},"message":"too few","help":"more"}]}"#;

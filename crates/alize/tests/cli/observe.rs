@@ -153,6 +153,11 @@ fn requests_are_traced_with_both_ends() {
     assert!(unknown.code == 1 && unknown.err.contains("\"wbe\""), "{}", unknown.err);
     let unknown = world.host.alize(&["trace", "--unit", "nobody"]);
     assert!(unknown.code == 1 && unknown.err.contains("\"nobody\""), "{}", unknown.err);
+    assert!(unknown.err.contains("systemd-cgls") && !unknown.err.contains("alize services"), "{}", unknown.err);
+    for wrong in [["--status", "5x"], ["--method", "FOO"], ["--comm", "sixteen-or-more-b"]] {
+        let refused = world.host.alize(&[&["trace"], &wrong[..]].concat());
+        assert!(refused.code == 2 && refused.err.contains(wrong[1]), "{wrong:?}: {}", refused.err);
+    }
     assert_eq!(world.host.end("-TERM"), Some(0));
     assert_eq!(world.links(), 0, "the agent has ended");
 }

@@ -76,6 +76,25 @@ fn wrong_use_is_told_apart() {
 }
 
 #[test]
+fn conditions_of_requests_are_not_passed_over() {
+    let wrong: [&[&str]; 5] = [
+        &["--tcp", "--method", "GET"],
+        &["--tcp", "--path-prefix", "/"],
+        &["--dns", "--status", "5xx"],
+        &["--tcp", "--dns", "--status", "404"],
+        &["--dns", "--ids"],
+    ];
+    for args in wrong {
+        let with = |more: &[&str]| run(&[&["trace", "--socket", "/nowhere/alize.sock"], args, more].concat());
+        let refused = with(&[]);
+        assert_eq!((refused.code, refused.out.as_str()), (2, ""), "{args:?}: {}", refused.err);
+        assert!(refused.err.contains(args[args.len() - 2]), "{}", refused.err);
+        assert!(refused.err.contains("add --http"), "{}", refused.err);
+        assert_eq!(with(&["--http"]).code, 4, "only the agent is missing");
+    }
+}
+
+#[test]
 fn the_environment_names_the_instance_too() {
     let named = answer(alize(&["status"]).env("ALIZE_INSTANCE", "blue-green"));
     assert_eq!(named.code, 4);
