@@ -30,23 +30,24 @@ pub(crate) async fn trace(client: &Client, args: TraceArgs, output: Output) -> R
 async fn recorded(client: &Client, last: u64, args: &TraceArgs, output: Output) -> Result<(), Failure> {
     let mut requests = client.recorded(args.failed).await?;
     requests.truncate(usize::try_from(last).unwrap_or(usize::MAX));
-    let table = || {
-        if requests.is_empty() {
-            return "no requests were kept; the kernel keeps them while HTTP is observed\n".to_owned();
-        }
-        let mut columns = Columns::with_ids(args.ids);
-        requests.iter().for_each(|request| columns.fit(request));
-        let lines = requests.iter().map(|request| columns.line(request, output.paint));
-        columns_head(&columns, output.paint) + &lines.collect::<String>()
-    };
-    output.answer(&requests, table)
+    if output.form() != Form::Table {
+        let mut lines = requests.into_iter().map(|request| TraceLine::Request(Box::new(request)));
+        return lines.try_for_each(|line| output.item(&line, String::new));
+    }
+    if requests.is_empty() {
+        return print("no requests were kept; the kernel keeps them while HTTP is observed\n");
+    }
+    let mut columns = Columns::with_ids(args.ids);
+    requests.iter().for_each(|request| columns.fit(request));
+    let lines = requests.iter().map(|request| columns.line(request, output.paint));
+    print(&(heading(&columns.head(), output.paint) + &lines.collect::<String>()))
 }
 
 async fn follow(client: &Client, args: &TraceArgs, output: Output) -> Result<(), Failure> {
     let mut lines = client.trace(&conditions(&args.conditions)).await?;
     let mut columns = Columns::with_ids(args.ids);
-    if output.form() == Form::Table && shows_requests(&args.conditions) {
-        print(&columns_head(&columns, output.paint))?;
+    if output.form() == Form::Table {
+        print(&heading(&head(&args.conditions, &columns), output.paint))?;
     }
     let mut left = args.count.unwrap_or(u64::MAX);
     while left > 0 {
@@ -197,8 +198,17 @@ impl Columns {
     }
 }
 
-fn columns_head(columns: &Columns, paint: Paint) -> String {
-    paint.tone(Tone::Heading, &columns.head()) + "\n"
+/// That of requests where there are any, because they have the most columns.
+fn head(asked: &ConditionArgs, columns: &Columns) -> String {
+    match (shows_requests(asked), asked.tcp) {
+        (true, _) => columns.head(),
+        (false, true) => connections::head("SERVICE/REMOTE", "EVENT"),
+        (false, false) => connections::head("SERVER", "QUERY"),
+    }
+}
+
+fn heading(head: &str, paint: Paint) -> String {
+    paint.tone(Tone::Heading, head) + "\n"
 }
 
 /// Process and name of the client; from elsewhere, its address.

@@ -298,7 +298,9 @@ fn a_trace_whose_agent_dies_has_not_reached_it() {
     let broken = broken_trace("trace-dies", &[]);
     assert_eq!(broken.code, 4, "{}", broken.err);
     assert!(broken.err.contains("/alize.sock has gone"), "{}", broken.err);
-    assert!(broken.out.contains("TCP connected"), "{}", broken.out);
+    let lines: Vec<&str> = broken.out.lines().collect();
+    let [head, line] = lines[..] else { panic!("{}", broken.out) };
+    assert!(head.starts_with("TIME ") && head.ends_with("  EVENT") && line.contains("  TCP connected"), "{}", broken.out);
     let enough = broken_trace("trace-enough", &["--count", "1"]);
     assert_eq!((enough.code, enough.err.as_str()), (0, ""), "{}", enough.out);
 }

@@ -154,7 +154,7 @@ fn the_file_switches_it_on_and_off_and_nothing_outlives_the_agent() {
         assert_eq!(request["server"]["pid"], world.server().nginx.process.id());
     }
     let failed = json(&world.host.alize(&["trace", "--last", "9", "--failed", "-o", "json"]));
-    assert_eq!((failed.as_array().map(Vec::len), &failed[0]["target"]), (Some(1), &"/fail".into()));
+    assert_eq!(failed["target"], "/fail");
     let before = world.counted();
     assert_eq!(before, 2);
 

@@ -5,6 +5,11 @@ use alize_model::api::{ObservedConnection, Peer};
 use crate::style::{Paint, Tone, visible};
 use crate::units::utc;
 
+/// Above lines of connections and queries: where they go, and what is told of them.
+pub(super) fn head(remote: &str, what: &str) -> String {
+    format!("{:<13}  {:>7}  {:<15}  ->  {remote:<28}  {what}", "TIME", "PID", "COMM")
+}
+
 pub(super) fn line(event: &ObservedConnection, paint: Paint) -> String {
     let time = utc(event.time).get(11..).unwrap_or_default().to_owned();
     let (pid, comm) = owner(event.owner.as_ref());
@@ -77,6 +82,10 @@ mod tests {
             retransmits: 2,
             rtt: Some(0.000_05),
         };
+        assert_eq!(
+            head("SERVICE/REMOTE", "EVENT"),
+            "TIME               PID  COMM             ->  SERVICE/REMOTE                EVENT"
+        );
         assert_eq!(
             line(&event, Paint::PLAIN),
             "22:13:20.250Z        -  -                ->  web/127.0.0.1:80              TCP closed (reset-received)  \

@@ -10,7 +10,11 @@ pub(super) fn line(lookup: &ObservedLookup, paint: Paint) -> String {
     let time = utc(lookup.time).get(11..).unwrap_or_default().to_owned();
     let (pid, comm) = owner(lookup.client.as_ref());
     let code = lookup.code.as_deref().unwrap_or("no response");
-    let name = format!("{}{}", visible(&lookup.name), if lookup.name_cut { "..." } else { "" });
+    let name = match lookup.name.as_str() {
+        // The root has no name but its dot.
+        "" => ".".to_owned(),
+        name => format!("{}{}", visible(name), if lookup.name_cut { "..." } else { "" }),
+    };
     let transport = if lookup.transport == "tcp" { " over TCP" } else { "" };
     let truncated = if lookup.truncated { ", truncated" } else { "" };
     let repeated = if lookup.repeated { ", repeated" } else { "" };
@@ -59,5 +63,7 @@ mod tests {
             "22:13:20.250Z        -  -                ->  127.0.0.53:53                 DNS AAAA no\u{fffd}such.example  \
              NXDOMAIN  0 answers  1.500 ms, repeated\n"
         );
+        let root = ObservedLookup { name: String::new(), query_type: "NS".into(), ..lookup };
+        assert!(line(&root, Paint::PLAIN).contains("  DNS NS .  NXDOMAIN  "));
     }
 }
