@@ -79,7 +79,9 @@ impl Error {
                 Some("check that --socket is Alizé's and that `alize version` is that of the agent".into())
             }
             // Units, requests and trials can be missing too; their refusals say themselves what to look at.
-            Error::Refused(refusal, StatusCode::NOT_FOUND) if refusal.error.starts_with("there is no service") => {
+            Error::Refused(refusal, StatusCode::NOT_FOUND)
+                if refusal.error.starts_with("there is no service") =>
+            {
                 Some("`alize services` lists all".into())
             }
             Error::Refused(..) => None,

@@ -130,9 +130,30 @@ pub(crate) fn wrapped(text: &str, room: usize) -> Vec<String> {
     lines
 }
 
+/// `text` in at most `room` characters: what does not fit is cut off on the right, between words where it can be, so that
+/// no figure loses digits.
+pub(crate) fn cut(text: &str, room: usize) -> String {
+    if length(text) <= room {
+        return text.to_owned();
+    }
+    // One is for the ellipsis; the next tells whether a word ends there.
+    let begin: String = text.chars().take(room).collect();
+    let Some((last, _)) = begin.char_indices().next_back() else { return String::new() };
+    let kept = begin.rfind(' ').map_or(&begin[..last], |space| begin[..space].trim_end());
+    format!("{kept}\u{2026}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_cut_says_so_and_ends_with_a_word() {
+        let shown = [20, 8, 7, 5, 1, 0].map(|room| cut("web 1.23 ms", room));
+        assert_eq!(shown, ["web 1.23 ms", "web\u{2026}", "web\u{2026}", "web\u{2026}", "\u{2026}", ""]);
+        assert_eq!(cut("web 1.23 ms", 9), "web 1.23\u{2026}");
+        assert_eq!(cut("sch\u{f6}ne-gr\u{fc}\u{df}e", 5), "sch\u{f6}\u{2026}");
+    }
 
     fn table() -> Table {
         let mut table = Table::new(&[

@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::output::{Output, print};
 use crate::style::{Paint, Tone};
 use crate::table::Align::{Left, Right};
-use crate::table::{Cell, Table};
+use crate::table::{Cell, Table, cut};
 use crate::units::{bytes, percent, rate, seconds};
 
 /// Who talked to whom, and how.
@@ -238,6 +238,8 @@ impl Drawing {
 
 /// Of the drawing on the page, in pixels.
 const NODE: (usize, usize) = (250, 34);
+/// Characters that fit into one; all of its name is in its title.
+const FITS: usize = 34;
 const COLUMN: usize = 420;
 const ROW: usize = 56;
 
@@ -269,7 +271,7 @@ fn html(edges: &[Edge], elapsed: f64) -> String {
             x + 10,
             y + 22,
             name = escaped(&node.name),
-            short = escaped(&shortened(&node.name)),
+            short = escaped(&cut(&node.name, FITS)),
         );
     }
     page.push_str("</svg>\n<table>\n<tr><th>source<th>service<th>server<th>requests, errors, latency</tr>\n");
@@ -323,15 +325,6 @@ fn write_line(page: &mut String, drawing: &Drawing, line: &Line, busiest: f64) {
         middle,
         usize::midpoint(y1, y2) - 6,
     );
-}
-
-/// What fits into a node; all of it is in its title.
-fn shortened(text: &str) -> String {
-    const FITS: usize = 34;
-    match text.chars().count() {
-        0..=FITS => text.to_owned(),
-        _ => text.chars().take(FITS - 1).chain(['\u{2026}']).collect(),
-    }
 }
 
 /// Text between tags and in attributes.

@@ -300,7 +300,11 @@ fn a_trace_whose_agent_dies_has_not_reached_it() {
     assert!(broken.err.contains("/alize.sock has gone"), "{}", broken.err);
     let lines: Vec<&str> = broken.out.lines().collect();
     let [head, line] = lines[..] else { panic!("{}", broken.out) };
-    assert!(head.starts_with("TIME ") && head.ends_with("  EVENT") && line.contains("  TCP connected"), "{}", broken.out);
+    assert!(
+        head.starts_with("TIME ") && head.ends_with("  EVENT") && line.contains("  TCP connected"),
+        "{}",
+        broken.out
+    );
     let enough = broken_trace("trace-enough", &["--count", "1"]);
     assert_eq!((enough.code, enough.err.as_str()), (0, ""), "{}", enough.out);
 }

@@ -130,7 +130,11 @@ fn requests_are_traced_with_both_ends() {
     assert_eq!((&kept["kind"], &kept["target"]), (&"request".into(), &"/fail".into()));
     let slowest = world.host.alize(&["trace", "--last", "9", "-o", "json"]).out;
     let each = slowest.lines().map(serde_json::from_str::<serde_json::Value>);
-    assert_eq!(each.filter(|line| line.as_ref().is_ok_and(|line| line["kind"] == "request")).count(), 4, "{slowest}");
+    assert_eq!(
+        each.filter(|line| line.as_ref().is_ok_and(|line| line["kind"] == "request")).count(),
+        4,
+        "{slowest}"
+    );
     // The same request has the same name everywhere, and its decision can be asked for.
     let id = requests[2]["id"].as_str().expect("an id");
     assert_eq!(kept["id"], id);
@@ -157,7 +161,11 @@ fn requests_are_traced_with_both_ends() {
     assert!(unknown.code == 1 && unknown.err.contains("\"wbe\""), "{}", unknown.err);
     let unknown = world.host.alize(&["trace", "--unit", "nobody"]);
     assert!(unknown.code == 1 && unknown.err.contains("\"nobody\""), "{}", unknown.err);
-    assert!(unknown.err.contains("systemd-cgls") && !unknown.err.contains("alize services"), "{}", unknown.err);
+    assert!(
+        unknown.err.contains("systemd-cgls") && !unknown.err.contains("alize services"),
+        "{}",
+        unknown.err
+    );
     for wrong in [["--status", "5x"], ["--method", "FOO"], ["--comm", "sixteen-or-more-b"]] {
         let refused = world.host.alize(&[&["trace"], &wrong[..]].concat());
         assert!(refused.code == 2 && refused.err.contains(wrong[1]), "{wrong:?}: {}", refused.err);

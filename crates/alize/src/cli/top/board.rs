@@ -47,6 +47,9 @@ pub(super) enum Column {
 impl Column {
     pub(super) const ALL: [Self; 6] = [Self::Name, Self::Rate, Self::Errors, Self::P50, Self::P90, Self::P99];
 
+    /// Those that go first where there is no room for all.
+    pub(super) const LEAST_FIRST: [Self; 5] = [Self::P90, Self::P50, Self::P99, Self::Errors, Self::Rate];
+
     pub(super) fn title(self, view: View) -> &'static str {
         match self {
             Self::Name => match view {

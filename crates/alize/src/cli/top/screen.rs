@@ -10,10 +10,18 @@ use super::super::args::View;
 use super::super::trace::{Columns, status_tone};
 use super::board::{Board, Column, Live};
 use crate::style::{Paint, Tone};
+use crate::table::cut;
 use crate::units::rate;
 
 const KEYS: &str =
     "1 services  2 endpoints  3 processes  s sort  r reverse  / filter  Enter requests  p pause  q quit";
+const PAST: &str = "LAST MINUTE";
+/// The widest name.
+const NAME: usize = 60;
+/// The narrowest figure: most have a unit.
+const FIGURE: usize = 8;
+/// Characters of the mark at the column by which rows are sorted.
+const MARK: usize = 2;
 const LIVE_KEYS: &str = "Esc back  p pause  q quit";
 /// Eight heights of a bar.
 const BARS: [char; 8] =
@@ -23,7 +31,8 @@ pub(super) fn draw(frame: &mut Frame<'_>, board: &mut Board, coloured: bool) {
     let [head, body, foot] =
         Layout::vertical([Constraint::Length(2), Constraint::Min(1), Constraint::Length(1)])
             .areas(frame.area());
-    frame.render_widget(Paragraph::new(title(board)), head);
+    let width = usize::from(frame.area().width);
+    frame.render_widget(Paragraph::new(title(board, width)), head);
     match &board.live {
         Some(live) => draw_live(frame, body, live, coloured),
         None => draw_table(frame, body, board, coloured),
@@ -33,10 +42,13 @@ pub(super) fn draw(frame: &mut Frame<'_>, board: &mut Board, coloured: bool) {
         (false, Some(_)) => LIVE_KEYS.to_owned(),
         (false, None) => KEYS.to_owned(),
     };
-    frame.render_widget(Paragraph::new(keys).style(Style::new().add_modifier(Modifier::DIM)), foot);
+    frame.render_widget(
+        Paragraph::new(cut(&keys, width)).style(Style::new().add_modifier(Modifier::DIM)),
+        foot,
+    );
 }
 
-fn title(board: &Board) -> Vec<Line<'static>> {
+fn title(board: &Board, width: usize) -> Vec<Line<'static>> {
     let what = match board.view {
         View::Services => "services",
         View::Endpoints => "endpoints",
@@ -56,47 +68,82 @@ fn title(board: &Board) -> Vec<Line<'static>> {
         text.push_str("  paused");
     }
     let bold = Style::new().add_modifier(Modifier::BOLD);
-    vec![Line::styled(text, bold), Line::raw(board.remark.clone())]
+    vec![Line::styled(cut(&text, width), bold), Line::raw(cut(&board.remark, width))]
 }
 
 fn draw_table(frame: &mut Frame<'_>, area: Rect, board: &mut Board, coloured: bool) {
     let rows = board.rows();
     board.selected = board.selected.min(rows.len().saturating_sub(1));
+    let shown: Vec<_> = rows.iter().map(|row| Column::ALL.map(|column| row.shown(column))).collect();
+    let Fit { columns, past } = fit(board, &shown, area.width.into());
     let bold = Style::new().add_modifier(Modifier::BOLD);
-    let titles = Column::ALL.map(|column| {
-        let mark = match (board.sort == column, board.reversed) {
-            (true, false) => " v",
-            (true, true) => " ^",
-            (false, _) => "",
-        };
-        aligned(format!("{}{mark}", column.title(board.view)), column)
-    });
-    let header = Row::new(titles.into_iter().chain([Cell::from("LAST MINUTE")])).style(bold);
-    let lines = rows.iter().map(|row| {
-        let cells = Column::ALL.map(|column| aligned(row.shown(column), column));
-        let past = Cell::from(sparkline(&board.past(&row.name)));
+    let set = |texts: &[String]| -> Vec<Cell<'static>> {
+        columns.iter().map(|&(column, width)| aligned(&texts[column as usize], column, width)).collect()
+    };
+    let mut titles = set(&Column::ALL.map(|column| title_of(board, column)));
+    titles.extend((past > 0).then(|| Cell::from(PAST)));
+    let lines = rows.iter().zip(&shown).map(|(row, texts)| {
+        let mut cells = set(texts);
+        cells.extend((past > 0).then(|| Cell::from(sparkline(&board.past(&row.name), past))));
         let tone = if row.error_share > 0.0 { Tone::Bad } else { Tone::Plain };
-        Row::new(cells.into_iter().chain([past])).style(style(tone, coloured))
+        Row::new(cells).style(style(tone, coloured))
     });
-    let longest = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0).clamp(16, 60);
-    let figure = Constraint::Length(12);
-    let widths = [
-        Constraint::Length(longest as u16),
-        figure,
-        Constraint::Length(9),
-        Constraint::Length(9),
-        Constraint::Length(9),
-        Constraint::Length(9),
-        Constraint::Fill(1),
-    ];
+    let widths = columns.iter().map(|&(_, width)| width).chain((past > 0).then_some(past));
+    let widths = widths.map(|width| Constraint::Length(u16::try_from(width).unwrap_or(u16::MAX)));
     let chosen = Style::new().add_modifier(Modifier::REVERSED);
-    let table = Table::new(lines, widths).header(header).column_spacing(1).row_highlight_style(chosen);
+    let table = Table::new(lines, widths)
+        .header(Row::new(titles).style(bold))
+        .column_spacing(1)
+        .row_highlight_style(chosen);
     let mut state = TableState::new().with_selected((!rows.is_empty()).then_some(board.selected));
     frame.render_stateful_widget(table, area, &mut state);
 }
 
-fn aligned(text: String, column: Column) -> Cell<'static> {
-    let line = Line::raw(text);
+/// What of the table is shown, and how wide. Names may be cut; figures are shown whole or not at all.
+struct Fit {
+    columns: Vec<(Column, usize)>,
+    /// Of the past; 0: it is not shown.
+    past: usize,
+}
+
+fn fit(board: &Board, shown: &[[String; Column::ALL.len()]], room: usize) -> Fit {
+    let length = |text: &str| text.chars().count();
+    let width = |column: Column| {
+        let cells = shown.iter().map(|texts| length(&texts[column as usize]));
+        // With room for the mark of the order, so that columns stay where they are when it moves.
+        cells.chain([length(column.title(board.view)) + MARK]).max().unwrap_or(0)
+    };
+    let name = width(Column::Name).min(NAME);
+    let mut columns: Vec<(Column, usize)> =
+        Column::ALL.into_iter().skip(1).map(|column| (column, width(column).max(FIGURE))).collect();
+    let taken = |columns: &[(Column, usize)]| columns.iter().map(|(_, width)| width + 1).sum::<usize>();
+    // What rows are sorted by goes last.
+    let least_first = Column::LEAST_FIRST.into_iter().filter(|column| *column != board.sort);
+    for least in least_first.chain([board.sort]) {
+        if name.min(room / 3) + taken(&columns) <= room {
+            break;
+        }
+        columns.retain(|(column, _)| *column != least);
+    }
+    let left = room.saturating_sub(taken(&columns));
+    let name = name.min(left);
+    columns.insert(0, (Column::Name, name));
+    let past = left.saturating_sub(name + 1);
+    Fit { columns, past: if past < PAST.len() { 0 } else { past } }
+}
+
+fn title_of(board: &Board, column: Column) -> String {
+    let mark = match (board.sort == column, board.reversed) {
+        (true, false) => " v",
+        (true, true) => " ^",
+        (false, _) => "",
+    };
+    format!("{}{mark}", column.title(board.view))
+}
+
+/// Nothing to say shows as `-`, as it does in tables elsewhere.
+fn aligned(text: &str, column: Column, width: usize) -> Cell<'static> {
+    let line = Line::raw(cut(if text.is_empty() { "-" } else { text }, width));
     Cell::from(if column == Column::Name { line } else { line.right_aligned() })
 }
 
@@ -104,7 +151,9 @@ fn draw_live(frame: &mut Frame<'_>, area: Rect, live: &Live, coloured: bool) {
     let shown: Vec<_> = live.requests.iter().take(usize::from(area.height)).collect();
     let mut columns = Columns::new();
     shown.iter().for_each(|request| columns.fit(request));
-    let mut lines = vec![Line::styled(columns.head(), Style::new().add_modifier(Modifier::BOLD))];
+    let room = usize::from(area.width);
+    let bold = Style::new().add_modifier(Modifier::BOLD);
+    let mut lines = vec![Line::styled(cut(&columns.head(), room), bold)];
     lines.extend(shown.iter().map(|request| {
         let text = columns.line(request, Paint::PLAIN);
         // Colour is for what went wrong.
@@ -112,7 +161,7 @@ fn draw_live(frame: &mut Frame<'_>, area: Rect, live: &Live, coloured: bool) {
             tone @ (Tone::Bad | Tone::Caution) => tone,
             _ => Tone::Plain,
         };
-        Line::styled(text.trim_end().to_owned(), style(tone, coloured))
+        Line::styled(cut(text.trim_end(), room), style(tone, coloured))
     }));
     frame.render_widget(Paragraph::new(lines), area);
 }
@@ -126,8 +175,9 @@ fn style(tone: Tone, coloured: bool) -> Style {
     }
 }
 
-/// The newest is on the right.
-fn sparkline(past: &[u64]) -> String {
+/// The last `room` of them; the newest is on the right.
+fn sparkline(past: &[u64], room: usize) -> String {
+    let past = &past[past.len().saturating_sub(room)..];
     let most = past.iter().copied().max().unwrap_or(0).max(1);
     let bar = |rate: &u64| match rate {
         0 => ' ',
@@ -171,10 +221,35 @@ mod tests {
         }
     }
 
+    fn lines(width: u16) -> Vec<String> {
+        let shown: Vec<char> = drawn(width, 6).chars().collect();
+        shown.chunks(width.into()).map(|line| line.iter().collect::<String>().trim_end().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_figure_is_whole_or_not_there() {
+        let all = lines(120);
+        for width in 1..120 {
+            for (line, all) in lines(width)[..4].iter().zip(&all) {
+                let whole: Vec<&str> = all.split_whitespace().collect();
+                for word in line.split_whitespace().filter(|word| !word.contains('\u{2026}')) {
+                    assert!(whole.contains(&word), "{width}: {word:?} of {line:?}");
+                }
+            }
+        }
+        assert_eq!(
+            lines(40)[2..4],
+            ["SERVICE   REQUESTS/S v   ERRORS      P99", "web               10.0   10.0 %  4.64 ms"]
+        );
+        assert_eq!(lines(20)[2..4], ["SERVICE REQUESTS/S v", "web             10.0"]);
+        assert_eq!(lines(8)[2..4], ["SERVICE", "web"]);
+    }
+
     #[test]
     fn bars_are_as_high_as_the_highest_says() {
-        assert_eq!(sparkline(&[0, 1, 4, 8]), " \u{2581}\u{2584}\u{2588}");
-        assert_eq!(sparkline(&[u64::MAX / 8, 0]), "\u{2588} ");
-        assert_eq!(sparkline(&[]), "");
+        assert_eq!(sparkline(&[0, 1, 4, 8], 60), " \u{2581}\u{2584}\u{2588}");
+        assert_eq!(sparkline(&[u64::MAX / 8, 0], 60), "\u{2588} ");
+        assert_eq!(sparkline(&[8, 1, 2], 2), "\u{2584}\u{2588}");
+        assert_eq!(sparkline(&[], 60), "");
     }
 }
