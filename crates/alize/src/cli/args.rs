@@ -276,11 +276,14 @@ pub(crate) enum Command {
         "alize map -o json | jq '.[] | select(.errors > 0)'"
     ))]
     Map(MapArgs),
-    /// HTTP live: rates, errors and latency of services, endpoints and processes
+    /// HTTP live: rates, errors, latency and retransmits of services, endpoints and processes
     ///
     /// Keys: 1, 2, 3 or Tab choose what the rows are, arrows or j and k move, s sorts by the next column and r turns the
     /// order around, / filters, Enter shows requests of the row as they come, Esc goes back, p pauses, q quits. The
-    /// latencies and rates are those of the last interval. Processes are counted from up to 2,000 requests a second.
+    /// latencies and rates are those of the last interval. Processes are counted from up to 2,000 requests and events of
+    /// connections a second. RETRANS/S are TCP segments that clients sent again: for services and endpoints as counted of
+    /// the connections balanced to them, for processes the events of `alize trace --tcp` on connections made since HTTP is
+    /// observed; `-` where nobody saw the connections. Columns that have no room are left out.
     #[command(after_help = examples!(
         "alize top"
         "alize top --view endpoints --interval 5"

@@ -253,7 +253,7 @@ pub(crate) fn status_tone(status: Option<u16>) -> Tone {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use alize_model::api::{ObservedCall, Peer, Workload};
+    use alize_model::api::{ObservedCall, ObservedConnection, Peer, Workload};
 
     use super::*;
 
@@ -270,7 +270,25 @@ pub(crate) mod tests {
         }
     }
 
-    fn request() -> ObservedRequest {
+    pub(crate) fn connection() -> ObservedConnection {
+        ObservedConnection {
+            time: 1_700_000_000.25,
+            event: "closed".into(),
+            reason: Some("reset-received".into()),
+            side: "client".into(),
+            owner: None,
+            local: ([127, 0, 0, 1], 40_000).into(),
+            remote: ([127, 0, 0, 1], 80).into(),
+            service: Some("web".into()),
+            duration: Some(1.5),
+            bytes_sent: 7,
+            bytes_received: 9,
+            retransmits: 2,
+            rtt: Some(0.000_05),
+        }
+    }
+
+    pub(crate) fn request() -> ObservedRequest {
         ObservedRequest {
             id: "1f-9c40".into(),
             time: 1_700_000_000.25,

@@ -77,6 +77,12 @@ const CONNECTED: &str = r#"{"kind":"tcp","time":1.5,"event":"connected","reason"
 "local":"127.0.0.1:40000","remote":"127.0.0.1:80","service":"web","duration":0.001,"bytes_sent":0,"bytes_received":0,
 "retransmits":0,"rtt":null}"#;
 
+const TRAFFIC: &str = r#"{"time":0,"fresh":false,"overflow":0,"unfollowed":{},"events":{},"series":[
+{"source":null,"service":"web","endpoint":"10.0.0.1:8080","destination":null,"method":"GET","path":null,"status_class":"2xx",
+"count":0,"errors":0,"request_bytes":0,"response_bytes":0,"latency_sum":0.0,"p50":null,"p90":null,"p99":null,"buckets":{}},
+{"source":null,"service":null,"endpoint":"10.0.0.9:80","destination":null,"method":"GET","path":null,"status_class":"2xx",
+"count":0,"errors":0,"request_bytes":0,"response_bytes":0,"latency_sum":0.0,"p50":null,"p90":null,"p99":null,"buckets":{}}]}"#;
+
 #[test]
 fn services_in_a_table() {
     let shown = against("table", "200 OK", SERVICES, &["services"]);
@@ -279,6 +285,32 @@ fn a_forbidden_socket_says_who_may() {
     denied("groupadd --system alize");
     std::os::unix::fs::chown(&socket, None, Some(1)).unwrap();
     denied("--groups daemon USER");
+}
+
+#[test]
+fn top_has_what_was_counted_for_services_meanwhile() {
+    let folder = Folder::new("top");
+    let socket = listen(&folder, |stream, number| {
+        // Requests are asked for first each time; the second look is a second later.
+        let (again, grown) = (number >= 2, number.to_string());
+        let body = match request(&stream).contains("/v1/traffic") {
+            true => TRAFFIC.replace("\"time\":0", if again { "\"time\":2" } else { "\"time\":0" }),
+            false => SERVICES
+                .replace("\"retransmits\":0", if again { "\"retransmits\":9" } else { "\"retransmits\":1" }),
+        };
+        respond(&stream, "200 OK", &body.replace("\"count\":0", &format!("\"count\":{grown}")));
+    });
+    let shown = run(&["top", "--once", "--interval", "0.1", "--socket", &socket]);
+    let lines: Vec<Vec<&str>> = shown.out.lines().map(|line| line.split_whitespace().collect()).collect();
+    let [head, past_every_service, web] = &lines[..] else { panic!("{}{}", shown.out, shown.err) };
+    assert_eq!(head.last(), Some(&"RETRANS/S"));
+    assert_eq!((web[0], web.last()), ("web", Some(&"4.0")), "{}", shown.out);
+    assert_eq!(
+        (past_every_service[0], past_every_service.last()),
+        ("-/10.0.0.9:80", Some(&"-")),
+        "{}",
+        shown.out
+    );
 }
 
 /// One trace line of a connection in a stream that breaks off, as that of an agent that was killed does.

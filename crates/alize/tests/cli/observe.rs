@@ -261,6 +261,7 @@ fn top_and_map_show_rates_and_always_feeds_the_metrics() {
     });
     assert!(map.out.contains("shop.service  web ") && map.out.contains("33.3 %"), "{}{}", map.out, map.err);
     assert!(top.out.contains("web/127.0.0.1:") && top.out.contains("33.3 %"), "{}{}", top.out, top.err);
+    assert!(top.out.contains("  RETRANS/S\n") && top.out.ends_with("  0\n"), "{}", top.out);
     let socket = format!("{}/{}.sock", world.host.folder.path("run"), world.host.instance);
     let curl = Command::new("curl").args(["-s", "--unix-socket", &socket, "http://agent/metrics"]).output();
     let metrics = String::from_utf8(curl.expect("curl").stdout).expect("UTF-8");
@@ -278,6 +279,62 @@ fn top_and_map_show_rates_and_always_feeds_the_metrics() {
     }
     assert_eq!(world.host.end("-TERM"), Some(0));
     assert_eq!(world.links(), 4, "it goes on without the agent");
+}
+
+/// curl and nginx in a network of their own that loses two packets of ten; ends with the test.
+struct Loss(Child, String);
+
+impl Loss {
+    fn new(world: &World) -> Self {
+        let cgroup = format!("{}/shop.service", world.host.cgroup);
+        let script = format!(
+            "set -e; echo $$ > {cgroup}/cgroup.procs; ip link set lo up\n\
+             nginx -c {} & sleep 0.5\n\
+             nft 'add table inet loss; add chain inet loss input {{ type filter hook input priority 0; }}; \
+             add rule inet loss input numgen random mod 10 < 2 drop'\n\
+             curl -s -o /dev/null 'http://{SERVICE}/[1-1000000]'",
+            world.host.folder.path("nginx.conf")
+        );
+        let child = Command::new("unshare").args(["-n", "bash", "-c", &script]).spawn().expect("unshare");
+        Self(child, cgroup)
+    }
+}
+
+impl Drop for Loss {
+    fn drop(&mut self) {
+        let _ = fs::write(format!("{}/cgroup.kill", self.1), "1");
+        let _ = self.0.wait();
+        let left =
+            || fs::read_to_string(format!("{}/cgroup.procs", self.1)).is_ok_and(|pids| !pids.is_empty());
+        while left() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+#[test]
+fn top_shows_what_clients_sent_again() {
+    let world = World::new("loss", &[]);
+    // Attaches: the connection is seen from its beginning.
+    assert_eq!(world.host.alize(&["map", "--for", "100ms"]).code, 0);
+    let _loss = Loss::new(&world);
+    let port = world.nginx.as_ref().expect("nginx runs").port;
+    let endpoint = format!("web/127.0.0.1:{port}");
+    for (view, name) in [("services", "web"), ("endpoints", &endpoint), ("processes", " curl (shop.service)")]
+    {
+        let again = || {
+            let rows = json(&world.host.alize(&["top", "--once", "--view", view, "-o", "json"]));
+            let row = rows.as_array().expect("rows").iter().find(|row| {
+                let found = row["name"].as_str();
+                found.is_some_and(
+                    |found| if view == "processes" { found.ends_with(name) } else { found == name },
+                )
+            })?;
+            row["retransmits_per_second"].as_f64().filter(|again| *again > 0.0)
+        };
+        // Luck decides what is lost in a second.
+        assert!((0..20).find_map(|_| again()).is_some(), "{view}");
+    }
 }
 
 #[test]

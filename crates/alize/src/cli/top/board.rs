@@ -3,13 +3,14 @@
 use std::cmp::Ordering;
 use std::collections::{HashMap, VecDeque};
 
-use alize_model::api::{ObservedRequest, TraceLine};
+use alize_model::api::{ObservedConnection, ObservedRequest, TraceLine};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use serde::Serialize;
 
 use super::super::args::View;
 use super::super::trace::in_words;
 use super::super::traffic::{Ends, Flow};
+use super::retransmits::Retransmits;
 use crate::style::{Paint, Tone, visible};
 use crate::table::Align::{Left, Right};
 use crate::table::{Cell, Table};
@@ -42,13 +43,16 @@ pub(super) enum Column {
     P50,
     P90,
     P99,
+    Retransmits,
 }
 
 impl Column {
-    pub(super) const ALL: [Self; 6] = [Self::Name, Self::Rate, Self::Errors, Self::P50, Self::P90, Self::P99];
+    pub(super) const ALL: [Self; 7] =
+        [Self::Name, Self::Rate, Self::Errors, Self::P50, Self::P90, Self::P99, Self::Retransmits];
 
     /// Those that go first where there is no room for all.
-    pub(super) const LEAST_FIRST: [Self; 5] = [Self::P90, Self::P50, Self::P99, Self::Errors, Self::Rate];
+    pub(super) const LEAST_FIRST: [Self; 6] =
+        [Self::P90, Self::P50, Self::Retransmits, Self::P99, Self::Errors, Self::Rate];
 
     pub(super) fn title(self, view: View) -> &'static str {
         match self {
@@ -62,6 +66,7 @@ impl Column {
             Self::P50 => "P50",
             Self::P90 => "P90",
             Self::P99 => "P99",
+            Self::Retransmits => "RETRANS/S",
         }
     }
 
@@ -80,15 +85,25 @@ pub(super) struct Row {
     pub(super) p50: Option<f64>,
     pub(super) p90: Option<f64>,
     pub(super) p99: Option<f64>,
+    /// Absent where nobody saw the connections.
+    pub(super) retransmits_per_second: Option<f64>,
     #[serde(skip)]
     conditions: Conditions,
 }
 
 impl Row {
-    fn new(name: String, conditions: Conditions, flow: &Flow, seconds: f64) -> Self {
+    fn new(
+        name: String,
+        conditions: Conditions,
+        flow: &Flow,
+        retransmits: &Retransmits,
+        seconds: f64,
+    ) -> Self {
+        let per_second = |count: u64| count as f64 / seconds.max(1e-3);
         Self {
+            retransmits_per_second: retransmits.get(&name).copied().map(per_second),
             name,
-            requests_per_second: flow.count as f64 / seconds.max(1e-3),
+            requests_per_second: per_second(flow.count),
             error_share: flow.errors as f64 / flow.count.max(1) as f64,
             p50: flow.quantile(0.5),
             p90: flow.quantile(0.9),
@@ -106,6 +121,7 @@ impl Row {
             Column::P50 => time(self.p50),
             Column::P90 => time(self.p90),
             Column::P99 => time(self.p99),
+            Column::Retransmits => self.retransmits_per_second.map(rate).unwrap_or_default(),
         }
     }
 
@@ -118,6 +134,8 @@ impl Row {
             Column::P50 => row.p50.unwrap_or(0.0),
             Column::P90 => row.p90.unwrap_or(0.0),
             Column::P99 => row.p99.unwrap_or(0.0),
+            // None is more than nobody knows.
+            Column::Retransmits => row.retransmits_per_second.unwrap_or(-1.0),
         };
         figure(other).total_cmp(&figure(self)).then_with(|| self.name.cmp(&other.name))
     }
@@ -144,6 +162,15 @@ struct Process {
     pid: Option<u32>,
 }
 
+/// The connections that a process has made since they are looked at.
+#[derive(Default)]
+struct Sockets {
+    /// In this interval.
+    retransmits: u64,
+    /// Looks without an event or a request; those of a process that has ended come to nothing but this.
+    quiet: usize,
+}
+
 /// All that is shown.
 pub(super) struct Board {
     pub(super) view: View,
@@ -160,6 +187,8 @@ pub(super) struct Board {
     rows: Vec<Row>,
     past: HashMap<String, VecDeque<u64>>,
     processes: HashMap<String, Process>,
+    /// By process, while the view is of processes.
+    sockets: HashMap<u32, Sockets>,
 }
 
 impl Board {
@@ -177,6 +206,7 @@ impl Board {
             rows: Vec::new(),
             past: HashMap::new(),
             processes: HashMap::new(),
+            sockets: HashMap::new(),
         }
     }
 
@@ -187,16 +217,25 @@ impl Board {
     /// What the agent should be asked for one by one; `None`: nothing.
     pub(super) fn conditions(&self) -> Option<Vec<(&'static str, String)>> {
         let Some(live) = &self.live else {
-            return (self.view == View::Processes).then(Vec::new);
+            return (self.view == View::Processes).then(|| vec![("kinds", "http,tcp".to_owned())]);
         };
         let service = live.conditions.service.clone().map(|service| ("service", service));
         let pid = live.conditions.pid.map(|pid| ("pid", pid.to_string()));
         Some(service.into_iter().chain(pid).collect())
     }
 
-    /// What went on in the last interval of so many seconds.
-    pub(super) fn look(&mut self, flows: &[(Ends, Flow)], seconds: f64) {
+    /// Whether the agent should be asked what it counted for services.
+    pub(super) fn counts_services(&self) -> bool {
+        self.view != View::Processes && !self.is_live()
+    }
+
+    /// What went on in the last interval of so many seconds; `retransmits` are those of services and endpoints.
+    pub(super) fn look(&mut self, flows: &[(Ends, Flow)], retransmits: Retransmits, seconds: f64) {
         let processes = std::mem::take(&mut self.processes);
+        let retransmits = match self.view {
+            View::Processes => self.retransmits_of(&processes),
+            _ => retransmits,
+        };
         if self.paused {
             return;
         }
@@ -217,13 +256,25 @@ impl Board {
         };
         self.rows = rows
             .into_iter()
-            .map(|(name, (conditions, flow))| Row::new(name, conditions, &flow, seconds))
+            .map(|(name, (conditions, flow))| Row::new(name, conditions, &flow, &retransmits, seconds))
             .collect();
-        self.remember();
+        self.remember(&retransmits, seconds);
+    }
+
+    /// Ends the interval for the sockets of all processes.
+    fn retransmits_of(&mut self, processes: &HashMap<String, Process>) -> Retransmits {
+        let of = |process: &Process| Some(self.sockets.get(&process.pid?)?.retransmits);
+        let retransmits =
+            processes.iter().filter_map(|(name, process)| Some((name.clone(), of(process)?))).collect();
+        self.sockets.retain(|_, sockets| {
+            *sockets = Sockets { retransmits: 0, quiet: sockets.quiet + 1 };
+            sockets.quiet <= PAST
+        });
+        retransmits
     }
 
     /// Rows that were quiet stay for as long as their past is shown.
-    fn remember(&mut self) {
+    fn remember(&mut self, retransmits: &Retransmits, seconds: f64) {
         let now: HashMap<&str, u64> =
             self.rows.iter().map(|row| (row.name.as_str(), row.requests_per_second.ceil() as u64)).collect();
         self.past.retain(|name, past| {
@@ -241,7 +292,7 @@ impl Board {
         let quiet: Vec<String> = self.past.keys().filter(|name| !self.has_row(name)).cloned().collect();
         for name in quiet {
             let conditions = Conditions::default();
-            self.rows.push(Row::new(name, conditions, &Flow::default(), 1.0));
+            self.rows.push(Row::new(name, conditions, &Flow::default(), retransmits, seconds));
         }
     }
 
@@ -253,7 +304,8 @@ impl Board {
     pub(super) fn take(&mut self, line: &TraceLine) {
         let request = match line {
             TraceLine::Request(request) => request,
-            TraceLine::Tcp(_) | TraceLine::Dns(_) => return,
+            TraceLine::Tcp(event) => return self.take_event(event),
+            TraceLine::Dns(_) => return,
             TraceLine::Lost(lost) => {
                 if self.live.is_some() {
                     self.remark = in_words(lost);
@@ -273,6 +325,19 @@ impl Board {
             let process = self.processes.entry(name).or_default();
             process.pid = request.client.as_ref().and_then(|client| client.pid);
             process.flow.add_request(request);
+            if let Some(sockets) = process.pid.and_then(|pid| self.sockets.get_mut(&pid)) {
+                sockets.quiet = 0;
+            }
+        }
+    }
+
+    /// As the counters of services: of connections that were made by the process, not of those that it took.
+    fn take_event(&mut self, event: &ObservedConnection) {
+        let Some(pid) = event.owner.as_ref().and_then(|owner| owner.pid) else { return };
+        if event.side == "client" && (self.sockets.len() < ROWS || self.sockets.contains_key(&pid)) {
+            let sockets = self.sockets.entry(pid).or_default();
+            sockets.quiet = 0;
+            sockets.retransmits += u64::from(event.event == "retransmit");
         }
     }
 
@@ -425,13 +490,15 @@ fn process_name(request: &ObservedRequest) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::trace::tests::{connection, request};
     use super::super::super::traffic::between;
     use super::super::super::traffic::tests::report;
     use super::*;
 
     fn board(view: View) -> Board {
         let mut board = Board::new(view);
-        board.look(&between(&report(0, 0), &report(90, 10)), 10.0);
+        let sent_again = Retransmits::from([("web".into(), 25)]);
+        board.look(&between(&report(0, 0), &report(90, 10)), sent_again, 10.0);
         board
     }
 
@@ -454,11 +521,13 @@ mod tests {
         let shown = board.table(Paint::PLAIN, None);
         assert!(shown.starts_with("SERVICE  REQUESTS/S  ERRORS"), "{shown}");
         assert!(shown.contains("web            10.0  10.0 %"), "{shown}");
-        board.look(&[], 1.0);
+        assert!(shown.contains("  RETRANS/S\n") && shown.ends_with("        2.5\n"), "{shown}");
+        board.look(&[], Retransmits::new(), 1.0);
         assert_eq!(board.past("web"), [10, 0]);
         assert_eq!(board.rows()[0].requests_per_second, 0.0);
+        assert_eq!(board.rows()[0].retransmits_per_second, None, "nobody counted");
         for _ in 0..PAST {
-            board.look(&[], 1.0);
+            board.look(&[], Retransmits::new(), 1.0);
         }
         assert!(board.rows().is_empty());
     }
@@ -486,6 +555,50 @@ mod tests {
     fn processes_need_requests_one_by_one() {
         let mut board = Board::new(View::Services);
         assert_eq!(press(&mut board, "3"), Wish::Follow);
-        assert_eq!(board.conditions(), Some(Vec::new()));
+        assert_eq!(board.conditions(), Some(vec![("kinds", "http,tcp".to_owned())]));
+        assert!(!board.counts_services());
+    }
+
+    fn event(event: &str, side: &str) -> TraceLine {
+        TraceLine::Tcp(Box::new(ObservedConnection {
+            event: event.into(),
+            side: side.into(),
+            owner: request().client,
+            ..connection()
+        }))
+    }
+
+    #[test]
+    fn processes_have_the_retransmits_of_connections_that_were_seen() {
+        let mut board = Board::new(View::Processes);
+        let mut look = |lines: &[TraceLine]| {
+            lines.iter().for_each(|line| board.take(line));
+            board.take(&TraceLine::Request(Box::new(request())));
+            board.look(&[], Retransmits::new(), 2.0);
+            board.rows()[0].retransmits_per_second
+        };
+        assert_eq!(look(&[]), None, "the connection was there before");
+        assert_eq!(look(&[event("retransmit", "server")]), None, "of one that it took");
+        assert_eq!(look(&[event("connected", "client")]), Some(0.0));
+        assert_eq!(look(&[event("retransmit", "client"), event("retransmit", "client")]), Some(1.0));
+        assert_eq!(look(&[]), Some(0.0));
+        for _ in 0..=PAST {
+            board.look(&[], Retransmits::new(), 2.0);
+        }
+        assert!(board.sockets.is_empty());
+    }
+
+    #[test]
+    fn rows_are_sorted_by_retransmits_and_what_is_not_known_comes_last() {
+        let row = |name: &str, retransmits| Row {
+            retransmits_per_second: retransmits,
+            ..Row::new(name.into(), Conditions::default(), &Flow::default(), &Retransmits::new(), 1.0)
+        };
+        let mut board = Board::new(View::Services);
+        board.rows = vec![row("unknown", None), row("none", Some(0.0)), row("many", Some(7.0))];
+        press(&mut board, "sssss");
+        assert_eq!(board.sort, Column::Retransmits);
+        let names: Vec<String> = board.rows().into_iter().map(|row| row.name).collect();
+        assert_eq!(names, ["many", "none", "unknown"]);
     }
 }

@@ -2,19 +2,20 @@
 //! the clock, the keys and the agent.
 
 mod board;
+mod retransmits;
 mod screen;
 
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
-use alize_model::api::{TraceLine, TrafficReport};
+use alize_model::api::{ServiceStatus, TraceLine, TrafficReport};
 use ratatui::crossterm::event::{self, Event, KeyEvent, KeyEventKind};
 use ratatui::{DefaultTerminal, Terminal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::args::{TopArgs, View};
+use super::args::TopArgs;
 use super::live::output_closed;
 use super::traffic::between;
 use crate::client::{Client, Lines};
@@ -22,7 +23,7 @@ use crate::failure::Failure;
 use crate::output::Output;
 use board::{Board, Wish};
 
-/// Requests a second from which processes are counted.
+/// Requests and events of connections a second from which processes are counted.
 const SAMPLE: u32 = 2000;
 /// Requests a second that are shown one by one.
 const SHOWN: u32 = 200;
@@ -37,26 +38,49 @@ pub(crate) async fn top(client: &Client, args: &TopArgs, output: Output) -> Resu
         let error = anyhow::anyhow!("alize top needs a terminal; use --once to print one table");
         return Err(Failure::Other(error));
     }
-    let report = client.traffic().await?;
+    let board = Board::new(args.view);
+    let counted = Counted::now(client, &board).await?;
     let mut screen = Screen::open()?;
-    let mut session = Session {
-        client,
-        board: Board::new(args.view),
-        coloured: output.paint.is_coloured(),
-        report,
-        lines: None,
-    };
+    let coloured = output.paint.is_coloured();
+    let mut session = Session { client, board, coloured, counted, lines: None };
     session.run(&mut screen.terminal, args.interval).await
+}
+
+/// What the agent had counted at a moment.
+struct Counted {
+    traffic: TrafficReport,
+    /// Empty where the board has no use for it: it costs the agent a look at all sockets.
+    services: Vec<ServiceStatus>,
+}
+
+impl Counted {
+    async fn now(client: &Client, board: &Board) -> Result<Self, Failure> {
+        let traffic = client.traffic().await?;
+        let services = if board.counts_services() { client.services().await? } else { Vec::new() };
+        Ok(Self { traffic, services })
+    }
+
+    /// Shows what went on since `earlier`.
+    fn show(&self, earlier: &Self, board: &mut Board) {
+        let flows = between(&earlier.traffic, &self.traffic);
+        let retransmits = retransmits::between(&earlier.services, &self.services);
+        board.look(&flows, retransmits, self.traffic.time - earlier.traffic.time);
+    }
+}
+
+/// Asks for what the board needs one by one, if anything.
+async fn follow(client: &Client, board: &Board) -> Result<Option<Lines<TraceLine>>, Failure> {
+    let Some(mut conditions) = board.conditions() else { return Ok(None) };
+    let limit = if board.is_live() { SHOWN } else { SAMPLE };
+    conditions.push(("rate_limit", limit.to_string()));
+    Ok(Some(client.trace(&conditions).await?))
 }
 
 /// The table of one interval.
 async fn once(client: &Client, args: &TopArgs, output: Output) -> Result<(), Failure> {
     let mut board = Board::new(args.view);
-    let report = client.traffic().await?;
-    let mut lines = match args.view {
-        View::Processes => Some(client.trace(&[("rate_limit", SAMPLE.to_string())]).await?),
-        _ => None,
-    };
+    let earlier = Counted::now(client, &board).await?;
+    let mut lines = follow(client, &board).await?;
     let pause = tokio::time::sleep(args.interval);
     tokio::pin!(pause);
     loop {
@@ -69,8 +93,7 @@ async fn once(client: &Client, args: &TopArgs, output: Output) -> Result<(), Fai
             },
         }
     }
-    let now = client.traffic().await?;
-    board.look(&between(&report, &now), now.time - report.time);
+    Counted::now(client, &board).await?.show(&earlier, &mut board);
     let rows = board.rows();
     output.answer(&rows, || board.table(output.paint, output.width()))
 }
@@ -98,8 +121,8 @@ struct Session<'a> {
     client: &'a Client,
     board: Board,
     coloured: bool,
-    report: TrafficReport,
-    /// Requests one by one: those of the chosen row, or a sample to count processes from.
+    counted: Counted,
+    /// One by one: requests of the chosen row, or a sample to count processes from.
     lines: Option<Lines<TraceLine>>,
 }
 
@@ -148,22 +171,16 @@ impl Session<'_> {
     }
 
     async fn look(&mut self) -> Result<(), Failure> {
-        let now = self.client.traffic().await?;
-        let flows = between(&self.report, &now);
-        self.board.look(&flows, now.time - self.report.time);
-        self.report = now;
+        let now = Counted::now(self.client, &self.board).await?;
+        now.show(&self.counted, &mut self.board);
+        self.counted = now;
         Ok(())
     }
 
-    /// Asks for the requests that the board needs one by one, if any.
     async fn follow(&mut self) -> Result<(), Failure> {
         // The one before is ended first: there are few places.
         self.lines = None;
-        if let Some(mut conditions) = self.board.conditions() {
-            let limit = if self.board.is_live() { SHOWN } else { SAMPLE };
-            conditions.push(("rate_limit", limit.to_string()));
-            self.lines = Some(self.client.trace(&conditions).await?);
-        }
+        self.lines = follow(self.client, &self.board).await?;
         Ok(())
     }
 

@@ -193,11 +193,13 @@ mod tests {
 
     use super::super::super::traffic::between;
     use super::super::super::traffic::tests::report;
+    use super::super::retransmits::Retransmits;
     use super::*;
 
     fn drawn(width: u16, height: u16) -> String {
         let mut board = Board::new(View::Services);
-        board.look(&between(&report(0, 0), &report(90, 10)), 10.0);
+        let sent_again = Retransmits::from([("web".into(), 3)]);
+        board.look(&between(&report(0, 0), &report(90, 10)), sent_again, 10.0);
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
         terminal.draw(|frame| draw(frame, &mut board, false)).unwrap();
         let buffer = terminal.backend().buffer().clone();

@@ -63,25 +63,12 @@ pub(super) fn owner(peer: Option<&Peer>) -> (String, String) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::connection;
     use super::*;
 
     #[test]
     fn an_end_tells_why_and_how_much() {
-        let event = ObservedConnection {
-            time: 1_700_000_000.25,
-            event: "closed".into(),
-            reason: Some("reset-received".into()),
-            side: "client".into(),
-            owner: None,
-            local: ([127, 0, 0, 1], 40_000).into(),
-            remote: ([127, 0, 0, 1], 80).into(),
-            service: Some("web".into()),
-            duration: Some(1.5),
-            bytes_sent: 7,
-            bytes_received: 9,
-            retransmits: 2,
-            rtt: Some(0.000_05),
-        };
+        let event = connection();
         assert_eq!(
             head("SERVICE/REMOTE", "EVENT"),
             "TIME               PID  COMM             ->  SERVICE/REMOTE                EVENT"
