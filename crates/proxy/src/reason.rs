@@ -190,7 +190,9 @@ impl Reason {
             Self::BadResponse => {
                 "What the endpoint answered is no response of HTTP/1.1, or could be read in two ways."
             }
-            Self::NoService => "The proxy knows no service for the connection. Check that the agent runs.",
+            Self::NoService => {
+                "The service of the connection was removed or renamed, or the agent has not told of it yet. The connection ends, and a new one goes by what is in force."
+            }
             Self::NoEndpoint => {
                 "No backend of the route has an endpoint that takes requests. Check `alize endpoints`."
             }

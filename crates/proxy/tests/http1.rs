@@ -214,3 +214,23 @@ fn sha256(bytes: &[u8]) -> String {
     let output = child.wait_with_output().unwrap();
     String::from_utf8(output.stdout).unwrap().split(' ').next().unwrap().to_owned()
 }
+
+#[test]
+fn a_service_that_was_removed_ends_its_connections_in_order() {
+    let (mut world, server) = plain();
+    let web = || service(1, "web", Http::default(), vec![endpoint(server.address, 1, &[])]);
+    let (mut running, mut idle) = (world.connect(), world.connect());
+    assert_eq!(idle.get("/").status, 200);
+    running.send("GET /delay/500 HTTP/1.1\r\nHost: a\r\n\r\n");
+    world::until("it runs", || world.agent.counters().accepted == 2);
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    world.agent.state(Vec::new()).unwrap();
+    let refused = idle.get("/");
+    assert_eq!((refused.status, refused.reason()), (503, "no-service".into()));
+    assert_eq!(refused.header("connection").as_deref(), Some("close"));
+    assert!(idle.ended(), "so that the client dials anew");
+    assert_eq!(running.answer("GET").status, 200, "what runs is finished");
+    assert_eq!(running.get("/").header("connection").as_deref(), Some("close"));
+    world.agent.state(vec![web()]).unwrap();
+    assert_eq!(world.connect().get("/").status, 200);
+}

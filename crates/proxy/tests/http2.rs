@@ -5,6 +5,9 @@ mod world;
 use std::process::Command;
 
 use alize_model::http::{Http, Upstream};
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::Request;
 use world::{Server, World, endpoint, service};
 
 fn run(command: &mut Command) -> String {
@@ -17,6 +20,20 @@ fn run(command: &mut Command) -> String {
 fn curl(world: &World, path: &str, more: &[&str]) -> String {
     let url = format!("http://{}{path}", world.door());
     run(Command::new("curl").args(["-sS", "--http2-prior-knowledge", "--max-time", "20"]).args(more).arg(url))
+}
+
+/// A client that says exactly what is in its frames; its connection ends with the task.
+async fn dial(world: &World) -> (SendRequest<Bytes>, tokio::task::JoinHandle<Result<(), h2::Error>>) {
+    let stream = tokio::net::TcpStream::connect(world.door()).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    (sender, tokio::spawn(connection))
+}
+
+/// The status and the proxy's reason.
+async fn answered(response: h2::client::ResponseFuture) -> (u16, String) {
+    let response = tokio::time::timeout(world::PATIENCE, response).await.expect("an answer").unwrap();
+    let reason = response.headers().get("x-alize-reason").map(|reason| reason.to_str().unwrap());
+    (response.status().as_u16(), reason.unwrap_or_default().to_owned())
 }
 
 #[test]
@@ -89,4 +106,27 @@ fn many_streams_on_few_connections_lose_nothing() {
     let report = run(Command::new("h2load").args(["-n", "4000", "-c", "4", "-m", "50", &url]));
     assert!(report.contains("4000 succeeded, 0 failed, 0 errored, 0 timeout"), "{report}");
     assert!(report.contains("status codes: 4000 2xx"), "{report}");
+}
+
+#[tokio::test]
+async fn a_service_that_was_removed_ends_its_connections_in_order() {
+    let server = Server::node("a", "http1");
+    let web = || service(1, "web", Http::default(), vec![endpoint(server.address, 1, &[])]);
+    let mut world = World::new(vec![web()]);
+    let (sender, connection) = dial(&world).await;
+    let mut sender = sender.ready().await.unwrap();
+    let get = |path: &str| Request::get(format!("http://web.test{path}")).body(()).unwrap();
+    let (running, _) = sender.send_request(get("/delay/500"), true).unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    world.agent.state(Vec::new()).unwrap();
+    let call =
+        Request::post("http://web.test/a.B/C").header("content-type", "application/grpc").body(()).unwrap();
+    let (call, _) = sender.send_request(call, true).unwrap();
+    assert_eq!(answered(call).await, (200, "no-service".into()), "in the words of gRPC");
+    assert_eq!(answered(running).await.0, 200, "what runs is finished");
+    let ended = tokio::time::timeout(world::PATIENCE, connection).await;
+    ended.expect("the client is told to dial anew").unwrap().unwrap();
+    world.agent.state(vec![web()]).unwrap();
+    let (mut sender, _connection) = dial(&world).await;
+    assert_eq!(answered(sender.send_request(get("/"), true).unwrap().0).await.0, 200);
 }

@@ -35,6 +35,7 @@ here_and_elsewhere!(
     bytes_beyond_a_body_end_the_connection,
     a_server_that_closes_often_confuses_nobody,
     nothing_ambiguous_reaches_an_endpoint,
+    a_service_that_was_removed_ends_its_connections_in_order,
 );
 
 fn most_requests_never_reach_the_proxy(place: Place) {
@@ -344,4 +345,30 @@ fn nothing_ambiguous_reaches_an_endpoint(place: Place) {
         );
     }
     assert_eq!(mesh.served(), before, "none of it was served");
+}
+
+fn a_service_that_was_removed_ends_its_connections_in_order(place: Place) {
+    let mut mesh = Mesh::placed(place, "removed", "");
+    let mut clients: Vec<Client> = (0..2).map(|_| Client::connect(&mesh)).collect();
+    for client in &mut clients {
+        (0..20).for_each(|_| assert_eq!(client.ask(&get("/a")).body, b"one /a 0"));
+    }
+    assert!(mesh.counts().kernel > 20, "{:?}", mesh.counts());
+    mesh.remove();
+    let told = clients[0].ask(&get("/a"));
+    let headers = (told.header("x-alize-reason"), told.header("connection"));
+    assert_eq!((told.status, headers), (503, (Some("no-service"), Some("close"))));
+    assert_eq!(
+        mesh::again(|| clients[0].stream().read(&mut [0])).unwrap(),
+        0,
+        "so that the client dials anew"
+    );
+    mesh.put_back();
+    clients[0] = Client::connect(&mesh);
+    for client in &mut clients {
+        // Who has not asked meanwhile has noticed nothing: the service came back before it was forgotten.
+        (0..20).for_each(|_| assert_eq!(client.ask(&get("/a")).body, b"one /a 0"));
+    }
+    drop(clients);
+    mesh.settles();
 }

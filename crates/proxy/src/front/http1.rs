@@ -12,7 +12,7 @@ use http_body::Body as _;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::life::End;
-use super::{Front, Inbound, Interim, tunnel};
+use super::{Front, Inbound, Interim, Last, tunnel};
 use crate::back::{Tunnel, lock};
 use crate::body::Body;
 use crate::proxy::{Phase, Proxy};
@@ -117,6 +117,7 @@ async fn respond(proxy: &Arc<Proxy>, front: &Arc<Front>, head: Box<RequestHead>)
 pub(super) async fn send(proxy: &Proxy, front: &Arc<Front>, asked: &Asked, response: Response<Body>) -> End {
     let (parts, mut body) = response.into_parts();
     let mut stay = asked.keep_alive && *proxy.phase.borrow() != Phase::Draining;
+    stay &= parts.extensions.get::<Last>().is_none();
     // A client that waits to be told to go on may send the body or not: the next bytes could be read in two ways.
     stay &= !(asked.expects && lock(&front.incoming).untouched());
     if body.is_whole() {

@@ -15,9 +15,9 @@ use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
-use super::Front;
+use super::{Front, Last};
 use crate::back::lock;
 use crate::body::Body;
 use crate::proxy::{Phase, Proxy};
@@ -36,9 +36,10 @@ const PING: Duration = Duration::from_secs(60);
 /// Serves the connection until it ends; told to end, it lets what runs finish and takes no more.
 pub(super) async fn serve(proxy: &Arc<Proxy>, front: &Arc<Front>, mut phase: watch::Receiver<Phase>) {
     let _turn = front.turn.lock().await;
+    let last = Arc::new(Notify::new());
     let service = service_fn(|request| {
-        let (proxy, front) = (Arc::clone(proxy), Arc::clone(front));
-        async move { Ok::<_, Infallible>(respond(&proxy, &front, request).await) }
+        let (proxy, front, last) = (Arc::clone(proxy), Arc::clone(front), Arc::clone(&last));
+        async move { Ok::<_, Infallible>(respond(&proxy, &front, &last, request).await) }
     });
     let connection = Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -50,6 +51,13 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, front: &Arc<Front>, mut phase: wat
         .keep_alive_interval(PING)
         .serve_connection(TokioIo::new(Bytes(Arc::clone(front))), service);
     let mut connection = std::pin::pin!(connection);
+    let ends = async {
+        tokio::select! {
+            changed = phase.wait_for(|phase| *phase != Phase::Serving) => drop(changed),
+            () = last.notified() => {}
+        }
+    };
+    let mut ends = std::pin::pin!(ends);
     let mut told = false;
     loop {
         tokio::select! {
@@ -59,8 +67,7 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, front: &Arc<Front>, mut phase: wat
                 }
                 return;
             }
-            changed = phase.wait_for(|phase| *phase != Phase::Serving), if !told => {
-                let _ = changed;
+            () = ends.as_mut(), if !told => {
                 told = true;
                 connection.as_mut().graceful_shutdown();
             }
@@ -68,11 +75,19 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, front: &Arc<Front>, mut phase: wat
     }
 }
 
-async fn respond(proxy: &Arc<Proxy>, front: &Front, request: Request<Incoming>) -> Response<Body> {
+async fn respond(
+    proxy: &Arc<Proxy>,
+    front: &Front,
+    last: &Notify,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let mut response = match as_http1(request) {
         Ok(request) => route::answer(proxy, &front.origin, Box::new(request)).await,
         Err(fault) => route::refusal(proxy, &front.origin, Reason::from(fault)),
     };
+    if response.extensions().get::<Last>().is_some() {
+        last.notify_one();
+    }
     *response.version_mut() = Version::HTTP_2;
     response.extensions_mut().clear();
     response

@@ -170,6 +170,10 @@ impl Front {
     }
 }
 
+/// The connection to the client ends with this response; an extension of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Last;
+
 /// Informational responses on their way to a client; an extension of a request.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Interim(Arc<Mutex<BytesMut>>);

@@ -28,7 +28,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
 use crate::body::Body;
 use crate::counters;
-use crate::front::Origin;
+use crate::front::{Last, Origin};
 use crate::proxy::Proxy;
 use crate::reason::Reason;
 use mesh::Service;
@@ -65,7 +65,10 @@ pub(crate) async fn answer(
     let grpc = reply::is_grpc(request.headers());
     let Some(service) = mesh.service(origin.client.service) else {
         proxy.anomaly(Reason::NoService.name());
-        return reply::refuse(Reason::NoService, grpc, true);
+        let mut response = reply::refuse(Reason::NoService, grpc, true);
+        // The connection is for a service that was removed, whatever is in force under its name now: that is for new ones.
+        response.extensions_mut().insert(Last);
+        return response;
     };
     let call = Call { service: Arc::clone(service), origin: *origin, started: Instant::now(), grpc };
     let Some(found) = find(&call.service, &request) else {

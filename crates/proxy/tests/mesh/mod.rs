@@ -155,9 +155,23 @@ impl Mesh {
         let addresses = lost.iter().map(|&place| self.servers[place].address);
         let unavailable: Availability =
             addresses.map(|address| ((web.clone(), address), Unavailable::Unhealthy)).collect();
+        self.apply(&self.snapshot.clone(), &unavailable);
+    }
+
+    /// As when the service leaves the file.
+    pub fn remove(&mut self) {
+        self.apply(&Snapshot::default(), &Availability::new());
+    }
+
+    /// As when it is in the file again.
+    pub fn put_back(&mut self) {
+        self.apply(&self.snapshot.clone(), &Availability::new());
+    }
+
+    fn apply(&mut self, snapshot: &Snapshot, unavailable: &Availability) {
         let data_path = self.data_path.as_mut().expect("it is there until the mesh is dropped");
-        data_path.apply(Desired { snapshot: &self.snapshot, unavailable: &unavailable }).unwrap();
-        self.handle.apply(state(data_path, &self.snapshot, 2)).unwrap();
+        data_path.apply(Desired { snapshot, unavailable }).unwrap();
+        self.handle.apply(state(data_path, snapshot, 2)).unwrap();
     }
 
     pub fn counts(&self) -> Counts {
