@@ -2,55 +2,78 @@
 
 use std::sync::Arc;
 
-use alize_model::http::Route;
+use alize_model::http::Cors;
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
     ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, VARY,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 
 use crate::body::Body;
 
-/// An origin that a route allows.
-pub(super) struct Cors {
-    origin: HeaderValue,
-    credentials: bool,
-    expose: Option<HeaderValue>,
+/// The fields by which a response lets scripts of other origins read it.
+const WORDS: [HeaderName; 6] = [
+    ACCESS_CONTROL_ALLOW_CREDENTIALS,
+    ACCESS_CONTROL_ALLOW_HEADERS,
+    ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS,
+    ACCESS_CONTROL_MAX_AGE,
+];
+
+/// What the response to a request has to say.
+pub(super) struct Words {
+    /// Nothing for an origin that is not allowed: then the browser refuses.
+    said: HeaderMap,
+    /// Whether another origin would be told something else.
+    varies: bool,
 }
 
-impl Cors {
-    /// What the response has to say, if the request comes from an origin that the route allows.
-    pub(super) fn of(route: &Route, headers: &HeaderMap) -> Option<Self> {
-        let cors = route.cors.as_ref()?;
-        let origin = headers.get(ORIGIN)?;
-        let text = origin.to_str().ok()?;
-        if !cors.allow_origins.iter().any(|allowed| allows(allowed, text)) {
-            return None;
-        }
+impl Words {
+    pub(super) fn of(cors: &Cors, request: &Request<Body>) -> Self {
         let any = cors.allow_origins.iter().any(|allowed| &**allowed == "*");
-        Some(Self {
-            origin: if any && !cors.allow_credentials {
-                HeaderValue::from_static("*")
-            } else {
-                origin.clone()
-            },
-            credentials: cors.allow_credentials,
-            expose: list(&cors.expose_headers),
-        })
+        let varies = !any || cors.allow_credentials;
+        let asked = request.headers();
+        let allowed = |origin: &&HeaderValue| {
+            let text = origin.to_str().unwrap_or_default();
+            cors.allow_origins.iter().any(|allowed| allows(allowed, text))
+        };
+        let mut said = HeaderMap::new();
+        let origin = match varies {
+            true => asked.get(ORIGIN).filter(allowed).cloned(),
+            false => Some(HeaderValue::from_static("*")),
+        };
+        let Some(origin) = origin else { return Self { said, varies } };
+        said.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        if cors.allow_credentials {
+            said.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        }
+        let mut say =
+            |name: HeaderName, value: Option<HeaderValue>| value.map(|value| said.insert(name, value));
+        say(ACCESS_CONTROL_EXPOSE_HEADERS, list(&cors.expose_headers));
+        if is_preflight(request) {
+            // `*` is no wildcard where credentials are sent; saying what was asked for always is right.
+            let echo = |allowed: &[Arc<str>], name: HeaderName| match allowed.iter().any(|one| &**one == "*")
+            {
+                true => asked.get(name).cloned(),
+                false => list(allowed),
+            };
+            say(ACCESS_CONTROL_ALLOW_METHODS, echo(&cors.allow_methods, ACCESS_CONTROL_REQUEST_METHOD));
+            say(ACCESS_CONTROL_ALLOW_HEADERS, echo(&cors.allow_headers, ACCESS_CONTROL_REQUEST_HEADERS));
+            say(ACCESS_CONTROL_MAX_AGE, cors.max_age.map(|age| HeaderValue::from(age.as_secs())));
+        }
+        Self { said, varies }
     }
 
-    /// Lets scripts of the origin read the response. The endpoint's own words about that give way.
-    pub(super) fn allow(self, headers: &mut HeaderMap) {
-        if self.origin != "*" {
+    /// Says it. The endpoint's own words give way, whether the origin is allowed or not.
+    pub(super) fn say(self, headers: &mut HeaderMap) {
+        for name in &WORDS {
+            headers.remove(name);
+        }
+        headers.extend(self.said);
+        if self.varies && !varies_by_origin(headers) {
             headers.append(VARY, HeaderValue::from_static("Origin"));
-        }
-        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, self.origin);
-        if self.credentials {
-            headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
-        }
-        if let Some(expose) = self.expose {
-            headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, expose);
         }
     }
 }
@@ -62,33 +85,9 @@ pub(super) fn is_preflight(request: &Request<Body>) -> bool {
         && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// Says what the real request may be. Of an origin that is not allowed nothing is said, and the browser refuses.
-pub(super) fn preflight(
-    route: &Route,
-    request: &Request<Body>,
-    mut response: Response<Body>,
-) -> Response<Body> {
-    let (Some(cors), Some(_)) = (&route.cors, Cors::of(route, request.headers())) else { return response };
-    let asked = request.headers();
-    let echo = |allowed: &[Arc<str>],
-                asked: &HeaderName,
-                name: HeaderName,
-                headers: &mut HeaderMap,
-                from: &HeaderMap| {
-        // `*` is no wildcard where credentials are sent; saying what was asked for always is right.
-        let any = allowed.iter().any(|one| &**one == "*");
-        let value = if any { from.get(asked).cloned() } else { list(allowed) };
-        if let Some(value) = value {
-            headers.insert(name, value);
-        }
-    };
-    let headers = response.headers_mut();
-    echo(&cors.allow_methods, &ACCESS_CONTROL_REQUEST_METHOD, ACCESS_CONTROL_ALLOW_METHODS, headers, asked);
-    echo(&cors.allow_headers, &ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_ALLOW_HEADERS, headers, asked);
-    if let Some(age) = cors.max_age {
-        headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from(age.as_secs()));
-    }
-    response
+fn varies_by_origin(headers: &HeaderMap) -> bool {
+    let names = headers.get_all(VARY).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+    names.map(<[u8]>::trim_ascii).any(|name| name == b"*" || name.eq_ignore_ascii_case(b"origin"))
 }
 
 fn list(names: &[Arc<str>]) -> Option<HeaderValue> {

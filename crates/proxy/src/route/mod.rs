@@ -76,7 +76,7 @@ pub(crate) async fn answer(
     };
     let route = call.service.table.route(found);
     call.service.live.counters.came_because(came_because(&call.service, route, &request));
-    let cors = cors::Cors::of(route, request.headers());
+    let cors = route.cors.as_ref().map(|cors| cors::Words::of(cors, &request));
     let unanswered = Unanswered { call: &call, route: &route.name };
     let outcome = match enter(proxy, &call, found, &request).await {
         Ok(()) => act(proxy, &mesh, &call, found, request).await,
@@ -86,7 +86,7 @@ pub(crate) async fn answer(
     let mut response = outcome.unwrap_or_else(|refused| call.own(Some(&route.name), refused));
     edit::headers(response.headers_mut(), &route.response_headers);
     if let Some(cors) = cors {
-        cors.allow(response.headers_mut());
+        cors.say(response.headers_mut());
     }
     response
 }
@@ -185,12 +185,9 @@ async fn enter(proxy: &Proxy, call: &Call, found: Found, request: &Request<Body>
         return Err(own);
     }
     if route.cors.is_some() && cors::is_preflight(request) {
-        let response =
-            Response::builder().status(StatusCode::NO_CONTENT).body(Body::Empty).unwrap_or_default();
-        return Err(Own {
-            reason: Reason::CorsPreflight,
-            response: Box::new(cors::preflight(route, request, response)),
-        });
+        let mut response = Box::new(Response::new(Body::Empty));
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        return Err(Own { reason: Reason::CorsPreflight, response });
     }
     Ok(())
 }

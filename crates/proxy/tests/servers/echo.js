@@ -6,6 +6,7 @@
 //   /slow-body/MS   a second piece after a wait        /flaky/N     503 to the first N requests with this query
 //   /hash           length and SHA-256 of the body     /mirror      the body back, as it comes
 //   /close          Connection: close                  /hits        how many requests had the path /count
+//   /cors           scripts of all origins may read it
 // and everything else answers with what was asked, as JSON.
 'use strict';
 const http = require('node:http');
@@ -92,6 +93,11 @@ async function answer(request, response) {
       response.write(Buffer.from([0, 0, 0, 0, 2, 104, 105]));
       response.addTrailers({ 'grpc-status': '0', 'grpc-message': name });
       return response.end();
+    case 'cors':
+      response.setHeader('access-control-allow-origin', '*');
+      response.setHeader('access-control-allow-credentials', 'true');
+      response.setHeader('vary', 'Accept');
+      // falls through
     default: {
       // With a length, as most answers have that are made whole.
       const text = describe(request, length);
