@@ -2,7 +2,7 @@
 
 mod world;
 
-use alize_model::http::Http;
+use alize_model::http::{Action, Http, PathChange, Redirect, Route};
 use world::{Client, Server, World, endpoint, memory, pattern, service};
 
 fn plain() -> (World, Server) {
@@ -233,4 +233,23 @@ fn a_service_that_was_removed_ends_its_connections_in_order() {
     assert_eq!(running.get("/").header("connection").as_deref(), Some("close"));
     world.agent.state(vec![web()]).unwrap();
     assert_eq!(world.connect().get("/").status, 200);
+}
+
+#[test]
+fn a_client_that_names_no_host_is_redirected_to_a_path() {
+    let to = |path, name: &str| {
+        let redirect = Redirect { scheme: None, host: None, port: None, path, status: 302 };
+        let routes = vec![Route { action: Action::Redirect(redirect), ..Route::to(name, Vec::new()) }];
+        Http { routes, ..Http::default() }
+    };
+    let world = World::new(vec![
+        service(1, "new", to(Some(PathChange::Full("/new".into())), "new"), Vec::new()),
+        service(2, "same", to(None, "same"), Vec::new()),
+    ]);
+    for (door, asked, told) in
+        [(0, "/old?a=b", "/new?a=b"), (1, "/same", "/same"), (1, "//evil.example/x", "/.//evil.example/x")]
+    {
+        let answer = Client::connect(world.doors[door]).ask(&format!("GET {asked} HTTP/1.0\n\n"));
+        assert_eq!((answer.status, answer.header("location").as_deref()), (302, Some(told)));
+    }
 }

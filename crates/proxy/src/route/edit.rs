@@ -62,8 +62,8 @@ fn with_query(mut path: String, query: Option<&str>) -> String {
 
 /// Sends the client elsewhere.
 pub(super) fn redirect(redirect: &Redirect, matched: &Match, request: &Request<Body>) -> Response<Body> {
-    let asked = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let (asked_host, asked_port) = split_port(asked);
+    let asked = request.headers().get(HOST).and_then(|host| host.to_str().ok()).map(split_port);
+    let (asked_host, asked_port) = asked.map_or((None, None), |(host, port)| (Some(host), port));
     let scheme = match redirect.scheme {
         None | Some(Scheme::Http) => "http",
         Some(Scheme::Https) => "https",
@@ -74,7 +74,7 @@ pub(super) fn redirect(redirect: &Redirect, matched: &Match, request: &Request<B
         (None, None) => asked_port,
     };
     let port = port.filter(|port| !matches!((scheme, port), ("http", 80) | ("https", 443)));
-    let host = redirect.host.as_deref().unwrap_or(asked_host);
+    let host = redirect.host.as_deref().or(asked_host);
     let target = request.uri().path_and_query();
     let path = target.map_or("/", |target| target.path());
     let mut new = String::new();
@@ -84,9 +84,15 @@ pub(super) fn redirect(redirect: &Redirect, matched: &Match, request: &Request<B
     }
     let path = with_query(new, target.and_then(|target| target.query()));
     let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+    let location = match host {
+        Some(host) => format!("{scheme}://{host}{port}{path}"),
+        // A client of HTTP/1.0 knows where it has asked. Two slashes would name a host, RFC 3986 section 4.2.
+        None if path.starts_with("//") => format!("/.{path}"),
+        None => path,
+    };
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::FOUND);
-    if let Ok(location) = HeaderValue::from_str(&format!("{scheme}://{host}{port}{path}")) {
+    if let Ok(location) = HeaderValue::from_str(&location) {
         response.headers_mut().insert(LOCATION, location);
     }
     response
