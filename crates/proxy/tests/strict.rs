@@ -165,6 +165,23 @@ fn doubtful_requests_are_refused_before_a_byte_is_forwarded() {
 }
 
 #[test]
+fn a_refusal_of_head_has_no_body() {
+    let world = World::new(vec![service(1, "web", Http::default(), Vec::new())]);
+    for (text, reason) in [
+        ("HEAD / HTTP/1.1~~", "bad-host"),
+        ("HEAD http://b/ HTTP/1.1~Host: a~~", "bad-host"),
+        ("HEAD * HTTP/1.1~Host: a~~", "bad-target"),
+        ("~HEAD / HTTP/1.1~Host : a~~", "bad-field"),
+    ] {
+        let mut client = world.connect();
+        client.send(text.replace('~', "\r\n"));
+        let answer = client.answer("HEAD");
+        assert_eq!((answer.status, answer.reason()), (400, reason.into()), "{text}");
+        assert!(client.rest().is_empty(), "{text}");
+    }
+}
+
+#[test]
 fn a_body_that_turns_out_bad_ends_both_connections() {
     let (address, seen) = witness();
     let world = World::new(vec![service(1, "web", Http::default(), vec![endpoint(address, 1, &[])])]);
@@ -245,6 +262,8 @@ fn doubtful_responses_reach_no_client() {
         ("no status", "HTTP/1.1 OK\r\n\r\n"),
         ("no HTTP", "hello\r\n\r\n"),
         ("bad name", "HTTP/1.1 200 OK\r\nX Y: a\r\n\r\n"),
+        ("too many fields", &format!("HTTP/1.1 204 No Content\r\n{}\r\n", "X: a\r\n".repeat(129))),
+        ("too long", &format!("HTTP/1.1 204 No Content\r\nX: {}\r\n\r\n", "a".repeat(65_536))),
     ];
     for (what, response) in responses {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

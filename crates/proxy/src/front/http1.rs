@@ -35,8 +35,8 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, front: &Arc<Front>, deadline: Inst
     let head = match timeout_at(deadline, read_head(proxy, front)).await {
         Ok(Ok(Some(head))) => head,
         Ok(Ok(None)) => return End::Close,
-        Ok(Err(reason)) => return refuse(proxy, front, reason).await,
-        Err(_) => return refuse(proxy, front, Reason::HeadTimeout).await,
+        Ok(Err(reason)) => return refuse_head(proxy, front, reason).await,
+        Err(_) => return refuse_head(proxy, front, Reason::HeadTimeout).await,
     };
     let asked = Asked {
         method: head.parts.method.clone(),
@@ -278,16 +278,26 @@ async fn linger(front: &Front) {
 
 /// Answers a request that is not forwarded, and ends the connection: nobody knows where the next request begins.
 pub(super) async fn refuse(proxy: &Arc<Proxy>, front: &Arc<Front>, reason: Reason) -> End {
+    refuse_to(proxy, front, Method::GET, reason).await
+}
+
+/// As [`refuse`], of a request whose head is no good: its method may be told all the same.
+async fn refuse_head(proxy: &Arc<Proxy>, front: &Arc<Front>, reason: Reason) -> End {
+    let is_head = lock(&front.incoming).buffer.starts_with(b"HEAD ");
+    refuse_to(proxy, front, if is_head { Method::HEAD } else { Method::GET }, reason).await
+}
+
+async fn refuse_to(proxy: &Arc<Proxy>, front: &Arc<Front>, method: Method, reason: Reason) -> End {
     let response = route::refusal(proxy, &front.origin, reason);
-    let asked = Asked { method: Method::GET, version: Version::HTTP_11, keep_alive: false, expects: false };
+    let asked = Asked { method, version: Version::HTTP_11, keep_alive: false, expects: false };
     lock(&front.incoming).buffer.clear();
     send(proxy, front, &asked, response).await
 }
 
-/// As [`refuse`], of a client that did not even say what it speaks.
+/// As [`refuse_head`], of a client that did not even say what it speaks.
 pub(super) async fn refuse_slow_head(proxy: &Arc<Proxy>, front: &Arc<Front>) -> End {
     let _turn = front.turn.lock().await;
-    refuse(proxy, front, Reason::HeadTimeout).await
+    refuse_head(proxy, front, Reason::HeadTimeout).await
 }
 
 impl Front {

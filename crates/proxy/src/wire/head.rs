@@ -110,7 +110,8 @@ pub(super) fn end_of(bytes: &[u8], from: usize) -> Result<Option<usize>, Fault> 
     Ok(None)
 }
 
-/// Reads the head of a request from the front of `buffer`, when it is complete. `seen` is how far it was looked at.
+/// Reads the head of a request from the front of `buffer`, when it is complete. `seen` is how far it was looked at. What is
+/// refused stays.
 pub(crate) fn request(
     buffer: &mut BytesMut,
     seen: &mut usize,
@@ -134,8 +135,9 @@ pub(crate) fn request(
         return Ok(None);
     };
     *seen = 0;
-    let head = buffer.split_to(end);
-    parse_request(&head).map(Some)
+    let head = parse_request(&buffer[..end])?;
+    buffer.advance(end);
+    Ok(Some(head))
 }
 
 fn parse_request(head: &[u8]) -> Result<RequestHead, Fault> {
