@@ -130,3 +130,26 @@ async fn a_service_that_was_removed_ends_its_connections_in_order() {
     let (mut sender, _connection) = dial(&world).await;
     assert_eq!(answered(sender.send_request(get("/"), true).unwrap().0).await.0, 200);
 }
+
+#[tokio::test]
+async fn authority_and_host_have_to_be_the_same() {
+    let server = Server::node("a", "http1");
+    let world = World::new(vec![service(1, "web", Http::default(), vec![endpoint(server.address, 1, &[])])]);
+    let (sender, _connection) = dial(&world).await;
+    let mut sender = sender.ready().await.unwrap();
+    let ask = |method: &str, hosts: &[&str]| {
+        let request = Request::builder().method(method).uri("http://a.test/");
+        hosts.iter().fold(request, |request, host| request.header("host", *host)).body(()).unwrap()
+    };
+    for (hosts, told) in [
+        (&[][..], (200, "")),
+        (&["A.test"], (200, "")),
+        (&["b.test"], (400, "bad-host")),
+        (&["a.test", "a.test"], (400, "bad-host")),
+    ] {
+        let (response, _) = sender.send_request(ask("GET", hosts), true).unwrap();
+        assert_eq!(answered(response).await, (told.0, told.1.to_owned()), "{hosts:?}");
+    }
+    let (response, _) = sender.send_request(ask("HEAD", &["b.test"]), true).unwrap();
+    assert!(response.await.unwrap().into_body().is_end_stream(), "a refusal of HEAD has no body");
+}

@@ -81,12 +81,16 @@ async fn respond(
     last: &Notify,
     request: Request<Incoming>,
 ) -> Response<Body> {
+    let is_head = request.method() == Method::HEAD;
     let mut response = match as_http1(request) {
         Ok(request) => route::answer(proxy, &front.origin, Box::new(request)).await,
         Err(fault) => route::refusal(proxy, &front.origin, Reason::from(fault)),
     };
     if response.extensions().get::<Last>().is_some() {
         last.notify_one();
+    }
+    if is_head {
+        *response.body_mut() = Body::Empty;
     }
     *response.version_mut() = Version::HTTP_2;
     response.extensions_mut().clear();
@@ -96,14 +100,17 @@ async fn respond(
 /// The request in the form in which it is routed: the target is a path, the authority is in `Host`.
 fn as_http1(request: Request<Incoming>) -> Result<Request<Body>, Fault> {
     let (mut parts, body) = request.into_parts();
-    if let Some(authority) = parts.uri.authority() {
-        head::check_host(authority.as_str().as_bytes())?;
-        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Fault::Host)?;
-        parts.headers.insert(HOST, host);
-    } else {
-        let host = parts.headers.get(HOST).ok_or(Fault::Host)?;
-        head::check_host(host.as_bytes())?;
-    }
+    let authority = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
+    let mut hosts = parts.headers.get_all(HOST).iter().map(HeaderValue::as_bytes);
+    let host = match (authority, hosts.next(), hosts.next()) {
+        // RFC 9113 section 8.3.1: who says both must say the same.
+        (Some(authority), Some(host), None) if authority.eq_ignore_ascii_case(host) => authority,
+        (Some(one), None, _) | (None, Some(one), None) => one,
+        _ => return Err(Fault::Host),
+    };
+    head::check_host(host)?;
+    let host = HeaderValue::from_bytes(host).map_err(|_| Fault::Host)?;
+    parts.headers.insert(HOST, host);
     // A connection of HTTP/2 cannot become a tunnel here, and its fields would be believed by an HTTP/1 endpoint.
     if parts.method == Method::CONNECT {
         return Err(Fault::Target);
