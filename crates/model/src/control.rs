@@ -121,6 +121,9 @@ pub struct ServiceCounters {
     pub refused: BTreeMap<String, u64>,
     /// Further tries.
     pub retries: u64,
+    /// Copies of requests (`mirror`) that no endpoint has answered, by reason.
+    #[serde(default)]
+    pub lost_copies: BTreeMap<String, u64>,
     /// Of the requests that the kernel routed, those that went out by TCP to an endpoint without a socket here.
     #[serde(default)]
     pub remote: u64,
@@ -135,6 +138,7 @@ impl ServiceCounters {
             reasons: BTreeMap::new(),
             refused: BTreeMap::new(),
             retries: 0,
+            lost_copies: BTreeMap::new(),
             remote: 0,
         }
     }
@@ -221,7 +225,8 @@ mod tests {
         }];
         let service = ServiceName::new("web").unwrap();
         let (reasons, refused) = (BTreeMap::from([("route".into(), 1)]), BTreeMap::new());
-        let services = vec![ServiceCounters { service, requests, reasons, refused, retries: 1, remote: 0 }];
+        let services =
+            vec![ServiceCounters { requests, reasons, refused, retries: 1, ..ServiceCounters::new(service) }];
         goes_through(FromProxy::Counters(ProxyCounters { services, ..ProxyCounters::default() }));
     }
 }

@@ -10,6 +10,7 @@ use http::StatusCode;
 
 use crate::back::lock;
 use crate::reason::Reason;
+use crate::route::Lost;
 
 /// Series of one service; further ones are counted without their endpoint, and then together.
 const MOST_SERIES: usize = 4096;
@@ -28,6 +29,7 @@ struct Counted {
     reasons: BTreeMap<&'static str, u64>,
     refused: BTreeMap<Reason, u64>,
     retries: u64,
+    lost_copies: BTreeMap<Lost, u64>,
 }
 
 /// One request that is over.
@@ -70,6 +72,10 @@ impl Counters {
         lock(&self.counted).retries += 1;
     }
 
+    pub(crate) fn lost_copy(&self, why: Lost) {
+        *lock(&self.counted).lost_copies.entry(why).or_default() += 1;
+    }
+
     /// As the agent is told; `None` if nothing was counted.
     pub(crate) fn report(
         &self,
@@ -94,6 +100,11 @@ impl Counters {
                 .map(|(reason, count)| (reason.name().to_owned(), *count))
                 .collect(),
             retries: counted.retries,
+            lost_copies: counted
+                .lost_copies
+                .iter()
+                .map(|(why, count)| (why.name().to_owned(), *count))
+                .collect(),
             remote: 0,
         })
     }

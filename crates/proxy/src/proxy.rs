@@ -34,7 +34,7 @@ pub struct Limits {
     pub head_bytes: usize,
     /// From the first byte of a head to its last.
     pub head_timeout: Duration,
-    /// Bytes of a request's body that are remembered for another try.
+    /// Bytes of a request's body that are remembered for another try and for copies.
     pub replay_bytes: usize,
     /// Copies of requests under way at once.
     pub mirrors: usize,

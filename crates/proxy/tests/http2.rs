@@ -7,8 +7,9 @@ use std::process::Command;
 use alize_model::http::{Http, Upstream};
 use bytes::Bytes;
 use h2::client::SendRequest;
-use http::Request;
-use world::{Server, World, endpoint, service};
+use http::{HeaderMap, Request, Response};
+use tokio::sync::mpsc;
+use world::{Server, World, copied, endpoint, service};
 
 fn run(command: &mut Command) -> String {
     let output = command.output().unwrap();
@@ -152,4 +153,74 @@ async fn authority_and_host_have_to_be_the_same() {
     }
     let (response, _) = sender.send_request(ask("HEAD", &["b.test"]), true).unwrap();
     assert!(response.await.unwrap().into_body().is_end_stream(), "a refusal of HEAD has no body");
+}
+
+/// An endpoint that speaks HTTP/2 only, and tells of head, body and trailers of each request.
+async fn recorder()
+-> (std::net::SocketAddr, mpsc::UnboundedReceiver<(http::request::Parts, Vec<u8>, HeaderMap)>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (sender, receiver) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    let sender = sender.clone();
+                    tokio::spawn(async move {
+                        let (parts, mut stream) = request.into_parts();
+                        let mut body = Vec::new();
+                        while let Some(Ok(data)) = stream.data().await {
+                            body.extend_from_slice(&data);
+                        }
+                        let trailers = stream.trailers().await.unwrap().unwrap_or_default();
+                        respond.send_response(Response::new(()), true).unwrap();
+                        sender.send((parts, body, trailers)).unwrap();
+                    });
+                }
+            });
+        }
+    });
+    (address, receiver)
+}
+
+#[tokio::test]
+async fn a_copy_of_a_grpc_call_is_one() {
+    let server = Server::script("grpc-server.js", &["a"]);
+    let (to, mut copies) = recorder().await;
+    let mut world = World::new(vec![
+        service(1, "web", copied("copies"), vec![endpoint(server.address, 1, &[])]),
+        service(2, "copies", Http::default(), vec![endpoint(to, 1, &[])]),
+    ]);
+    let (sender, _connection) = dial(&world).await;
+    let mut sender = sender.ready().await.unwrap();
+    for with_trailers in [false, true] {
+        let call = Request::post("http://echo.test/echo.Echo/Unary");
+        let call = call.header("content-type", "application/grpc").header("te", "trailers").body(()).unwrap();
+        let (response, mut sending) = sender.send_request(call, false).unwrap();
+        sending.send_data(Bytes::from_static(b"\0\0\0\0\x02"), false).unwrap();
+        // Each piece comes back before the next: the call does not wait for its copy.
+        let mut body = tokio::time::timeout(world::PATIENCE, response).await.unwrap().unwrap().into_body();
+        assert_eq!(body.data().await.unwrap().unwrap(), &b"\0\0\0\0\x02"[..]);
+        assert!(copies.try_recv().is_err());
+        sending.send_data(Bytes::from_static(b"hi"), !with_trailers).unwrap();
+        if with_trailers {
+            sending
+                .send_trailers(HeaderMap::from_iter([("x-sum".parse().unwrap(), "1".parse().unwrap())]))
+                .unwrap();
+        }
+        assert_eq!(body.data().await.unwrap().unwrap(), &b"hi"[..]);
+        assert_eq!(body.trailers().await.unwrap().unwrap()["grpc-status"], "0");
+        let (head, body, trailers) =
+            tokio::time::timeout(world::PATIENCE, copies.recv()).await.expect("a copy").unwrap();
+        assert_eq!((head.version, head.uri.path()), (http::Version::HTTP_2, "/echo.Echo/Unary"));
+        assert_eq!(
+            (&head.headers["content-type"], &head.headers["te"]),
+            (&"application/grpc".parse().unwrap(), &"trailers".parse().unwrap())
+        );
+        assert_eq!(body, b"\0\0\0\0\x02hi");
+        assert_eq!(trailers.contains_key("x-sum"), with_trailers);
+    }
+    assert!(world.agent.counters().services.iter().all(|service| service.lost_copies.is_empty()));
 }

@@ -350,6 +350,13 @@ pub(super) const FAMILIES: &[Family] = &[
         out.add(&[("service", &view.counters.service), ("path", &view.path)], view.counters.retries);
     }),
     requests_only(
+        "alize_http_mirror_lost",
+        "Copies of requests (`mirror`) that no endpoint has answered, by reason: `large`, the body is longer than 64 KiB; \
+         `unfinished`, the request was over before its body had ended; `no-endpoint`; `busy`, 256 copies are under way; \
+         `failed`; `timeout`, after 15 s.",
+        |view, out| view.reasons(view.counters.lost_copies.iter(), out),
+    ),
+    requests_only(
         "alize_http_remote_requests",
         "Requests among those with the path `kernel-l7` that went out by TCP: the endpoint is on another host, or not in a \
          meshed cgroup.",

@@ -152,6 +152,7 @@ fn counted() -> Vec<Counted> {
         reasons: BTreeMap::from([("header-match".into(), 4), ("no-proxy".into(), 2)]),
         refused: BTreeMap::from([("no-route".into(), 3)]),
         retries: 6,
+        lost_copies: BTreeMap::from([("large".into(), 2)]),
         remote: 3,
     };
     vec![Counted { path: "proxy", services: vec![counters] }]
@@ -176,6 +177,7 @@ fn routed_requests_are_told_by_route_and_endpoint() {
         "alize_http_unproxied_connections_total{service=\"team/svc-0\"} 2".into(),
         "alize_http_refused_total{service=\"team/svc-0\",reason=\"no-route\",path=\"proxy\"} 3".into(),
         "alize_http_retries_total{service=\"team/svc-0\",path=\"proxy\"} 6".into(),
+        "alize_http_mirror_lost_total{service=\"team/svc-0\",reason=\"large\",path=\"proxy\"} 2".into(),
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
     }

@@ -9,11 +9,12 @@ use http::{Method, Response, Version, request};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::mesh::{Mesh, Outstanding};
+use super::mirror::Copies;
 use super::outlier::{self, Sign};
 use super::pick::{Asking, Picked, pick};
 use super::replay::Tape;
 use super::tracked::{Ending, Tracked};
-use super::{Call, Own, edit, mirror, reply};
+use super::{Call, Own, edit, reply};
 use crate::back::{Failure, Place, Stream, Terms, Tunnel, lock};
 use crate::body::{Body, Broken};
 use crate::kernel::Netns;
@@ -34,14 +35,10 @@ pub(super) async fn forward(
     let mut parts = Box::new(parts);
     edit::headers(&mut parts.headers, &rules.request_headers);
     edit::rewrite(&mut parts, &rules.rewrite, call.service.table.matched(found));
-    let body = match rules.mirrors.as_slice() {
-        [] => body,
-        _ => Box::pin(mirror::send(proxy, mesh, call, rules, &parts, body))
-            .await
-            .map_err(|broken| call.refused(reason(&Failure::Client(broken))))?,
-    };
+    let copies = Copies::of(proxy, mesh, call, rules, &parts);
     let deadline = rules.timeouts.request.map(|request| Instant::from_std(call.started) + request);
-    let most = if rules.retry.is_some() || idempotent(&parts.method) { proxy.limits.replay_bytes } else { 0 };
+    let is_kept = rules.retry.is_some() || idempotent(&parts.method) || copies.is_some();
+    let most = if is_kept { proxy.limits.replay_bytes } else { 0 };
     let mut run = Run {
         proxy,
         mesh,
@@ -50,7 +47,7 @@ pub(super) async fn forward(
         rules,
         route: call.service.table.route(found),
         parts,
-        tape: Tape::new(body, most),
+        tape: Tape::new(body, most, copies),
         deadline,
         tried: Vec::new(),
         further: 0,

@@ -34,6 +34,7 @@ use crate::reason::Reason;
 use mesh::Service;
 
 pub(crate) use mesh::Mesh;
+pub(crate) use mirror::Lost;
 pub(crate) use replay::Replay;
 pub(crate) use spec::Plan;
 pub(crate) use tracked::Tracked;

@@ -1,4 +1,4 @@
-//! The body of a request, counted, and remembered for another try as far as that is affordable.
+//! The body of a request, counted, and remembered for another try and for copies as far as that is affordable.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 
+use super::mirror::{Copies, Lost};
 use crate::back::lock;
 use crate::body::{Body, Broken};
 
@@ -29,14 +30,21 @@ struct State {
     most: usize,
     trailers: Option<HeaderMap>,
     begun: bool,
+    /// Sent when the body has ended.
+    copies: Option<Box<Copies>>,
 }
 
 impl Tape {
-    /// Keeps up to `most` bytes.
-    pub(super) fn new(body: Body, most: usize) -> Arc<Self> {
+    /// Keeps up to `most` bytes, and sends `copies` when it has all.
+    pub(super) fn new(body: Body, most: usize, copies: Option<Box<Copies>>) -> Arc<Self> {
         let length = body.size_hint().exact();
         let kept = length.is_none_or(|length| length <= most as u64).then(Vec::new);
-        let state = State { body, kept, size: 0, most, trailers: None, begun: false };
+        let mut state = State { body, kept, size: 0, most, trailers: None, begun: false, copies };
+        if state.body.is_end_stream() {
+            state.end();
+        } else if state.kept.is_none() {
+            state.forget();
+        }
         Arc::new(Self { state: Mutex::new(state), length, read: AtomicU64::new(0) })
     }
 
@@ -88,7 +96,10 @@ impl Replay {
         }
         state.begun = true;
         let frame = match ready!(Pin::new(&mut state.body).poll_frame(cx)) {
-            None => return Poll::Ready(None),
+            None => {
+                state.end();
+                return Poll::Ready(None);
+            }
             Some(Err(broken)) => return Poll::Ready(Some(Err(broken))),
             Some(Ok(frame)) => frame,
         };
@@ -97,11 +108,15 @@ impl Replay {
                 self.sent += data.len() as u64;
                 self.tape.read.fetch_add(data.len() as u64, Ordering::Relaxed);
                 state.keep(&data);
+                if state.body.is_end_stream() {
+                    state.end();
+                }
                 self.place += 1;
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
             Err(frame) => {
                 state.trailers = frame.into_trailers().ok();
+                state.end();
                 self.place = usize::MAX;
                 Poll::Ready(state.trailers.clone().map(|trailers| Ok(Frame::trailers(trailers))))
             }
@@ -124,10 +139,30 @@ impl State {
     fn keep(&mut self, data: &Bytes) {
         self.size += data.len();
         if self.size > self.most {
-            self.kept = None;
+            self.forget();
         }
         if let Some(kept) = &mut self.kept {
             kept.push(data.clone());
         }
+    }
+
+    /// It is too much.
+    fn forget(&mut self) {
+        self.kept = None;
+        if let Some(copies) = self.copies.take() {
+            copies.give_up(Lost::Large);
+        }
+    }
+
+    /// All of the body has been read.
+    fn end(&mut self) {
+        let Some(copies) = self.copies.take() else { return };
+        let Some(kept) = self.kept.clone() else { return };
+        // The body itself is the client's connection, which may be at its next request.
+        let body = if matches!(self.body, Body::Empty) { Body::Empty } else { Body::Full(Bytes::new()) };
+        let trailers = self.trailers.clone();
+        let length = trailers.is_none().then_some(self.size as u64);
+        let state = Self { body, kept: Some(kept), trailers, begun: true, copies: None, ..*self };
+        copies.send(&Arc::new(Tape { state: Mutex::new(state), length, read: AtomicU64::new(0) }));
     }
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use alize_model::control::{FromProxy, ProxyCounters, ProxyEndpoint, ProxyService, ProxyState, ToProxy};
-use alize_model::http::Http;
+use alize_model::http::{Action, Backend, Forward, Fraction, Http, Mirror, Route, Target};
 use alize_model::{Balance, Endpoint, Labels, Mode, Protocol, Removal, Service, ServiceName};
 
 /// How long anything may take on a busy machine.
@@ -100,6 +100,15 @@ pub fn of_service(number: u32, service: &Arc<Service>) -> ProxyService {
         usable: true,
     });
     ProxyService { number, endpoints: states.collect(), service: Arc::clone(service) }
+}
+
+/// One route, which has every request copied to the service `to`.
+pub fn copied(to: &str) -> Http {
+    let target = Target { service: Some(ServiceName::new(to).unwrap()), labels: Labels::new() };
+    let mirrors = vec![Mirror { target, fraction: Fraction::ALL }];
+    let forward = Forward { mirrors, ..Forward::to(vec![Backend::all()]) };
+    let route = Route { action: Action::Forward(forward), ..Route::to("copied", Vec::new()) };
+    Http { routes: vec![route], ..Http::default() }
 }
 
 static WORLDS: AtomicU32 = AtomicU32::new(0);
