@@ -180,7 +180,7 @@ static __always_inline void conversation_begin(struct __sk_buff *skb, struct bpf
 	ends_learn(skb, conversation, segment, true);
 	conversation->role = egress ? ROLE_CLIENT : ROLE_SERVER;
 	if (egress)
-		proxied_learn(sk, conversation);
+		dialled_learn(sk, conversation);
 	if (!egress && client_observed(conversation))
 		conversation->state = STATE_PEER;
 }
@@ -222,7 +222,7 @@ static __always_inline bool conversation_rejoin(struct __sk_buff *skb, struct co
 	conversation->state = STATE_FOLLOWED;
 	struct bpf_sock *sk = skb->sk;
 	if (egress && sk)
-		proxied_learn(sk, conversation);
+		dialled_learn(sk, conversation);
 	if (!egress && client_observed(conversation))
 		conversation->state = STATE_PEER;
 	/* The role is certain only when the exchange has proved it; a failure goes back to any. */

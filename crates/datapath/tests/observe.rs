@@ -11,11 +11,11 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use alize_datapath::observe::{Event, Filter, Method, Observer, Rate, Side};
+use alize_datapath::observe::{Event, Filter, Limits, Method, Observer, PathLabel, Rate, Side};
 use http::{
     Counts, Server, counted, counts_agree, free_address, nginx, nginx_with, open, read_responses, run, traced,
 };
-use world::{World, eventually};
+use world::{World, apply, eventually, service};
 
 #[test]
 fn counts_what_nginx_logs_at_full_speed() {
@@ -272,6 +272,31 @@ fn a_trace_shows_both_processes() {
     observer.stop_trace(trace).unwrap();
     run("curl", &["-s", "-o/dev/null", &format!("{url}/answer")]);
     assert_eq!(traced(&mut observer), [], "the trace was stopped");
+}
+
+/// Two services have one endpoint: which of them was asked is what was dialled.
+#[test]
+fn who_dialled_a_service_has_asked_it() {
+    let world = World::new("observe-dialled");
+    let server = nginx("dialled");
+    let mut data_path = world.open();
+    let watched = service("watched", "127.77.0.2:80", "mode: observe,", &[server.address]);
+    apply(&mut data_path, &(service("web", "127.77.0.1:80", "", &[server.address]) + &watched));
+    let mut observer = Observer::open(&world.options, &Limits::default(), &data_path.in_force()).unwrap();
+    let number = data_path.service_id("web");
+    assert!(number.is_some());
+    observer.start_trace(&Filter::default()).unwrap();
+    for asked in ["127.77.0.1:80".to_owned(), server.address.to_string()] {
+        run("curl", &["-s", "-o/dev/null", &format!("http://{asked}/answer")]);
+    }
+    let requests = traced(&mut observer);
+    let told = requests.iter().map(|request| (request.service, request.server_address, request.path_label));
+    let expected = [number, None].map(|number| (number, server.address, PathLabel::Observed));
+    assert_eq!(told.collect::<Vec<_>>(), expected);
+    let mut counted = Vec::new();
+    observer.series(&mut |series| counted.push((series.key.destination.service, series.count))).unwrap();
+    counted.sort();
+    assert_eq!(counted, [(None, 1), (number, 1)]);
 }
 
 #[test]

@@ -555,8 +555,8 @@ pub struct ObservedRequest {
     pub endpoint: SocketAddr,
     /// The service that the client dialled, or else the one service that has this endpoint.
     pub service: Option<String>,
-    /// Whether the kernel saw the client dial the service's own address; otherwise the service follows from the
-    /// endpoint.
+    /// Whether the kernel knows that the client dialled the service's own address. Otherwise the service follows from the
+    /// endpoint, as it does for requests within TLS and for clients of other hosts.
     pub dialled: bool,
     /// The method; `_OTHER` when it is not a standard one.
     pub method: String,

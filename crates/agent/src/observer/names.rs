@@ -46,12 +46,11 @@ impl Names {
         &self.tls
     }
 
-    /// The service that was dialled by number, or else the only one that has this endpoint.
+    /// The service that was dialled by number; or else, and where the number is of one that was removed, the only one that
+    /// has this endpoint.
     pub(crate) fn service(&self, dialled: Option<u32>, endpoint: SocketAddr) -> Option<Arc<str>> {
-        match dialled {
-            Some(id) => self.services.get(&id).cloned(),
-            None => self.endpoints.get(&endpoint).cloned().flatten(),
-        }
+        let dialled = dialled.and_then(|id| self.services.get(&id));
+        dialled.cloned().or_else(|| self.endpoints.get(&endpoint).cloned().flatten())
     }
 
     /// The number of service `name`.
@@ -77,7 +76,8 @@ mod tests {
         names.add(0, "web", [address(1), address(2), address(1)].into_iter());
         names.add(1, "api", [address(2), address(3)].into_iter());
         assert_eq!(names.service(Some(1), address(1)).as_deref(), Some("api"));
-        assert_eq!(names.service(Some(9), address(1)), None);
+        assert_eq!(names.service(Some(9), address(1)).as_deref(), Some("web"), "it was made anew");
+        assert_eq!(names.service(Some(9), address(2)), None);
         assert_eq!(names.service(None, address(1)).as_deref(), Some("web"));
         assert_eq!(names.service(None, address(2)), None, "which of the two is not known");
         assert_eq!(names.service(None, address(9)), None);

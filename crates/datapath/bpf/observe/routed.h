@@ -17,14 +17,16 @@ static __always_inline bool is_far(struct bpf_sock *sk)
 	return bpf_sk_storage_get(&http_far, sk, 0, 0) != 0;
 }
 
-/* A client that dialled an HTTP service and was given to the proxy: it asked that service, whoever answers. */
-static __always_inline void proxied_learn(struct bpf_sock *sk, struct conversation *conversation)
+/* A client that dialled a service asked that service; where it was given to the proxy, whoever answers. */
+static __always_inline void dialled_learn(struct bpf_sock *sk, struct conversation *conversation)
 {
 	struct connection *connection = bpf_sk_storage_get(&connections, sk, 0, 0);
-	if (!connection || connection->path != PATH_HTTP)
+	if (!connection || connection->phase == PHASE_NONE)
+		return;
+	conversation->service = connection->service;
+	if (connection->path != PATH_HTTP)
 		return;
 	conversation->path_label = PATH_LABEL_PROXY;
-	conversation->service = connection->service;
 	__builtin_memcpy(conversation->ends.server_address, connection->address, sizeof(connection->address));
 	conversation->ends.server_port = connection->port;
 }

@@ -57,7 +57,7 @@ pub(super) fn report(request: &ObservedRequest, now: &Explanation) -> String {
                 visible(service)
             );
         } else if !request.dialled {
-            text += "  the client did not dial the service where the kernel saw it: the service follows from the endpoint\n";
+            text += "  no dial of the service's own address is known of this connection: the service follows from the endpoint\n";
         }
     }
     text
