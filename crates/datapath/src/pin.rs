@@ -6,10 +6,11 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use libbpf_rs::query::LinkTypeInfo;
 use libbpf_rs::{Link, MapHandle};
-use rustix::fs::FlockOperation;
+use rustix::fs::{AtFlags, CWD, FlockOperation, Stat, Timespec, Timestamps};
 
 use crate::abi::ABI_VERSION;
 use crate::environment::{self, Cgroup};
@@ -22,6 +23,26 @@ const DRAFT: &str = "-draft";
 /// The map that is pinned at `path`.
 pub(crate) fn open_map(path: &Path) -> Result<MapHandle, Error> {
     MapHandle::from_pinned_path(path).map_err(|e| Error::path("cannot open map", path, io_error(e)))
+}
+
+/// When the map that is pinned at `path` was made, or the one whose entries it carries on ([`replace`]).
+pub(crate) fn made(path: &Path) -> Result<SystemTime, Error> {
+    let made = fs::metadata(path).and_then(|metadata| metadata.modified());
+    made.map_err(|e| Error::path("cannot look at", path, e))
+}
+
+/// Has the map at `draft` take the name of the one at `path`; its age as well, if it carries on what that has counted.
+pub(crate) fn replace(path: &Path, draft: &Path, carries_on: bool) -> Result<(), Error> {
+    let replaced = || -> io::Result<()> {
+        if carries_on {
+            let Stat { st_mtime, st_mtime_nsec, .. } = rustix::fs::stat(path)?;
+            let made = Timespec { tv_sec: st_mtime, tv_nsec: st_mtime_nsec as _ };
+            let times = Timestamps { last_access: made, last_modification: made };
+            rustix::fs::utimensat(CWD, draft, &times, AtFlags::empty())?;
+        }
+        fs::rename(draft, path)
+    };
+    replaced().map_err(|e| Error::path("cannot move", draft, e))
 }
 
 /// The folders of one instance.

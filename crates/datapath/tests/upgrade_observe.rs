@@ -18,7 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use alize_datapath::bundle::{Bundle, Store};
-use alize_datapath::observe::{Filter, Kinds, Limits, Observer};
+use alize_datapath::observe::{Filter, Kinds, Limits, Observer, Protocol};
 use alize_datapath::{DataPath, Error, Scope, observing_bundles};
 use http::{Server, counted, nginx, read_responses, run, traced};
 use versions::*;
@@ -195,9 +195,12 @@ fn every_request_is_counted_once_over_upgrades_and_back() {
     println!("{asked} requests over 8 upgrades, all counted");
     // The agent ends and comes again: it goes on with what is at work.
     let before = observing_bundles(&world.options).unwrap();
+    let since = [Protocol::Http1, Protocol::Http2].map(|protocol| observer.counting_since(protocol));
     drop((observer, data_path));
     let (data_path, ..) = DataPath::open_bundle(&world.options, &one).unwrap();
     let observer = self::observer(&world, &data_path);
+    assert_eq!(observer.counting_since(Protocol::Http1), since[0], "the kernel has gone on");
+    assert!(observer.counting_since(Protocol::Http2) > since[1], "this process counts anew");
     assert_eq!(observing_bundles(&world.options).unwrap().len(), before.len());
     all_are_counted(&observer, &server, 0);
 }
@@ -211,6 +214,7 @@ fn another_layout_keeps_what_was_counted() {
     let grown = built(&folder, "2.1.0", &OTHER_LAYOUT, &OBSERVING);
     let mut data_path = world.open();
     let mut observer = observer(&world, &data_path);
+    let since = observer.counting_since(Protocol::Http1);
     let mut kept = TcpStream::connect(server.address).unwrap();
     ask(&mut kept, "/answer/kept");
     for (joined, bundle) in (0..).zip([&grown, &one, &grown]) {
@@ -223,6 +227,7 @@ fn another_layout_keeps_what_was_counted() {
         assert!(carried.contains("series: ") && !carried.contains("series: 0"), "{carried}");
         observer.poll(&mut |_| {}).unwrap();
         all_are_counted(&observer, &server, joined);
+        assert_eq!(observer.counting_since(Protocol::Http1), since, "the counts of before are among them");
         // A connection of before is followed again; its first exchange is the proof that it is one.
         ask(&mut kept, "/answer/kept");
         ask(&mut kept, "/answer/kept");

@@ -194,7 +194,7 @@ impl Watcher {
         let (observer, fresh) = self.attach()?;
         let mut read = Vec::new();
         observer.series(&mut |series| read.push(series))?;
-        let overflow = observer.series_overflow()?.count;
+        let overflow = observer.series_overflow()?.iter().map(|series| series.count).sum();
         let Tallies { unfollowed, events } = observer.tallies()?;
         let mut sums: HashMap<Key, Sum> = HashMap::new();
         for series in read {
@@ -258,7 +258,7 @@ impl Watcher {
             };
             traffic.add(&mut self.places, ends, series);
         }
-        traffic.add_overflow(&overflow);
+        overflow.iter().for_each(|overflow| traffic.add_overflow(overflow));
         Ok(traffic)
     }
 }
@@ -312,7 +312,7 @@ fn class(status: Option<u16>) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alize_datapath::observe::{Destination, SeriesKey, Side};
+    use alize_datapath::observe::{Destination, Protocol, SeriesKey, Side};
     use std::time::Duration;
 
     fn series(count: u64) -> Series {
@@ -331,6 +331,7 @@ mod tests {
                 status: Some(503),
                 side: Side::Client,
                 path_label: PathLabel::Observed,
+                protocol: Protocol::Http1,
                 grpc_status: None,
             },
             count,

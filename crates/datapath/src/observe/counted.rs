@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use super::event::Request;
+use super::event::{Protocol, Request};
 use super::series::{Destination, Series, SeriesKey, everything};
 use super::template::PathTemplate;
 use super::{Limits, abi};
@@ -38,7 +38,7 @@ impl Counted {
         Self {
             limits: *limits,
             series: HashMap::new(),
-            overflow: Series::empty(everything()),
+            overflow: Series::empty(everything(Protocol::Http2)),
             paths: HashSet::new(),
             slowest: Vec::new(),
             failed: VecDeque::new(),
@@ -73,6 +73,7 @@ impl Counted {
             status: request.status,
             side: request.side,
             path_label: request.path_label,
+            protocol: request.protocol,
             grpc_status: request.grpc.as_ref().map(|grpc| grpc.status),
         };
         let full = self.series.len() >= self.limits.series as usize;
@@ -137,11 +138,6 @@ impl Counted {
 
     pub(super) fn failed(&self) -> impl Iterator<Item = &Request> {
         self.failed.iter()
-    }
-
-    pub(super) fn reset(&mut self) {
-        self.series.clear();
-        self.paths.clear();
     }
 }
 

@@ -154,6 +154,12 @@ impl Protocol {
     }
 }
 
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
 /// What a call of gRPC has besides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grpc {

@@ -6,7 +6,7 @@ use super::{Limits, Maps};
 use crate::Error;
 use crate::error::io_error;
 use crate::maps::Map;
-use crate::pin::Pins;
+use crate::pin::{self, Pins};
 
 /// What the names of all programs begin with that are attached to cgroups.
 pub(super) const PROGRAMS: &str = "alize_observe_";
@@ -125,6 +125,7 @@ impl Maps {
     pub(super) fn open(pins: &Pins) -> Result<Self, Error> {
         let take = |name: &str| pins.open(name);
         Ok(Self {
+            made: pin::made(&pins.map("series"))?,
             series: Map::new(take("series")?)?,
             series_overflow: Map::new(take("series_overflow")?)?,
             paths: Map::new(take("paths")?)?,

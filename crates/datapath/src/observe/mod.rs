@@ -29,6 +29,7 @@ pub(crate) mod told;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::time::SystemTime;
 
 use libbpf_rs::{Link, OpenObject};
 
@@ -197,6 +198,7 @@ pub struct Observer {
     /// Records of HTTP/2 that there had been when `heads` was looked at first.
     records: u64,
     counted: Counted,
+    opened: SystemTime,
     options: Options,
     limits: Limits,
     in_force: InForce,
@@ -211,6 +213,8 @@ pub struct Observer {
 
 /// The maps that user space reads or writes.
 struct Maps {
+    /// When `series` was, which lives as long as what is counted in it.
+    made: SystemTime,
     series: Map<abi::series_key, abi::series>,
     series_overflow: Map<u32, abi::series>,
     paths: Map<u64, path>,
@@ -320,6 +324,7 @@ impl Observer {
             traces: [const { None }; abi::FILTERS],
             heads: Heads::new(pins.open("http2_heads")?)?,
             counted: Counted::new(limits),
+            opened: SystemTime::now(),
             options: options.clone(),
             limits: *limits,
             changes: in_force.changes(),
@@ -516,11 +521,18 @@ impl Observer {
         Ok(())
     }
 
-    /// What was counted of exchanges for which there was no room for a series.
-    pub fn series_overflow(&self) -> Result<Series, Error> {
-        let mut overflow = series::overflow(&self.maps)?;
-        overflow.add(self.counted.overflow());
-        Ok(overflow)
+    /// What was counted of exchanges for which there was no room for a series, by what they spoke.
+    pub fn series_overflow(&self) -> Result<[Series; 2], Error> {
+        Ok([series::overflow(&self.maps)?, self.counted.overflow().clone()])
+    }
+
+    /// Since when series of this protocol count, by the wall clock: those of the kernel from the first observer on, over
+    /// restarts and upgrades; those of this process since it was opened.
+    pub fn counting_since(&self, protocol: Protocol) -> SystemTime {
+        match protocol {
+            Protocol::Http1 => self.maps.made,
+            Protocol::Http2 => self.opened,
+        }
     }
 
     /// Texts of the paths that series have.
@@ -552,18 +564,6 @@ impl Observer {
         self.maps.templated_paths.delete_all(cached.into_iter())?;
         self.templates = templates.to_vec();
         Ok(())
-    }
-
-    /// Forgets all series and paths, so that there is room for others.
-    pub fn reset_series(&mut self) -> Result<(), Error> {
-        self.counted.reset();
-        let mut keys = Vec::new();
-        self.maps.series.for_each(|key, _| keys.push(key))?;
-        self.maps.series.delete_all(keys.into_iter())?;
-        let mut keys = Vec::new();
-        let kept: Vec<u64> = self.templates.iter().map(PathTemplate::key).collect();
-        self.maps.paths.for_each(|key, _| keys.push(key))?;
-        self.maps.paths.delete_all(keys.into_iter().filter(|key| !kept.contains(key)))
     }
 
     /// What happened how often.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Maps;
 use super::abi::{path, series, series_key};
-use super::event::{Grpc, Method, PathLabel, Side, printable};
+use super::event::{Grpc, Method, PathLabel, Protocol, Side, printable};
 use super::latency::Latencies;
 use crate::Error;
 use crate::abi::{NONE, socket_addr};
@@ -40,6 +40,8 @@ pub struct SeriesKey {
     pub side: Side,
     /// The way that they took.
     pub path_label: PathLabel,
+    /// What was spoken: the kernel counts HTTP/1, this process HTTP/2.
+    pub protocol: Protocol,
     /// Calls of gRPC alone: how they ended, `Some(None)` without a status.
     pub grpc_status: Option<Option<u8>>,
 }
@@ -84,13 +86,13 @@ pub(super) fn read(
 }
 
 pub(super) fn overflow(maps: &Maps) -> Result<Series, Error> {
-    let mut sum = add_up(everything(), &[]);
-    maps.series_overflow.for_each(|_, values| sum = add_up(everything(), values))?;
+    let mut sum = add_up(everything(Protocol::Http1), &[]);
+    maps.series_overflow.for_each(|_, values| sum = add_up(everything(Protocol::Http1), values))?;
     Ok(sum)
 }
 
 /// The key of what has none.
-pub(super) fn everything() -> SeriesKey {
+pub(super) fn everything(protocol: Protocol) -> SeriesKey {
     SeriesKey {
         source: None,
         destination: Destination { service: None, address: SocketAddr::from(([0; 4], 0)), cgroup: None },
@@ -99,6 +101,7 @@ pub(super) fn everything() -> SeriesKey {
         status: None,
         side: Side::Client,
         path_label: PathLabel::Observed,
+        protocol,
         grpc_status: None,
     }
 }
@@ -117,21 +120,12 @@ fn key_of(key: &series_key, paths: &HashMap<u64, String>) -> Option<SeriesKey> {
         status: (key.status != 0).then_some(key.status),
         side: Side::from_number(key.side)?,
         path_label: PathLabel::from_number(u8::try_from(key.path_label).ok()?)?,
+        protocol: Protocol::Http1,
         grpc_status: None,
     })
 }
 
 impl Series {
-    /// Adds what another has counted; the key stays.
-    pub(super) fn add(&mut self, other: &Series) {
-        self.count += other.count;
-        self.request_bytes += other.request_bytes;
-        self.response_bytes += other.response_bytes;
-        self.latency += other.latency;
-        self.first_byte += other.first_byte;
-        self.latencies.add(&other.latencies);
-    }
-
     pub(super) fn empty(key: SeriesKey) -> Self {
         Self {
             key,

@@ -12,7 +12,7 @@ use crate::bundle::{Bundle, Part, Prepared};
 use crate::environment::Cgroup;
 use crate::load::{self, Ground, Loading};
 use crate::observe::{Limits, told};
-use crate::pin::Pins;
+use crate::pin::{self, Pins};
 use crate::switch::Switch;
 use crate::{Error, attach, fault, layout, migrate, origins, selftest};
 
@@ -187,9 +187,8 @@ impl Steps {
 
     pub(super) fn pins(&mut self, site: &Site<'_>, changed: &Changed) -> Result<(), Error> {
         self.take("pins", || {
-            for name in changed.keys() {
-                let (from, to) = (site.pins.draft(name), site.pins.map(name));
-                std::fs::rename(&from, &to).map_err(|e| Error::path("cannot move", from, e))?;
+            for (name, change) in changed {
+                pin::replace(&site.pins.map(name), &site.pins.draft(name), change.carries_over)?;
             }
             attach::detach_others(site.pins, site.cgroups)?;
             Ok(((), format!("{} maps replaced", changed.len())))
