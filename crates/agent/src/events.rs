@@ -15,7 +15,12 @@ pub(crate) const KEPT: usize = 256;
 
 /// Seconds since the Unix epoch.
 pub(crate) fn unix_time() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+    seconds(SystemTime::now())
+}
+
+/// The same of another time.
+pub(crate) fn seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 /// What an event is about, as [`Event::kind`] has it.

@@ -121,26 +121,45 @@ fn a_strict_receiver_takes_what_is_pushed() {
         format!("services:\n  - {{name: web, address: '10.96.7.1:80', endpoints: ['{}']}}\n", blue.address);
     let environment =
         [(world::OBSERVE, "always".to_owned()), (world::OTLP, format!("http://127.0.0.1:{port}"))];
-    let _agent = Agent::start(&world, Some(world.write(&text)), &environment)
-        .unwrap_or_else(|error| panic!("the agent ended: {error}"));
-    (0..7).for_each(|_| assert_eq!(world.curl("10.96.7.1").as_deref(), Ok("blue")));
-    let pushed = eventually("seven requests are pushed", || {
-        let refused = fs::read_to_string(world.folder.join("last.json.refused"));
-        assert!(refused.is_err(), "{refused:?}");
-        let pushed: Value = serde_json::from_slice(&fs::read(&last).ok()?).ok()?;
-        let metrics = &pushed["resourceMetrics"][0]["scopeMetrics"][0]["metrics"];
-        let point = metrics[1]["sum"]["dataPoints"].as_array()?.first()?.clone();
-        (point["asInt"] == "7").then(|| (point, metrics[0].clone(), pushed.clone()))
-    });
+    let start = || {
+        Agent::start(&world, Some(world.write(&text)), &environment)
+            .unwrap_or_else(|error| panic!("the agent ended: {error}"))
+    };
+    let ask =
+        |count: u32| (0..count).for_each(|_| assert_eq!(world.curl("10.96.7.1").as_deref(), Ok("blue")));
+    let pushed = |count: &str| {
+        eventually("all requests are pushed", || {
+            let refused = fs::read_to_string(world.folder.join("last.json.refused"));
+            assert!(refused.is_err(), "{refused:?}");
+            let pushed: Value = serde_json::from_slice(&fs::read(&last).ok()?).ok()?;
+            let metrics = &pushed["resourceMetrics"][0]["scopeMetrics"][0]["metrics"];
+            let point = metrics[1]["sum"]["dataPoints"].as_array()?.first()?.clone();
+            (point["asInt"] == count).then(|| (point, metrics[0].clone(), pushed.clone()))
+        })
+    };
+    let agent = start();
+    ask(7);
+    let before = pushed("7");
     let attribute = |point: &Value, key: &str| {
         let all = point["attributes"].as_array().unwrap();
         let found = all.iter().find(|attribute| attribute["key"] == key);
         found.map(|attribute| attribute["value"]["stringValue"].as_str().unwrap().to_owned())
     };
-    assert_eq!(attribute(&pushed.0, "alize.service").as_deref(), Some("web"));
-    assert_eq!(attribute(&pushed.0, "http.request.method").as_deref(), Some("GET"));
-    assert_eq!(pushed.1["name"], "http.client.request.duration");
-    assert_eq!(pushed.1["exponentialHistogram"]["dataPoints"][0]["count"], "7", "{:#}", pushed.2);
+    let duration = &before.1["exponentialHistogram"]["dataPoints"][0];
+    for point in [&before.0, duration] {
+        assert_eq!(attribute(point, "alize.service").as_deref(), Some("web"));
+        assert_eq!(attribute(point, "http.request.method").as_deref(), Some("GET"));
+        assert_eq!(attribute(point, "alize.status_class").as_deref(), Some("2xx"));
+    }
+    assert_eq!(before.1["name"], "http.client.request.duration");
+    assert_eq!(duration["count"], "7", "{:#}", before.2);
+
+    // The kernel counts on without an agent, and the next one says since when.
+    drop(agent);
+    ask(2);
+    let _agent = start();
+    let after = pushed("9");
+    assert_eq!(after.0["startTimeUnixNano"], before.0["startTimeUnixNano"]);
 }
 
 /// A server whose sockets are meshed, too.

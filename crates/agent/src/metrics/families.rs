@@ -5,7 +5,7 @@ use alize_model::control::RequestCounters;
 use alize_model::{Mode, Protocol};
 
 use super::{EndpointView, Family, Kind, Label, Of, RequestsView, Samples, ServiceView};
-use crate::observer::{DurationLabels, HttpTraffic};
+use crate::observer::{HttpTraffic, RequestLabels};
 use crate::process::Process;
 use crate::routes::{CLASSES, cumulative, latencies};
 use crate::scrape::{FAILURES, REFUSALS, Scrape, state_name};
@@ -307,16 +307,16 @@ pub(super) const FAMILIES: &[Family] = &[
         kind: Kind::Counter,
         help: "HTTP requests by status class; `none`: there was no response. `path` says who routed them: `proxy` and \
                `kernel-l7`, with the labels `service`, `route`, `endpoint`; `observed`, with the labels `source`, \
-               `service`, `destination`, `route` (the path template that the path matches, `--path-template`) and \
-               `method`, are all that were seen in the kernel, with `--observe always`, and `tls` those seen within TLS of \
+               `service`, `destination`, `route` (the path template that the path matches, `--path-template`), \
+               `protocol` (`http/1`, `http/2`) and `method`, are all that were seen in the kernel, with `--observe always`, and `tls` those seen within TLS of \
                services with `tls: observe`, with the same labels.",
         samples: Of::Requests { routed: requests, observed: Some(observed_requests) },
     },
     Family {
         name: "alize_http_request_duration_seconds",
         kind: Kind::Histogram,
-        help: "From the first byte of a request to the last of its response, labelled as `alize_http_requests_total`, \
-               without `endpoint`.",
+        help: "From the first byte of a request to the last of its response, with the labels of `alize_http_requests_total`; \
+               those of routed requests lack `endpoint` and `status_class`.",
         samples: Of::Requests { routed: durations, observed: Some(observed_durations) },
     },
     requests_only("alize_http_request_bytes", "Bodies of requests that were routed.", |view, out| {
@@ -451,43 +451,42 @@ pub(super) const OPENTELEMETRY: &[Family] = &[
         Kind::Histogram,
         "From the first byte of a request to the last of its response, seen in the kernel.",
         |http, out| {
-            for (ends, durations) in &http.durations {
-                out.histogram(&opentelemetry(ends), durations.cumulative().into_iter(), durations.sum);
+            for (labels, durations) in &http.durations {
+                let (buckets, sum) = (durations.cumulative().into_iter(), durations.sum);
+                out.histogram(&opentelemetry(labels, &labels.version()), buckets, sum);
             }
         },
     ),
     http("alize_http_requests", Kind::Counter, "HTTP requests by class of their status.", |http, out| {
         for (labels, count) in &http.requests {
-            let [source, service, destination, route, scheme] = opentelemetry(&labels.ends);
-            let method: Label<'_> = ("http_request_method", &labels.method);
-            let class: Label<'_> = ("alize_status_class", &labels.status_class);
-            out.add(&[source, service, destination, route, scheme, method, class], count);
+            out.add(&opentelemetry(labels, &labels.version()), count);
         }
     }),
 ];
 
-fn opentelemetry(ends: &DurationLabels) -> [Label<'_>; 5] {
+fn opentelemetry<'a>(labels: &'a RequestLabels, version: &'a &'static str) -> [Label<'a>; 8] {
+    let RequestLabels { ends, method, status_class, .. } = labels;
     [
         ("alize_source", &ends.source),
         ("alize_service", &ends.service),
         ("alize_destination", &ends.destination),
         ("http_route", &ends.route),
         ("url_scheme", if ends.tls { &"https" } else { &"http" }),
+        ("network_protocol_version", version),
+        ("http_request_method", method),
+        ("alize_status_class", status_class),
     ]
 }
 
 fn observed_requests(http: &HttpTraffic, out: &mut Samples<'_>) {
     for (labels, count) in &http.requests {
-        let [source, service, destination, route, path] = labels.ends.labels();
-        let method: Label<'_> = ("method", &labels.method);
-        let class: Label<'_> = ("status_class", &labels.status_class);
-        out.add(&[source, service, destination, route, method, class, path], count);
+        out.add(&labels.labels(), count);
     }
 }
 
 fn observed_durations(http: &HttpTraffic, out: &mut Samples<'_>) {
-    for (ends, durations) in &http.durations {
-        out.histogram(&ends.labels(), durations.cumulative().into_iter(), durations.sum);
+    for (labels, durations) in &http.durations {
+        out.histogram(&labels.labels(), durations.cumulative().into_iter(), durations.sum);
     }
 }
 

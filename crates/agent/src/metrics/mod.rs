@@ -11,7 +11,7 @@ mod tests;
 use std::fmt::{Display, Write};
 use std::sync::Arc;
 
-use crate::observer::{DurationLabels, HttpTraffic};
+use crate::observer::{Ends, HttpTraffic, RequestLabels};
 use crate::process::Process;
 use crate::routes::Counted;
 use crate::scrape::{Scrape, ScrapedService};
@@ -311,7 +311,7 @@ impl Samples<'_> {
     }
 }
 
-impl DurationLabels {
+impl Ends {
     fn labels(&self) -> [Label<'_>; 5] {
         let Self { source, service, destination, route, tls } = self;
         [
@@ -321,6 +321,16 @@ impl DurationLabels {
             ("route", route),
             ("path", if *tls { &"tls" } else { &"observed" }),
         ]
+    }
+}
+
+impl RequestLabels {
+    fn labels(&self) -> [Label<'_>; 8] {
+        let [source, service, destination, route, path] = self.ends.labels();
+        let Self { protocol, method, status_class, .. } = self;
+        let [protocol, method, class]: [Label<'_>; 3] =
+            [("protocol", protocol), ("method", method), ("status_class", status_class)];
+        [source, service, destination, route, protocol, method, class, path]
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use alize_datapath::observe::Protocol;
 use alize_datapath::{Counters, LiveState, Outcomes, Unavailable};
 use alize_model::api::{ConfigStatus, Conformance, ConformanceCheck, Program, Status};
 use alize_model::{Budgets, HostFacts, Source};
@@ -112,7 +113,7 @@ fn check(name: &str, result: &str) -> ConformanceCheck {
 }
 
 fn http() -> HttpTraffic {
-    let ends = DurationLabels {
+    let ends = Ends {
         source: "web.service".into(),
         service: "team/svc-0".into(),
         destination: "docker:0123456789ab".into(),
@@ -121,13 +122,13 @@ fn http() -> HttpTraffic {
     };
     let mut durations = Durations { sum: 0.25, ..Durations::default() };
     durations.latencies.counts[3] = 2;
+    let calls = BTreeMap::from([(CallLabels { ends: ends.clone(), status: "NOT_FOUND" }, 1)]);
+    let labels = RequestLabels { ends, protocol: Protocol::Http2, method: "GET", status_class: "2xx" };
     HttpTraffic {
-        requests: BTreeMap::from([(
-            RequestLabels { ends: ends.clone(), method: "GET", status_class: "2xx" },
-            2,
-        )]),
-        calls: BTreeMap::from([(CallLabels { ends: ends.clone(), status: "NOT_FOUND" }, 1)]),
-        durations: BTreeMap::from([(ends, durations)]),
+        requests: BTreeMap::from([(labels.clone(), 2)]),
+        calls,
+        durations: BTreeMap::from([(labels, durations)]),
+        since: BTreeMap::new(),
         unfollowed: vec![("tls", 3)],
         events: vec![("event-lost", 4)],
     }
@@ -190,11 +191,10 @@ fn http_has_opentelemetrys_names_if_asked() {
     let text = render_as(&scrape(1), Dialect::Text, Names::OpenTelemetry);
     let ends = "alize_source=\"web.service\",alize_service=\"team/svc-0\",\
                 alize_destination=\"docker:0123456789ab\",http_route=\"/users/{name}\",url_scheme=\"http\"";
+    let kind = "network_protocol_version=\"2\",http_request_method=\"GET\",alize_status_class=\"2xx\"";
     for line in [
-        format!("http_client_request_duration_seconds_count{{{ends}}} 2"),
-        format!(
-            "alize_http_requests_total{{{ends},http_request_method=\"GET\",alize_status_class=\"2xx\"}} 2"
-        ),
+        format!("http_client_request_duration_seconds_count{{{ends},{kind}}} 2"),
+        format!("alize_http_requests_total{{{ends},{kind}}} 2"),
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
         assert!(!own.contains(&line));
@@ -206,14 +206,15 @@ fn http_is_there_only_if_it_is_observed() {
     let scrape = scrape(1);
     let text = render(&scrape, Dialect::Text);
     let ends = "source=\"web.service\",service=\"team/svc-0\",destination=\"docker:0123456789ab\",route=\"/users/{name}\"";
-    let requests = format!("{ends},method=\"GET\",status_class=\"2xx\",path=\"observed\"");
+    let requests =
+        format!("{ends},protocol=\"http/2\",method=\"GET\",status_class=\"2xx\",path=\"observed\"");
     let ends = format!("{ends},path=\"observed\"");
     for line in [
         format!("alize_http_requests_total{{{requests}}} 2"),
-        format!("alize_http_request_duration_seconds_bucket{{{ends},le=\"0.00000762939453125\"}} 2"),
-        format!("alize_http_request_duration_seconds_bucket{{{ends},le=\"+Inf\"}} 2"),
-        format!("alize_http_request_duration_seconds_sum{{{ends}}} 0.25"),
-        format!("alize_http_request_duration_seconds_count{{{ends}}} 2"),
+        format!("alize_http_request_duration_seconds_bucket{{{requests},le=\"0.00000762939453125\"}} 2"),
+        format!("alize_http_request_duration_seconds_bucket{{{requests},le=\"+Inf\"}} 2"),
+        format!("alize_http_request_duration_seconds_sum{{{requests}}} 0.25"),
+        format!("alize_http_request_duration_seconds_count{{{requests}}} 2"),
         format!("alize_grpc_calls_total{{{}}} 1", ends.replace("path=", "grpc_status=\"NOT_FOUND\",path=")),
         "alize_observe_unfollowed_connections_total{reason=\"tls\"} 3".into(),
         "alize_observe_events_total{event=\"event-lost\"} 4".into(),

@@ -34,7 +34,7 @@ pub(crate) use trace::Wanted;
 #[cfg(test)]
 pub(crate) use traffic::CallLabels;
 use traffic::Places;
-pub(crate) use traffic::{DurationLabels, Durations, HttpTraffic, RequestLabels};
+pub(crate) use traffic::{Durations, Ends, HttpTraffic, RequestLabels};
 #[cfg(test)]
 pub(crate) use workload::workload;
 

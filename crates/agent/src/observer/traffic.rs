@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use alize_datapath::observe::{Grpc, Latencies, Method, PathLabel, Series, Tallies};
+use alize_datapath::observe::{Grpc, Latencies, Method, PathLabel, Protocol, Series, Tallies};
 use alize_model::api::{TrafficReport, TrafficSeries, Workload};
 
 use super::{Refused, Watcher};
-use crate::events::unix_time;
+use crate::events::{seconds, unix_time};
 
 /// Label sets of the counters in the metrics; what is beyond is counted under `other`.
 const COUNTERS: usize = 2000;
-/// Label sets of the histogram.
-const HISTOGRAMS: usize = 500;
+/// Label sets of the histogram, each of which is some 26 samples.
+const HISTOGRAMS: usize = 1000;
 /// The label of what has no place of its own.
 const OTHER: &str = "other";
 
@@ -57,15 +57,19 @@ struct Key {
 pub(crate) struct HttpTraffic {
     pub(crate) requests: BTreeMap<RequestLabels, u64>,
     pub(crate) calls: BTreeMap<CallLabels, u64>,
-    pub(crate) durations: BTreeMap<DurationLabels, Durations>,
+    pub(crate) durations: BTreeMap<RequestLabels, Durations>,
+    /// Since when requests and durations are counted, in seconds since the Unix epoch: what is decoded by this process is
+    /// counted anew with each, what the kernel follows is not.
+    pub(crate) since: BTreeMap<Protocol, f64>,
     pub(crate) unfollowed: Vec<(&'static str, u64)>,
     pub(crate) events: Vec<(&'static str, u64)>,
 }
 
-/// Labels of `alize_http_requests_total`.
+/// Labels of `alize_http_requests_total` and `alize_http_request_duration_seconds`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RequestLabels {
-    pub(crate) ends: DurationLabels,
+    pub(crate) ends: Ends,
+    pub(crate) protocol: Protocol,
     pub(crate) method: &'static str,
     pub(crate) status_class: &'static str,
 }
@@ -73,13 +77,13 @@ pub(crate) struct RequestLabels {
 /// Labels of `alize_grpc_calls_total`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct CallLabels {
-    pub(crate) ends: DurationLabels,
+    pub(crate) ends: Ends,
     pub(crate) status: &'static str,
 }
 
-/// Labels of `alize_http_request_duration_seconds`.
+/// From where to where.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct DurationLabels {
+pub(crate) struct Ends {
     pub(crate) source: String,
     pub(crate) service: String,
     pub(crate) destination: String,
@@ -118,7 +122,7 @@ impl Durations {
 pub(super) struct Places {
     requests: BTreeSet<RequestLabels>,
     calls: BTreeSet<CallLabels>,
-    durations: BTreeSet<DurationLabels>,
+    durations: BTreeSet<RequestLabels>,
 }
 
 /// Whether it has a place, or there still is one for it.
@@ -127,59 +131,71 @@ fn has_place<T: Ord + Clone>(places: &mut BTreeSet<T>, most: usize, labels: &T) 
 }
 
 impl Places {
-    fn of_requests(&mut self, labels: RequestLabels) -> RequestLabels {
-        match has_place(&mut self.requests, COUNTERS, &labels) {
-            true => labels,
-            false => RequestLabels { ends: DurationLabels::other(), method: OTHER, ..labels },
-        }
+    fn of_requests(&mut self, labels: &RequestLabels) -> RequestLabels {
+        if has_place(&mut self.requests, COUNTERS, labels) { labels.clone() } else { labels.other() }
+    }
+
+    fn of_durations(&mut self, labels: &RequestLabels) -> RequestLabels {
+        if has_place(&mut self.durations, HISTOGRAMS, labels) { labels.clone() } else { labels.other() }
     }
 
     fn of_calls(&mut self, labels: CallLabels) -> CallLabels {
         match has_place(&mut self.calls, COUNTERS, &labels) {
             true => labels,
-            false => CallLabels { ends: DurationLabels::other(), ..labels },
-        }
-    }
-
-    fn of_durations(&mut self, labels: DurationLabels) -> DurationLabels {
-        match has_place(&mut self.durations, HISTOGRAMS, &labels) {
-            true => labels,
-            false => DurationLabels::other(),
+            false => CallLabels { ends: Ends::other(), ..labels },
         }
     }
 }
 
+impl RequestLabels {
+    /// `network.protocol.version` of OpenTelemetry; empty for 1.0 and 1.1, which are not told apart.
+    pub(crate) fn version(&self) -> &'static str {
+        match self.protocol {
+            Protocol::Http1 => "",
+            Protocol::Http2 => "2",
+        }
+    }
+
+    /// Those under which it is counted where there is no place for it.
+    fn other(&self) -> Self {
+        Self { ends: Ends::other(), method: OTHER, ..*self }
+    }
+}
+
 impl HttpTraffic {
-    fn add(&mut self, places: &mut Places, ends: DurationLabels, series: &Series) {
-        let labels = RequestLabels {
-            ends: ends.clone(),
-            method: series.key.method.as_str(),
-            status_class: class(series.key.status),
-        };
-        *self.requests.entry(places.of_requests(labels)).or_default() += series.count;
+    fn add(&mut self, places: &mut Places, ends: Ends, series: &Series) {
         if let Some(status) = series.key.grpc_status {
             let status = status.map_or("none", |status| Grpc::name_of(status).unwrap_or(OTHER));
             let labels = CallLabels { ends: ends.clone(), status };
             *self.calls.entry(places.of_calls(labels)).or_default() += series.count;
         }
-        let durations = self.durations.entry(places.of_durations(ends)).or_default();
-        durations.sum += series.latency.as_secs_f64();
-        durations.latencies.add(&series.latencies);
+        let labels = RequestLabels {
+            ends,
+            protocol: series.key.protocol,
+            method: series.key.method.as_str(),
+            status_class: class(series.key.status),
+        };
+        self.count(places.of_requests(&labels), places.of_durations(&labels), series);
     }
 
     fn add_overflow(&mut self, overflow: &Series) {
         if overflow.count == 0 {
             return;
         }
-        let labels = RequestLabels { ends: DurationLabels::other(), method: OTHER, status_class: OTHER };
-        *self.requests.entry(labels).or_default() += overflow.count;
-        let durations = self.durations.entry(DurationLabels::other()).or_default();
-        durations.sum += overflow.latency.as_secs_f64();
-        durations.latencies.add(&overflow.latencies);
+        let protocol = overflow.key.protocol;
+        let labels = RequestLabels { ends: Ends::other(), protocol, method: OTHER, status_class: OTHER };
+        self.count(labels.clone(), labels, overflow);
+    }
+
+    fn count(&mut self, counter: RequestLabels, histogram: RequestLabels, series: &Series) {
+        *self.requests.entry(counter).or_default() += series.count;
+        let durations = self.durations.entry(histogram).or_default();
+        durations.sum += series.latency.as_secs_f64();
+        durations.latencies.add(&series.latencies);
     }
 }
 
-impl DurationLabels {
+impl Ends {
     fn other() -> Self {
         let other = || OTHER.to_owned();
         Self { source: other(), service: other(), destination: other(), route: other(), tls: false }
@@ -238,14 +254,16 @@ impl Watcher {
         read.sort_by_key(|series| std::cmp::Reverse(series.count));
         let overflow = observer.series_overflow()?;
         let Tallies { unfollowed, events } = observer.tallies()?;
+        let since = [Protocol::Http1, Protocol::Http2]
+            .map(|protocol| (protocol, seconds(observer.counting_since(protocol))));
         let is_template = |path: &str| self.templates.iter().any(|template| template.as_str() == path);
-        let mut traffic = HttpTraffic { unfollowed, events, ..HttpTraffic::default() };
+        let mut traffic = HttpTraffic { since: since.into(), unfollowed, events, ..HttpTraffic::default() };
         for series in &read {
             let destination = series.key.destination;
             let mut name = |cgroup: Option<u64>| {
                 cgroup.map(|cgroup| self.cgroups.workload(cgroup).name.clone()).unwrap_or_default()
             };
-            let ends = DurationLabels {
+            let ends = Ends {
                 source: name(series.key.source),
                 service: self
                     .names
@@ -312,7 +330,7 @@ fn class(status: Option<u16>) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alize_datapath::observe::{Destination, Protocol, SeriesKey, Side};
+    use alize_datapath::observe::{Destination, SeriesKey, Side};
     use std::time::Duration;
 
     fn series(count: u64) -> Series {
@@ -343,8 +361,8 @@ mod tests {
         }
     }
 
-    fn ends(source: usize) -> DurationLabels {
-        DurationLabels {
+    fn ends(source: usize) -> Ends {
+        Ends {
             source: source.to_string(),
             service: "web".into(),
             destination: String::new(),
@@ -360,7 +378,7 @@ mod tests {
             traffic.add(&mut places, ends(source), &series(2));
         }
         traffic.add_overflow(&series(7));
-        assert!(traffic.requests.len() <= COUNTERS + 2 && traffic.durations.len() <= HISTOGRAMS + 1);
+        assert!(traffic.requests.len() <= COUNTERS + 2 && traffic.durations.len() <= HISTOGRAMS + 2);
         assert_eq!(traffic.requests.values().sum::<u64>(), 10_007);
         let counted = traffic.durations.values().map(|durations| durations.cumulative().last().unwrap().1);
         assert_eq!(counted.sum::<u64>(), 10_007);
@@ -371,6 +389,24 @@ mod tests {
         for (labels, before) in &traffic.requests {
             assert!(labels.status_class == OTHER || later.requests[labels] > *before, "{labels:?} went back");
         }
+    }
+
+    /// A receiver must be able to tell that one has begun anew and the other has not.
+    #[test]
+    fn what_the_kernel_counts_is_apart_from_what_this_process_does() {
+        let (mut traffic, mut places) = (HttpTraffic::default(), Places::default());
+        let (kernels, mut ours) = (series(5), series(7));
+        ours.key.protocol = Protocol::Http2;
+        for series in [&kernels, &ours] {
+            traffic.add(&mut places, ends(0), series);
+            traffic.add_overflow(series);
+        }
+        let counts = |of: Protocol| {
+            let durations = traffic.durations.iter().filter(move |(labels, _)| labels.protocol == of);
+            durations.map(|(_, durations)| durations.latencies.counts.iter().sum::<u64>()).collect::<Vec<_>>()
+        };
+        assert_eq!((counts(Protocol::Http1), counts(Protocol::Http2)), (vec![5, 5], vec![7, 7]));
+        assert!(traffic.requests.keys().eq(traffic.durations.keys()));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use tracing::{info, warn};
 use crate::events::unix_time;
 pub(crate) use spans::push as push_spans;
 
-use crate::observer::{DurationLabels, Durations, Handle, HttpTraffic, RequestLabels};
+use crate::observer::{Durations, Ends, Handle, HttpTraffic, RequestLabels};
 
 /// Between two pushes.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -68,14 +68,13 @@ impl fmt::Display for Collector {
 
 /// Pushes until it is dropped. Says once when it fails and once when it works again.
 pub(crate) async fn push(collector: Collector, instance: String, observer: Handle) {
-    let started = nanoseconds(unix_time());
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut well = true;
     loop {
         ticks.tick().await;
         let Ok(traffic) = observer.metrics().await else { continue };
-        let body = metrics(&traffic, &instance, &started, &nanoseconds(unix_time())).to_string();
+        let body = metrics(&traffic, &instance, unix_time()).to_string();
         let sent = timeout(PATIENCE, post(&collector, "/v1/metrics", body))
             .await
             .unwrap_or_else(|_| Err("too slow".into()));
@@ -109,16 +108,18 @@ async fn post(collector: &Collector, path: &str, body: String) -> Result<(), Str
 }
 
 /// An `ExportMetricsServiceRequest`.
-fn metrics(traffic: &HttpTraffic, instance: &str, started: &str, now: &str) -> Value {
-    let durations = traffic.durations.iter().map(|(labels, durations)| {
-        let mut point = histogram(durations);
-        point["attributes"] = attributes(&ends(labels));
-        stamp(point, started, now)
-    });
-    let requests = traffic.requests.iter().map(|(labels, count)| {
-        let point = json!({"attributes": attributes(&kind(labels)), "asInt": count.to_string()});
-        stamp(point, started, now)
-    });
+fn metrics(traffic: &HttpTraffic, instance: &str, now: f64) -> Value {
+    let stamped = |mut point: Value, labels: &RequestLabels| {
+        // The clock may have been set back meanwhile.
+        let since = traffic.since.get(&labels.protocol).map_or(now, |since| since.min(now));
+        point["attributes"] = attributes(&described(labels));
+        point["startTimeUnixNano"] = nanoseconds(since).into();
+        point["timeUnixNano"] = nanoseconds(now).into();
+        point
+    };
+    let durations = traffic.durations.iter().map(|(labels, durations)| stamped(histogram(durations), labels));
+    let requests =
+        traffic.requests.iter().map(|(labels, count)| stamped(json!({"asInt": count.to_string()}), labels));
     let metrics = json!([
         {
             "name": "http.client.request.duration", "unit": "s",
@@ -145,12 +146,6 @@ fn metrics(traffic: &HttpTraffic, instance: &str, started: &str, now: &str) -> V
     }]})
 }
 
-fn stamp(mut point: Value, started: &str, now: &str) -> Value {
-    point["startTimeUnixNano"] = started.into();
-    point["timeUnixNano"] = now.into();
-    point
-}
-
 /// Bucket `i` of OTLP begins where that of Prometheus with the same index ends.
 fn histogram(durations: &Durations) -> Value {
     let counts = &durations.latencies.counts;
@@ -166,23 +161,19 @@ fn histogram(durations: &Durations) -> Value {
 
 type Attribute = (&'static str, String);
 
-fn ends(labels: &DurationLabels) -> Vec<Attribute> {
+fn described(labels: &RequestLabels) -> Vec<Attribute> {
+    let Ends { source, service, destination, route, tls } = &labels.ends;
     let all = [
-        ("alize.source", &labels.source),
-        ("alize.destination", &labels.destination),
-        ("alize.service", &labels.service),
-        ("http.route", &labels.route),
+        ("alize.source", source.as_str()),
+        ("alize.destination", destination),
+        ("alize.service", service),
+        ("http.route", route),
+        ("url.scheme", if *tls { "https" } else { "http" }),
+        ("network.protocol.version", labels.version()),
+        ("http.request.method", labels.method),
+        ("alize.status_class", labels.status_class),
     ];
-    let scheme = ("url.scheme", if labels.tls { "https" } else { "http" }.to_owned());
-    let all = all.into_iter().filter(|(_, text)| !text.is_empty());
-    all.map(|(name, text)| (name, text.clone())).chain([scheme]).collect()
-}
-
-fn kind(labels: &RequestLabels) -> Vec<Attribute> {
-    let mut all = ends(&labels.ends);
-    all.push(("http.request.method", labels.method.to_owned()));
-    all.push(("alize.status_class", labels.status_class.to_owned()));
-    all
+    all.into_iter().filter(|(_, text)| !text.is_empty()).map(|(name, text)| (name, text.to_owned())).collect()
 }
 
 fn attributes(all: &[Attribute]) -> Value {
@@ -198,6 +189,8 @@ fn nanoseconds(seconds: f64) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
+    use alize_datapath::observe::Protocol;
+
     use super::*;
 
     #[test]
@@ -210,35 +203,67 @@ mod tests {
         }
     }
 
-    #[test]
-    fn counts_are_the_kernels() {
-        let ends = DurationLabels {
+    fn labels(protocol: Protocol) -> RequestLabels {
+        let ends = Ends {
             source: "shop.service".into(),
             service: "web".into(),
             destination: String::new(),
             route: "/users/{name}".into(),
             tls: false,
         };
+        RequestLabels { ends, protocol, method: "GET", status_class: "2xx" }
+    }
+
+    fn points(pushed: &Value, metric: usize, kind: &str) -> Vec<Value> {
+        let metric = &pushed["resourceMetrics"][0]["scopeMetrics"][0]["metrics"][metric][kind];
+        metric["dataPoints"].as_array().unwrap().clone()
+    }
+
+    #[test]
+    fn counts_are_the_kernels() {
         let mut durations = Durations { sum: 1.5, ..Durations::default() };
         // 71 ends at 1 second.
         (durations.latencies.counts[71], durations.latencies.counts[73]) = (2, 1);
         let traffic = HttpTraffic {
-            requests: BTreeMap::from([(
-                RequestLabels { ends: ends.clone(), method: "GET", status_class: "2xx" },
-                3,
-            )]),
-            durations: BTreeMap::from([(ends, durations)]),
+            requests: BTreeMap::from([(labels(Protocol::Http1), 3)]),
+            durations: BTreeMap::from([(labels(Protocol::Http1), durations)]),
             ..HttpTraffic::default()
         };
-        let pushed = metrics(&traffic, "blue", "1", "2");
-        let metric = |at: usize| &pushed["resourceMetrics"][0]["scopeMetrics"][0]["metrics"][at];
-        let point = &metric(0)["exponentialHistogram"]["dataPoints"][0];
+        let pushed = metrics(&traffic, "blue", 2.0);
+        let point = &points(&pushed, 0, "exponentialHistogram")[0];
         assert_eq!((&point["count"], &point["scale"]), (&"3".into(), &2.into()));
         // (2^(-1/4), 1] is index -1 of scale 2.
         assert_eq!(point["positive"], json!({"offset": -1, "bucketCounts": ["2", "0", "1"]}));
-        let keys = point["attributes"].as_array().unwrap().iter().map(|attribute| attribute["key"].clone());
-        assert_eq!(keys.collect::<Vec<_>>(), ["alize.source", "alize.service", "http.route", "url.scheme"]);
-        let sum = &metric(1)["sum"];
-        assert_eq!((&sum["isMonotonic"], &sum["dataPoints"][0]["asInt"]), (&true.into(), &"3".into()));
+        let sum = &points(&pushed, 1, "sum")[0];
+        assert_eq!(sum["asInt"], "3");
+        for point in [point, sum] {
+            let keys = point["attributes"].as_array().unwrap().iter().map(|attribute| &attribute["key"]);
+            let expected = [
+                "alize.source",
+                "alize.service",
+                "http.route",
+                "url.scheme",
+                "http.request.method",
+                "alize.status_class",
+            ];
+            assert_eq!(keys.collect::<Vec<_>>(), expected);
+        }
+    }
+
+    /// A receiver that makes differences of sums would take all that was counted before the start for new.
+    #[test]
+    fn points_start_where_their_counting_did() {
+        let both = [Protocol::Http1, Protocol::Http2];
+        let traffic = HttpTraffic {
+            requests: both.map(|protocol| (labels(protocol), 1)).into(),
+            since: BTreeMap::from([(Protocol::Http1, 1000.5), (Protocol::Http2, 3000.0)]),
+            ..HttpTraffic::default()
+        };
+        let starts = |now| {
+            let points = points(&metrics(&traffic, "blue", now), 1, "sum");
+            points.iter().map(|point| point["startTimeUnixNano"].clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(starts(4000.0), ["1000500000000", "3000000000000"]);
+        assert_eq!(starts(2000.0), ["1000500000000", "2000000000000"], "a clock that was set back");
     }
 }
