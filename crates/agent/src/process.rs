@@ -1,6 +1,10 @@
 //! The agent as the kernel sees it, for the metrics that every Prometheus client library offers.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
+use std::time::Duration;
+
+use alize_datapath::observe::shown;
 
 /// What `/proc/self` says.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,13 +27,8 @@ impl Process {
         Self { open_files, max_files: limit.current.unwrap_or(u64::MAX), ..Self::from_stat(&stat) }
     }
 
-    /// Fields of `/proc/pid/stat` as proc(5) numbers them; the second, the name, may hold anything but ends with the
-    /// last `)`.
     fn from_stat(stat: &str) -> Self {
-        let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-        let fields: Vec<&str> = after_name.split_ascii_whitespace().collect();
-        let field =
-            |number: usize| fields.get(number - 3).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+        let field = |number: usize| field(stat, number).unwrap_or(0);
         let ticks = rustix::param::clock_ticks_per_second().max(1) as f64;
         Self {
             cpu_seconds: (field(14) + field(15)) as f64 / ticks,
@@ -38,6 +37,28 @@ impl Process {
             ..Self::default()
         }
     }
+}
+
+/// A field of `/proc/pid/stat` as proc(5) numbers them; the second, the name, may hold anything but ends with the last `)`.
+fn field(stat: &str, number: usize) -> Option<u64> {
+    let (_, after_name) = stat.rsplit_once(')')?;
+    after_name.split_ascii_whitespace().nth(number - 3)?.parse().ok()
+}
+
+/// When process `pid` was started, since the machine was, if it still runs; in hundredths of a second.
+pub(crate) fn started(pid: u32) -> Option<Duration> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let ticks = field(&String::from_utf8_lossy(&stat), 22)?;
+    Some(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second().max(1) as f64))
+}
+
+/// The first word of the command line of process `pid`, its first 256 bytes, if it still runs. What follows may hold
+/// secrets, also where a program has written another line over its own, with spaces.
+pub(crate) fn first_word(pid: u32) -> Option<String> {
+    let mut start = Vec::new();
+    File::open(format!("/proc/{pid}/cmdline")).ok()?.take(256).read_to_end(&mut start).ok()?;
+    let word = start.split(|byte| *byte == 0 || byte.is_ascii_whitespace()).next()?;
+    (!word.is_empty()).then(|| shown(word))
 }
 
 /// Name of process `pid`, if it still runs.

@@ -535,6 +535,10 @@ pub struct Peer {
     pub uid: Option<u32>,
     /// Name of its thread.
     pub comm: Option<String>,
+    /// First word of the command line of its process, never an argument; its first 256 bytes. Absent when the process had
+    /// ended before it could be asked.
+    #[serde(default)]
+    pub command: Option<String>,
 }
 
 /// An HTTP request and its response, as the kernel saw them.

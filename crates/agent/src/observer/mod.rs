@@ -5,6 +5,7 @@
 //! kernel: what a reader does not take in time is dropped and counted.
 
 mod cgroups;
+mod commands;
 mod containers;
 mod names;
 mod tls;
@@ -27,6 +28,7 @@ use tracing::{info, warn};
 
 use crate::owner;
 use cgroups::Cgroups;
+use commands::Commands;
 pub(crate) use containers::names_in_answer;
 pub(crate) use names::Names;
 use trace::Trace;
@@ -237,6 +239,7 @@ struct Watcher {
     in_force: InForce,
     observer: Option<Observer>,
     cgroups: Cgroups,
+    commands: Commands,
     names: Names,
     names_asked: Option<Instant>,
     traces: Vec<Trace>,
@@ -262,6 +265,7 @@ impl Watcher {
         let root = alize_datapath::cgroup2_root().unwrap_or_else(|| "/sys/fs/cgroup".into());
         Self {
             cgroups: Cgroups::new(root, options.cgroups.clone()),
+            commands: Commands::default(),
             options,
             observe,
             templates,
@@ -346,6 +350,7 @@ impl Watcher {
     fn detach(&mut self, why: &str) {
         self.observer = None;
         self.kept = VecDeque::new();
+        self.commands = Commands::default();
         self.names = Names::default();
         self.names_asked = None;
         match Observer::detach(&self.options, &self.in_force) {

@@ -15,6 +15,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tracing::warn;
 
 use super::cgroups::Cgroups;
+use super::commands::Commands;
 use super::names::Names;
 use super::{LOOK, Refused, Watcher};
 use crate::events::unix_time;
@@ -190,10 +191,11 @@ impl Watcher {
         let Some(observer) = self.observer.as_mut() else { return };
         let offset = clock_offset();
         let (traces, kept) = (&mut self.traces, &mut self.kept);
-        let (cgroups, names) = (&mut self.cgroups, &self.names);
+        let mut words =
+            Words { cgroups: &mut self.cgroups, commands: &mut self.commands, names: &self.names, offset };
         let mut malformed = None;
         let polled = observer.poll(&mut |event| match event {
-            Ok(event) => hand_out(&event, traces, kept, &mut Words { cgroups, names, offset }),
+            Ok(event) => hand_out(&event, traces, kept, &mut words),
             Err(error) => malformed = Some(error),
         });
         if let Err(error) = polled {
@@ -275,7 +277,8 @@ impl Watcher {
         let (observer, _) = self.attach()?;
         let requests = if failed { observer.failed()? } else { observer.slowest()? };
         let offset = clock_offset();
-        let mut words = Words { cgroups: &mut self.cgroups, names: &self.names, offset };
+        let mut words =
+            Words { cgroups: &mut self.cgroups, commands: &mut self.commands, names: &self.names, offset };
         Ok(requests.iter().map(|request| words.request(request)).collect())
     }
 }
@@ -322,6 +325,7 @@ fn clock_offset() -> f64 {
 /// From numbers to the words of the API.
 struct Words<'a> {
     cgroups: &'a mut Cgroups,
+    commands: &'a mut Commands,
     names: &'a Names,
     /// See [`clock_offset`].
     offset: f64,
@@ -337,13 +341,13 @@ impl Words<'_> {
     }
 
     fn request(&mut self, request: &Request) -> ObservedRequest {
-        let endpoint = request.server_address;
+        let (endpoint, ended) = (request.server_address, request.started + request.latency);
         ObservedRequest {
             id: request_id(request),
             time: request.started.as_secs_f64() + self.offset,
-            client: self.peer(request.client.as_ref()),
+            client: self.peer(request.client.as_ref(), ended),
             client_address: request.client_address,
-            server: self.peer(request.server.as_ref()),
+            server: self.peer(request.server.as_ref(), ended),
             endpoint,
             service: self.names.service(request.service, endpoint).map(|name| name.to_string()),
             dialled: request.service.is_some(),
@@ -374,7 +378,7 @@ impl Words<'_> {
             event: event.kind.as_str().into(),
             reason: event.reason.map(|reason| reason.as_str().into()),
             side: side(event.side),
-            owner: self.peer(event.owner.as_ref()),
+            owner: self.peer(event.owner.as_ref(), event.time),
             local: event.local,
             remote: event.remote,
             service: self.names.service(None, event.server()).map(|name| name.to_string()),
@@ -389,7 +393,7 @@ impl Words<'_> {
     fn lookup(&mut self, query: &DnsQuery) -> ObservedLookup {
         ObservedLookup {
             time: query.time.as_secs_f64() + self.offset,
-            client: self.peer(query.client.as_ref()),
+            client: self.peer(query.client.as_ref(), query.time + query.latency),
             client_address: query.client_address,
             server: query.server_address,
             name: query.name.clone(),
@@ -404,13 +408,15 @@ impl Words<'_> {
         }
     }
 
-    fn peer(&mut self, identity: Option<&Identity>) -> Option<Peer> {
+    /// Who had this identity at `time` of the monotonic clock.
+    fn peer(&mut self, identity: Option<&Identity>, time: Duration) -> Option<Peer> {
         let identity = identity?;
         Some(Peer {
             workload: Arc::unwrap_or_clone(self.cgroups.workload(identity.cgroup)),
             pid: identity.pid,
             uid: identity.pid.map(|_| identity.uid),
             comm: identity.pid.map(|_| identity.comm.clone()),
+            command: identity.pid.and_then(|pid| self.commands.first_word(pid, time)),
         })
     }
 }

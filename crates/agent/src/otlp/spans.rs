@@ -162,6 +162,7 @@ fn spans(request: &ObservedRequest, random: &mut dyn FnMut() -> u64) -> Vec<(Str
         }
         if let (Some(pid), Some(attributes)) = (peer.pid, span["attributes"].as_array_mut()) {
             attributes.push(number("process.pid", pid.into()));
+            attributes.extend(peer.command.as_deref().map(|command| text("process.command", command)));
         }
         let service = match kind {
             SERVER => request.service.clone().unwrap_or_else(|| peer.workload.name.clone()),
@@ -239,6 +240,7 @@ mod tests {
             pid: Some(7),
             uid: Some(0),
             comm: Some(name.into()),
+            command: Some(format!("/usr/bin/{name}")),
         };
         ObservedRequest {
             id: String::new(),
@@ -289,6 +291,8 @@ mod tests {
             (&client["parentSpanId"], &server["parentSpanId"]),
             (&"b7ad6b7169203331".into(), &client["spanId"])
         );
+        let command = text("process.command", "/usr/bin/shop");
+        assert!(client["attributes"].as_array().unwrap().contains(&command), "{client}");
         assert_eq!(client["startTimeUnixNano"], "1700000000500000000");
         assert_eq!(client["endTimeUnixNano"], "1700000000750000000");
         assert_eq!(

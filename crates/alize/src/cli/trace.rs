@@ -297,6 +297,7 @@ pub(crate) mod tests {
                 pid: Some(4711),
                 uid: Some(0),
                 comm: Some("cu\u{1b}rl".into()),
+                command: None,
             }),
             client_address: ([127, 0, 0, 1], 40_000).into(),
             server: None,

@@ -117,6 +117,7 @@ fn requests_are_traced_with_both_ends() {
         assert_eq!(request["client"]["workload"]["name"], "shop.service");
         assert_eq!(request["server"]["workload"]["name"], "nginx.service");
         assert_eq!(request["server"]["pid"], pid);
+        assert_eq!(request["server"]["command"], "nginx");
     }
     let failed = fs::read_to_string(&failed_out).expect("a file");
     let lines: Vec<&str> = failed.lines().collect();

@@ -388,7 +388,7 @@ pub(super) fn text(bytes: &[std::ffi::c_char], length: u8) -> Option<String> {
     bytes.get(..usize::from(length)).map(printable)
 }
 
-/// Foreign text for terminals and labels: what cannot be shown is replaced.
+/// The same of a string of C.
 pub(super) fn printable(bytes: &[std::ffi::c_char]) -> String {
     let bytes: Vec<u8> = bytes.iter().map(|&byte| byte as u8).collect();
     shown(&bytes)
@@ -399,7 +399,8 @@ pub(super) fn cut_text(bytes: &[u8], most: usize) -> (String, bool) {
     (shown(&bytes[..bytes.len().min(most)]), bytes.len() > most)
 }
 
-fn shown(bytes: &[u8]) -> String {
+/// Foreign text for terminals and labels: what cannot be shown is replaced.
+pub fn shown(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }

@@ -45,7 +45,7 @@ use counted::Counted;
 pub use counted::fold;
 use dns::Dns;
 pub use dns::DnsQuery;
-pub use event::{Grpc, Identity, Malformed, Method, PathLabel, Protocol, Request, Side};
+pub use event::{Grpc, Identity, Malformed, Method, PathLabel, Protocol, Request, Side, shown};
 use filter::Sieve;
 pub use filter::{Filter, FilterError, Kinds, Rate};
 pub use http2::Decoder;
