@@ -20,6 +20,7 @@ struct observe_abi_types {
 	enum tcp_kind tcp_kind;
 	enum tcp_reason tcp_reason;
 	enum dns_flags dns_flags;
+	enum dns_transport dns_transport;
 	enum filter_sets filter_sets;
 	enum tls_function tls_function;
 	enum tls_cookie tls_cookie;

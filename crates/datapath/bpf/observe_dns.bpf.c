@@ -8,12 +8,15 @@
 #include <linux/tcp.h>
 #include <linux/udp.h>
 #include "observe/choices.h"
-#include "observe/dns.h"
+#include "observe/dns_stream.h"
 #include "observe/trace.h"
 
 enum { PASS = 1, PROTOCOL_TCP = 6, PROTOCOL_UDP = 17, FRAGMENT = 0x3fff, SCRATCHES = 4 };
 
-/* who asked whom with which id -> the query. Written by the programs; the agent takes out what was never answered. */
+/*
+ * who asked whom with which id -> the query; and of connections whose responses could not be followed, when that was. Written by
+ * the programs; the agent takes out what was never answered.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 8192); /* budget */
@@ -29,6 +32,14 @@ struct {
 	__type(value, struct dns_scratch);
 } dns_scratches SEC(".maps");
 
+/* client's socket -> how far its messages have been read. Of the programs alone; it goes with the socket. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct dns_streams);
+} dns_streams SEC(".maps");
+
 static __always_inline struct dns_scratch *scratch_take(void)
 {
 	for (__u32 i = 0; i < SCRATCHES; i++) {
@@ -36,16 +47,18 @@ static __always_inline struct dns_scratch *scratch_take(void)
 		struct dns_scratch *scratch = bpf_map_lookup_elem(&dns_scratches, &place);
 		if (!scratch)
 			break;
-		if (!__sync_lock_test_and_set(&scratch->busy, 1))
-			return scratch;
+		if (__sync_lock_test_and_set(&scratch->busy, 1))
+			continue;
+		scratch->place = i;
+		return scratch;
 	}
 	tally(TALLY_EVENT_LOST);
 	return 0;
 }
 
-/* Where the message is; ports and addresses go into the key. False: no DNS packet that is sent (or received) here. */
-static __always_inline bool packet_read(struct __sk_buff *skb, bool egress, struct dns_key *key, __u32 *message,
-					__u32 *size)
+/* Where the payload is; ports and addresses go into the key. False: no packet to (or from) a DNS server, or an empty one. */
+static __always_inline bool packet_read(struct __sk_buff *skb, bool egress, struct dns_key *key,
+					struct dns_packet *packet)
 {
 	const __u8 *data = (const __u8 *)(long)skb->data, *end = (const __u8 *)(long)skb->data_end;
 	const struct iphdr *v4 = (const void *)data;
@@ -76,20 +89,20 @@ static __always_inline bool packet_read(struct __sk_buff *skb, bool egress, stru
 		return false;
 	key->client_port = egress ? source : destination;
 	key->server_port = bpf_htons(DNS_PORT);
-	key->tcp = protocol == PROTOCOL_TCP;
-	if (key->tcp) {
+	if (protocol == PROTOCOL_TCP) {
 		const struct tcphdr *tcp = (const void *)transport;
 		if ((const void *)(tcp + 1) > (const void *)end)
 			return false;
-		/* The length of the message comes first. */
-		*message = header + tcp->doff * 4 + 2;
+		key->tcp = DNS_TRANSPORT_TCP;
+		packet->sequence = bpf_ntohl(tcp->seq) + tcp->syn;
+		packet->at = header + tcp->doff * 4;
 	} else {
-		*message = header + sizeof(struct udphdr);
+		packet->at = header + sizeof(struct udphdr);
 	}
 	__u32 length = skb->len;
-	if (length <= *message)
+	if (length <= packet->at)
 		return false;
-	*size = length - *message;
+	packet->left = length - packet->at;
 	__be32 *from = egress ? key->client_address : key->server_address;
 	__be32 *to = egress ? key->server_address : key->client_address;
 	if (v6) {
@@ -102,22 +115,6 @@ static __always_inline bool packet_read(struct __sk_buff *skb, bool egress, stru
 		bpf_skb_load_bytes(skb, 16, &to[3], 4);
 	}
 	return true;
-}
-
-static __always_inline bool message_load(struct __sk_buff *skb, struct dns_scratch *scratch, __u32 message, __u32 *size)
-{
-	__u32 length = *size;
-	if (length > DNS_LOAD)
-		length = DNS_LOAD;
-	/* One less than it, so that Linux 6.1 sees it is not 0, as in window_load() of follow.h. */
-	__u32 last = length - 1;
-	HIDE(last);
-	if (last > DNS_LOAD - 1)
-		return false;
-	HIDE(last);
-	length = last + 1;
-	*size = length;
-	return !bpf_skb_load_bytes(skb, message, scratch->bytes, length);
 }
 
 /* Which filters want the query, as bits: all that can be said before there is a response. */
@@ -187,7 +184,7 @@ static __always_inline void query(struct __sk_buff *skb, struct dns_scratch *scr
 	event->server_port = scratch->key.server_port;
 	event->zero = 0;
 	event->zero2 = 0;
-	if (scratch->key.tcp)
+	if (scratch->key.tcp == DNS_TRANSPORT_TCP)
 		event->flags |= DNS_FLAG_TCP;
 	tally(TALLY_DNS_QUERY);
 	event->matched = filters_matching_query(event, event->time_ns);
@@ -213,25 +210,115 @@ static __always_inline void response(struct dns_scratch *scratch)
 	bpf_map_delete_elem(&dns_queries, &scratch->key);
 }
 
+/* The message in hand. The scratch by its place: Linux 6.1 takes no key or value of a map from a pointer that it was given. */
+__noinline int message(struct __sk_buff *skb, __u32 place, __u32 egress)
+{
+	struct dns_scratch *scratch = bpf_map_lookup_elem(&dns_scratches, &place);
+	if (!scratch)
+		return 0;
+	__u32 size = scratch->size;
+	scratch->key.id = dns_word(scratch, 0);
+	if (!dns_read(scratch, size, !egress)) {
+		tally(TALLY_DNS_MALFORMED);
+		/* It may be what was waited for, so that nobody may say that nothing came. */
+		if (!egress && size >= DNS_HEADER)
+			bpf_map_delete_elem(&dns_queries, &scratch->key);
+		return 0;
+	}
+	if (egress)
+		query(skb, scratch);
+	else
+		response(scratch);
+	return 1;
+}
+
+static __always_inline void datagram(struct __sk_buff *skb, struct dns_scratch *scratch, bool egress)
+{
+	__u32 size = scratch->packet.left;
+	if (size > DNS_BEGINNING)
+		size = DNS_BEGINNING;
+	scratch->size = size;
+	if (dns_load(skb, scratch, scratch->packet.at, 0, size))
+		message(skb, scratch->place, egress);
+	else
+		tally(TALLY_DNS_MALFORMED);
+}
+
+/* Both directions begin behind SYN and SYN-ACK, however much was sent before we came. */
+static __always_inline struct dns_streams *streams_of(struct bpf_sock *sk, struct dns_scratch *scratch)
+{
+	struct dns_streams *streams = bpf_sk_storage_get(&dns_streams, sk, 0, 0);
+	if (streams)
+		return streams;
+	struct bpf_tcp_sock *tcp = bpf_tcp_sock(sk);
+	if (!tcp)
+		return 0;
+	/* The client's SYN is one of what is acknowledged; what is received is counted without one (net/ipv4/tcp_input.c). */
+	scratch->fresh.queries.next = tcp->snd_una - (__u32)tcp->bytes_acked + 1;
+	scratch->fresh.responses.next = tcp->rcv_nxt - (__u32)tcp->bytes_received;
+	streams = bpf_sk_storage_get(&dns_streams, sk, &scratch->fresh, BPF_SK_STORAGE_GET_F_CREATE);
+	/* Another CPU may have made it meanwhile. */
+	return streams ? streams : bpf_sk_storage_get(&dns_streams, sk, 0, 0);
+}
+
+static __always_inline bool segment_follow(struct __sk_buff *skb, struct dns_scratch *scratch,
+					   struct dns_stream *stream, bool egress)
+{
+	if (!dns_stream_place(scratch, stream) && !dns_stream_rejoin(skb, scratch, stream, !egress))
+		return false;
+	for (__u32 i = 0; i < DNS_MESSAGES; i++) {
+		if (!dns_stream_step(skb, scratch, stream))
+			break;
+		message(skb, scratch->place, egress);
+	}
+	return !scratch->packet.left;
+}
+
+static __always_inline bool segment(struct __sk_buff *skb, struct dns_scratch *scratch, bool egress)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct dns_streams *streams = sk ? streams_of(sk, scratch) : 0;
+	if (!streams)
+		return false;
+	/* Sending holds the socket. */
+	if (egress)
+		return segment_follow(skb, scratch, &streams->queries, true);
+	struct dns_stream *stream = &streams->responses;
+	if (!turn_take(&stream->busy, &stream->next, scratch->packet.sequence))
+		return false;
+	bool followed = segment_follow(skb, scratch, stream, false);
+	turn_give(&stream->busy);
+	return followed;
+}
+
+/* What was asked on the connection until now may be answered by what could not be read. */
+static __always_inline void unfollowed(struct dns_scratch *scratch, bool egress)
+{
+	tally(TALLY_DNS_UNFOLLOWED);
+	if (egress)
+		return;
+	scratch->key.id = 0;
+	scratch->key.tcp = DNS_TRANSPORT_UNFOLLOWED;
+	__builtin_memset(&scratch->event, 0, sizeof(scratch->event));
+	scratch->event.time_ns = bpf_ktime_get_ns();
+	bpf_map_update_elem(&dns_queries, &scratch->key, &scratch->event, BPF_ANY);
+}
+
 static __always_inline int look(struct __sk_buff *skb, bool egress)
 {
 	struct dns_key key = {};
-	__u32 message = 0, size = 0;
-	if (!packet_read(skb, egress, &key, &message, &size) || !trace_active())
+	struct dns_packet packet = {};
+	if (!packet_read(skb, egress, &key, &packet) || !trace_active())
 		return PASS;
 	struct dns_scratch *scratch = scratch_take();
 	if (!scratch)
 		return PASS;
 	scratch->key = key;
-	if (!message_load(skb, scratch, message, &size) || !dns_read(scratch, size, !egress)) {
-		tally(TALLY_DNS_MALFORMED);
-	} else {
-		scratch->key.id = dns_word(scratch, 0);
-		if (egress)
-			query(skb, scratch);
-		else
-			response(scratch);
-	}
+	scratch->packet = packet;
+	if (key.tcp == DNS_TRANSPORT_UDP)
+		datagram(skb, scratch, egress);
+	else if (!segment(skb, scratch, egress))
+		unfollowed(scratch, egress);
 	/* Who asks next is on this CPU, so a plain store will do. */
 	*(volatile __u64 *)&scratch->busy = 0;
 	return PASS;

@@ -304,3 +304,125 @@ fn dns_that_is_not_answered_or_malformed_is_told() {
     let tallies = observer.tallies().unwrap();
     assert_eq!((tallies.get("dns-malformed"), tallies.get("dns-query")), (Some(2), Some(1)));
 }
+
+/// A message with the one question whose name is `label.example`, with its length before it.
+fn framed(id: u8, flags: u8, label: &str) -> Vec<u8> {
+    let mut message = vec![0, id, flags, 0, 0, 1, 0, 0, 0, 0, 0, 0, label.len() as u8];
+    message.extend(label.as_bytes());
+    message.extend(b"\x07example\0\0\x01\0\x01");
+    [&(message.len() as u16).to_be_bytes(), &message[..]].concat()
+}
+
+fn query(id: u8, label: &str) -> Vec<u8> {
+    framed(id, 1, label)
+}
+
+fn answer(id: u8, label: &str) -> Vec<u8> {
+    framed(id, 0x81, label)
+}
+
+/// A connection to port 53 of an address of loopback that is this test's own: the client's end and the server's.
+fn dns_connection(number: u8) -> (TcpStream, TcpStream) {
+    let id = std::process::id();
+    let listener =
+        TcpListener::bind((format!("127.{}.{}.{number}", 124 + id / 200 % 60, 1 + id % 200), 53)).unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    client.set_nodelay(true).unwrap();
+    server.set_nodelay(true).unwrap();
+    (client, server)
+}
+
+/// Sends the pieces in segments of their own, and has them read.
+fn sends(from: &mut TcpStream, to: &mut TcpStream, pieces: &[&[u8]]) {
+    for piece in pieces {
+        from.write_all(piece).unwrap();
+        to.read_exact(&mut vec![0; piece.len()]).unwrap();
+    }
+}
+
+fn answered(observer: &mut Observer) -> Vec<(String, bool)> {
+    queries(observer).into_iter().map(|query| (query.name, query.code.is_some())).collect()
+}
+
+#[test]
+fn dns_over_tcp_is_followed_across_segments() {
+    let world = World::new("dns-segments");
+    let mut observer = open(&world);
+    start(&mut observer, Filter { kinds: DNS, ..Filter::default() });
+    let (mut client, mut server) = dns_connection(1);
+    let asked = query(1, "split");
+    let told = answer(1, "split");
+    // The length apart and the rest in halves; the answer byte by byte.
+    sends(&mut client, &mut server, &[&asked[..2], &asked[2..20], &asked[20..]]);
+    sends(&mut server, &mut client, &told.chunks(1).collect::<Vec<_>>());
+    assert_eq!(answered(&mut observer), [("split.example".to_owned(), true)]);
+
+    // Two queries and a half in one segment, answered in another order, the length of the last one apart.
+    let asked = [query(2, "two"), query(3, "three"), query(4, "four")].concat();
+    let (whole, half) = asked.split_at(asked.len() - 9);
+    sends(&mut client, &mut server, &[whole, half]);
+    let told = [answer(4, "four"), answer(2, "two"), answer(3, "three")].concat();
+    let last = told.len() - answer(3, "three").len() + 2;
+    sends(&mut server, &mut client, &[&told[..last], &told[last..]]);
+    let names = ["four.example", "two.example", "three.example"].map(|name| (name.to_owned(), true));
+    assert_eq!(answered(&mut observer), names);
+
+    // As many as there may be in a segment, behind an answer that is long.
+    let many: Vec<u8> = (10..74).flat_map(|id| query(id, "many")).collect();
+    sends(&mut client, &mut server, &[&many]);
+    let mut long = answer(10, "many");
+    let padding = vec![9; 40_000];
+    long.extend(&padding);
+    let size = (long.len() as u16 - 2).to_be_bytes();
+    long[..2].copy_from_slice(&size);
+    sends(&mut server, &mut client, &[&long]);
+    let many: Vec<u8> = (11..74).flat_map(|id| answer(id, "many")).collect();
+    sends(&mut server, &mut client, &[&many]);
+    assert_eq!(answered(&mut observer), vec![("many.example".to_owned(), true); 64]);
+    let tallies = observer.tallies().unwrap();
+    let told =
+        ["dns-query", "dns-malformed", "dns-unmatched", "dns-unfollowed"].map(|name| tallies.get(name));
+    assert_eq!(told, [Some(68), Some(0), Some(0), Some(0)]);
+}
+
+#[test]
+fn dns_over_tcp_that_cannot_be_followed_is_counted_and_not_called_unanswered() {
+    let world = World::new("dns-unfollowed");
+    let mut observer = open(&world);
+    let (mut client, mut server) = dns_connection(2);
+    let asked = query(1, "before");
+    sends(&mut client, &mut server, &[&asked[..9]]);
+    sends(&mut server, &mut client, &[&answer(9, "before")[..9]]);
+    start(&mut observer, Filter { kinds: DNS, ..Filter::default() });
+    sends(&mut client, &mut server, &[&asked[9..]]);
+    let unfollowed = |observer: &Observer| observer.tallies().unwrap().get("dns-unfollowed");
+    assert_eq!(unfollowed(&observer), Some(1));
+    // A segment that is a message leads back, of either direction; until then an answer may be in what is not followed.
+    sends(&mut client, &mut server, &[&query(2, "joined")]);
+    let told = answer(2, "joined");
+    sends(&mut server, &mut client, &[&told[..2], &told[2..]]);
+    assert_eq!(unfollowed(&observer), Some(3));
+    sends(&mut client, &mut server, &[&query(3, "whole")]);
+    sends(&mut server, &mut client, &[&answer(3, "whole")]);
+    assert_eq!(answered(&mut observer), [("whole.example".to_owned(), true)]);
+    // More messages in a segment than are looked at, of which the rest is not followed.
+    let many: Vec<u8> = (10..76).flat_map(|id| query(id, "many")).collect();
+    sends(&mut client, &mut server, &[&many]);
+    assert_eq!(unfollowed(&observer), Some(4));
+    let many: Vec<u8> = (10..76).flat_map(|id| answer(id, "many")).collect();
+    sends(&mut server, &mut client, &[&many]);
+    assert_eq!(unfollowed(&observer), Some(5));
+    assert_eq!(answered(&mut observer), vec![("many.example".to_owned(), true); 64]);
+    sends(&mut client, &mut server, &[&query(79, "back")]);
+    sends(&mut server, &mut client, &[&answer(79, "back")]);
+    assert_eq!(answered(&mut observer), [("back.example".to_owned(), true)]);
+    // What is no answer that can be read is not none; and one query that nobody answers at all.
+    sends(&mut client, &mut server, &[&query(80, "strange"), &query(81, "mute")]);
+    let mut strange = answer(80, "strange");
+    strange[14] = 0xc0;
+    sends(&mut server, &mut client, &[&strange]);
+    std::thread::sleep(Duration::from_secs(6));
+    assert_eq!(answered(&mut observer), [("mute.example".to_owned(), false)]);
+    assert_eq!(observer.tallies().unwrap().get("dns-malformed"), Some(1));
+}

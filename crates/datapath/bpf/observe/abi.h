@@ -92,8 +92,7 @@ enum tally {
 	TALLY_EVENT_LIMITED = 32, /* event kept back by its filter's rate */
 	TALLY_NO_WINDOW = 33, /* all working buffers of the CPU were in use: looks for a safe place again */
 	TALLY_DNS_QUERY = 34, /* queries seen while DNS is traced */
-	TALLY_DNS_MALFORMED =
-		35, /* to or from port 53, and no message that can be read; over TCP also one that is cut */
+	TALLY_DNS_MALFORMED = 35, /* to or from port 53, and no message that can be read */
 	TALLY_DNS_UNMATCHED = 36, /* responses that nobody traced has asked for */
 	TALLY_HTTP2_FOLLOWED = 37, /* connections of HTTP/2 followed from their preface */
 	TALLY_HTTP2_JOINED = 38, /* connections of HTTP/2 that were there before, followed from a request on */
@@ -103,6 +102,7 @@ enum tally {
 	TALLY_HTTP2_LOST = 42, /* ring of HTTP/2 full: heads that user space will not see */
 	TALLY_TLS_SESSION = 43, /* sessions of TLS, of a service that asks for it, whose plaintext is looked at */
 	TALLY_TLS_PEER = 44, /* the same, which their client's process tells of */
+	TALLY_DNS_UNFOLLOWED = 45, /* segments of DNS over TCP in which no message was found for certain */
 	TALLIES,
 };
 
@@ -322,6 +322,13 @@ struct dns_event {
 	char name[NAME_SIZE]; /* without the last dot; what is not printable is '?' */
 };
 
+enum dns_transport {
+	DNS_TRANSPORT_UDP = 0,
+	DNS_TRANSPORT_TCP = 1,
+	DNS_TRANSPORT_UNFOLLOWED =
+		2, /* no query; at the event's time, responses of this connection could not be followed */
+};
+
 /* Key of `dns_queries`. */
 struct dns_key {
 	__be32 client_address[4];
@@ -329,7 +336,7 @@ struct dns_key {
 	__be16 client_port;
 	__be16 server_port;
 	__u16 id;
-	__u16 tcp;
+	__u16 tcp; /* enum dns_transport */
 };
 
 /* Sets that a filter may ask for beside itself. */

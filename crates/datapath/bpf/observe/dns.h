@@ -11,8 +11,33 @@
 enum {
 	DNS_HEADER = 12,
 	DNS_NAME = 255, /* longest name, as it is sent */
-	DNS_LOAD = 512, /* a power of two, above all of that */
+	DNS_BEGINNING = 272, /* bytes of a message up to the end of its question, in whole words */
+	DNS_LOAD = 1024, /* a power of two, above twice of that */
 	DNS_PORT = 53,
+};
+
+/* Where the payload is. */
+struct dns_packet {
+	__u32 at; /* offset in the packet */
+	__u32 left; /* bytes from there on */
+	__u32 sequence; /* of the first of them, over TCP */
+	__u32 zero;
+};
+
+/* How far a direction of a connection has been read, see dns_stream.h. */
+struct dns_stream {
+	__u32 next; /* sequence number of the next byte */
+	__u32 busy; /* see turn.h */
+	__u32 skip; /* bytes up to the end of a message whose beginning was read */
+	__u32 have; /* bytes of the beginning of the next, in `bytes` */
+	__u32 size; /* of that message */
+	__u32 digits; /* bytes of `size` that were read */
+	__u8 bytes[DNS_BEGINNING];
+};
+
+struct dns_streams {
+	struct dns_stream queries;
+	struct dns_stream responses;
 };
 
 /* A message in hand, and what was read of it. */
@@ -20,6 +45,10 @@ struct dns_scratch {
 	__u8 bytes[DNS_LOAD];
 	struct dns_event event;
 	struct dns_key key;
+	struct dns_packet packet;
+	struct dns_streams fresh; /* of a connection that was not seen before */
+	__u32 size; /* bytes in hand */
+	__u32 place; /* in `dns_scratches` */
 	__u64 busy;
 };
 

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include "observe.bpf.c"
-#include "observe/dns.h"
+#include "observe/dns_stream.h"
 
 enum { MAPS = 32, ENTRIES = 512, SOCKETS = 8, LARGEST_PACKET = 1 << 17, EVENTS = 1 << 16, HEADS = 1 << 24 };
 
@@ -212,6 +212,35 @@ int host_dns(const unsigned char *message, __u32 size, __u32 response, void *eve
 	memcpy(event, &scratch->event, sizeof(scratch->event));
 	free(scratch);
 	return read;
+}
+
+/*
+ * Reads a direction of DNS over TCP, whose byte `from` is the first of a segment of `size` bytes; `stream` has room for a
+ * `struct dns_stream`. Events of its messages are written to `events`. Their number; below 0: it cannot be followed.
+ */
+int host_dns_segment(void *stream, __u32 from, const unsigned char *segment, __u32 size, __u32 response, void *events,
+		     __u32 room)
+{
+	struct dns_scratch *scratch = calloc(1, sizeof(*scratch));
+	struct __sk_buff skb = {};
+	int count = 0;
+	memcpy(host_packet, segment, size);
+	host_packet_size = size;
+	scratch->packet = (struct dns_packet){.left = size, .sequence = from};
+	if (!dns_stream_place(scratch, stream) && !dns_stream_rejoin(&skb, scratch, stream, response))
+		count = -1;
+	while (count >= 0 && dns_stream_step(&skb, scratch, stream)) {
+		scratch->event.type = EVENT_TYPE_DNS;
+		if (dns_read(scratch, scratch->size, response) && (__u32)count < room)
+			memcpy((struct dns_event *)events + count++, &scratch->event, sizeof(scratch->event));
+	}
+	free(scratch);
+	return count;
+}
+
+__u32 host_dns_stream_size(void)
+{
+	return sizeof(struct dns_stream);
 }
 
 /* The path under which a request is counted; its length. */

@@ -62,6 +62,16 @@ unsafe extern "C" {
     fn host_http2(size: *mut usize) -> *const u8;
     fn host_latency_bucket(ns: u64) -> u32;
     fn host_dns(message: *const u8, size: u32, response: u32, event: *mut u8) -> i32;
+    fn host_dns_segment(
+        stream: *mut u64,
+        from: u32,
+        segment: *const u8,
+        size: u32,
+        response: u32,
+        events: *mut u8,
+        room: u32,
+    ) -> i32;
+    fn host_dns_stream_size() -> u32;
     fn host_path(key: *const u64, text: *mut u8) -> u32;
 }
 
@@ -155,13 +165,53 @@ impl Host {
     }
 }
 
+/// Size of `struct dns_event`.
+const DNS_EVENT: usize = 232;
+
+/// One direction of DNS over TCP.
+pub struct DnsStream<'a> {
+    _host: &'a mut Host,
+    stream: Vec<u64>,
+    response: bool,
+}
+
+impl<'a> DnsStream<'a> {
+    /// Before its first byte, whose number is 0.
+    pub fn new(host: &'a mut Host, response: bool) -> Self {
+        // SAFETY: no state.
+        let size = unsafe { host_dns_stream_size() } as usize;
+        Self { _host: host, stream: vec![0; size.div_ceil(8)], response }
+    }
+
+    /// The questions of the messages that a segment completes, which begins with byte number `from`; `None`: it cannot be
+    /// followed.
+    pub fn segment(&mut self, from: u32, bytes: &[u8]) -> Option<Vec<Result<DnsQuery, Malformed>>> {
+        const ROOM: usize = 64;
+        assert!(bytes.len() <= 65_536, "a packet has room for it");
+        let mut events = vec![0u8; ROOM * DNS_EVENT];
+        // SAFETY: `_host` is proof that nobody else uses the C side's packet, which has room for the segment; the stream
+        // has the size that the C side says, and at most ROOM events are written.
+        let count = unsafe {
+            host_dns_segment(
+                self.stream.as_mut_ptr(),
+                from,
+                bytes.as_ptr(),
+                bytes.len() as u32,
+                self.response.into(),
+                events.as_mut_ptr(),
+                ROOM as u32,
+            )
+        };
+        let count = usize::try_from(count).ok()?;
+        Some(events.chunks_exact(DNS_EVENT).take(count).map(DnsQuery::decode).collect())
+    }
+}
+
 /// The question of a DNS message, as the kernel reads it; `None`: it is no message of that kind.
 pub fn dns(message: &[u8], response: bool) -> Option<Result<DnsQuery, Malformed>> {
-    /// Of `struct dns_event`.
-    const SIZE: usize = 232;
-    let mut event = [0u8; SIZE];
+    let mut event = [0u8; DNS_EVENT];
     let size = message.len().min(65_536) as u32;
-    // SAFETY: no state; the C side copies at most `size` bytes of the message and writes SIZE bytes of the event.
+    // SAFETY: no state; the C side copies at most `size` bytes of the message and writes DNS_EVENT bytes of the event.
     let read = unsafe { host_dns(message.as_ptr(), size, response.into(), event.as_mut_ptr()) };
     (read != 0).then(|| DnsQuery::decode(&event))
 }

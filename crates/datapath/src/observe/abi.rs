@@ -17,10 +17,10 @@ mod generated {
 }
 
 pub(crate) use generated::types::{
-    dns_event, dns_flags, dns_key, filter, filter_cgroup, filter_endpoint, filter_sets, filter_state,
-    http2_record, identity, latency, method, path, record, request_event, request_flags, series, series_key,
-    slowest_order, tcp_event, template, template_byte, tls_cookie, tls_function, tls_key, tls_limits,
-    tls_server,
+    dns_event, dns_flags, dns_key, dns_transport, filter, filter_cgroup, filter_endpoint, filter_sets,
+    filter_state, http2_record, identity, latency, method, path, record, request_event, request_flags,
+    series, series_key, slowest_order, tcp_event, template, template_byte, tls_cookie, tls_function, tls_key,
+    tls_limits, tls_server,
 };
 use generated::types::{event_type, http2_kind, observe_abi, path_label, side, tally, tcp_kind, tcp_reason};
 

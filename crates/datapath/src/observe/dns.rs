@@ -1,11 +1,12 @@
 //! DNS queries, as the kernel sends them.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::abi::{self, dns_event, dns_flags, dns_key};
+use super::abi::{self, dns_event, dns_flags, dns_key, dns_transport};
 use super::event::{Identity, Malformed, identity_of, text};
 use super::{Event, Limits, with_site};
 use crate::abi::{Plain, socket_addr};
@@ -110,7 +111,8 @@ impl Dns {
         Ok(())
     }
 
-    /// Hands over queries that nobody has answered for a while, and forgets them.
+    /// Hands over queries that nobody has answered for a while, and forgets them; also those that may have been answered by
+    /// what could not be followed, of which nothing is said.
     pub(super) fn unanswered(&mut self, each: &mut dyn FnMut(Result<Event, Malformed>)) -> Result<(), Error> {
         if self.looked.elapsed() < LOOK {
             return Ok(());
@@ -118,12 +120,23 @@ impl Dns {
         self.looked = Instant::now();
         let now = clock_gettime(ClockId::Monotonic);
         let now = Duration::new(now.tv_sec as u64, now.tv_nsec as u32);
-        let mut over = Vec::new();
+        let (mut over, mut unfollowed) = (Vec::new(), HashMap::new());
         self.queries.for_each(|key, values| {
-            over.extend(values.iter().filter(|event| expired(event, now)).map(|event| (key, *event)));
+            for event in values {
+                if is_unfollowed(&key) {
+                    unfollowed.insert(connection(&key), event.time_ns);
+                }
+                if expired(event, now) {
+                    over.push((key, *event));
+                }
+            }
         })?;
         for (key, mut event) in over {
             self.queries.delete_all(std::iter::once(key))?;
+            let lost = unfollowed.get(&connection(&key)).is_some_and(|lost| *lost >= event.time_ns);
+            if lost && key.tcp != dns_transport::DNS_TRANSPORT_UDP.0 as u16 {
+                continue;
+            }
             event.flags |= dns_flags::DNS_FLAG_UNANSWERED.0 as u8;
             let waited = now.saturating_sub(Duration::from_nanos(event.time_ns));
             event.latency_ns = waited.as_nanos().try_into().unwrap_or(u64::MAX);
@@ -131,6 +144,15 @@ impl Dns {
         }
         Ok(())
     }
+}
+
+/// Whether it is no query but when responses of its connection could not be followed.
+fn is_unfollowed(key: &dns_key) -> bool {
+    u32::from(key.tcp) == dns_transport::DNS_TRANSPORT_UNFOLLOWED.0
+}
+
+fn connection(key: &dns_key) -> (SocketAddr, SocketAddr) {
+    (socket_addr(key.client_address, key.client_port), socket_addr(key.server_address, key.server_port))
 }
 
 fn expired(event: &dns_event, now: Duration) -> bool {

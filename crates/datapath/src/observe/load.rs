@@ -57,7 +57,7 @@ pub(crate) fn is_of_the_data_path(map: &str) -> bool {
 
 /// Whether observing programs alone use this map, so that user space need not know its layout.
 pub(crate) fn is_of_the_programs(map: &str) -> bool {
-    const MAPS: [&str; 11] = [
+    const MAPS: [&str; 12] = [
         "windows",
         "lives",
         "conversations",
@@ -69,6 +69,7 @@ pub(crate) fn is_of_the_programs(map: &str) -> bool {
         "failures_recorded",
         "filter_states",
         "dns_scratches",
+        "dns_streams",
     ];
     MAPS.contains(&map)
 }

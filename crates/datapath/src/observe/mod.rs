@@ -184,6 +184,7 @@ const TALLIES: [&str; abi::TALLIES] = [
     "http2-lost",
     "tls-session",
     "tls-peer",
+    "dns-unfollowed",
 ];
 
 /// The loaded programs of one instance. They are pinned, and go on counting when it is dropped; only heads of HTTP/2 are
