@@ -87,6 +87,8 @@ static __always_inline void tell(struct bpf_sock_ops *ctx, struct bpf_sock *sk, 
 	};
 	addresses(ctx, &event);
 	bytes(ctx, kernel_sk, state, &event);
+	if (kind == TCP_KIND_FAILED && !error && kernel_sk)
+		error = icmp_error(kernel_sk);
 	if (kind == TCP_KIND_FAILED)
 		event.reason = failure_reason(error, event.retransmits);
 	else if (kind == TCP_KIND_CLOSED)

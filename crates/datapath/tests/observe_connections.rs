@@ -426,3 +426,69 @@ fn dns_over_tcp_that_cannot_be_followed_is_counted_and_not_called_unanswered() {
     assert_eq!(answered(&mut observer), [("mute.example".to_owned(), false)]);
     assert_eq!(observer.tallies().unwrap().get("dns-malformed"), Some(1));
 }
+
+/// A network namespace that routes nothing: it answers what is sent through it with an error of ICMP.
+struct Nowhere(String);
+
+impl Nowhere {
+    /// `10.213.1.1` is no host, `10.213.2.1` is forbidden; likewise `fd21:3::1:1` and `fd21:3::2:1`.
+    fn new() -> Self {
+        let name = format!("nowhere-{}", std::process::id());
+        let device = format!("no{}", std::process::id());
+        let this = Self(name.clone());
+        let script = format!(
+            "set -e; ip netns add {name}; ip link add {device} type veth peer name {device}p
+             ip link set {device}p netns {name}; ip link set {device} up
+             ip addr add 10.213.0.1/24 dev {device}; ip addr add fd21:3::1/112 dev {device} nodad
+             ip route add 10.213.0.0/16 via 10.213.0.2; ip route add fd21:3::/64 via fd21:3::2
+             ip -n {name} link set {device}p up; ip -n {name} addr add 10.213.0.2/24 dev {device}p
+             ip -n {name} addr add fd21:3::2/112 dev {device}p nodad
+             ip -n {name} route add unreachable 10.213.1.0/24; ip -n {name} route add prohibit 10.213.2.0/24
+             ip -n {name} route add unreachable fd21:3::1:0/112; ip -n {name} route add prohibit fd21:3::2:0/112
+             ip netns exec {name} sh -c 'cd /proc/sys/net; echo 1 > ipv4/ip_forward
+                 echo 0 > ipv4/icmp_ratelimit; echo 1 > ipv6/conf/all/forwarding; echo 0 > ipv6/icmp/ratelimit'"
+        );
+        assert!(
+            Command::new("sh").args(["-c", &script]).status().unwrap().success(),
+            "namespaces can be made"
+        );
+        this
+    }
+}
+
+impl Drop for Nowhere {
+    fn drop(&mut self) {
+        // The link goes with the namespace, and the routes with the link.
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
+    }
+}
+
+#[test]
+fn a_connect_that_icmp_answers_is_unreachable_however_it_is_made() {
+    let _nowhere = Nowhere::new();
+    let world = World::new("tcp-icmp");
+    let mut observer = open(&world);
+    start(&mut observer, Filter { kinds: TCP, ..Filter::default() });
+    for address in ["10.213.1.1:82", "10.213.2.1:82", "[fd21:3::1:1]:82", "[fd21:3::2:1]:82"] {
+        let address: SocketAddr = address.parse().unwrap();
+        // Asks for the error as soon as there is one, and closes.
+        let error = TcpStream::connect_timeout(&address, Duration::from_secs(5)).unwrap_err();
+        // Gives up without asking.
+        let family = match address {
+            SocketAddr::V4(_) => rustix::net::AddressFamily::INET,
+            SocketAddr::V6(_) => rustix::net::AddressFamily::INET6,
+        };
+        let flags = rustix::net::SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(family, rustix::net::SocketType::STREAM, flags, None).unwrap();
+        assert!(rustix::net::connect(&socket, &address).is_err(), "it is in progress");
+        std::thread::sleep(Duration::from_millis(50));
+        drop(socket);
+        let events = connections(&mut observer);
+        let failed = events.iter().filter(|event| event.kind == TcpKind::Failed && event.remote == address);
+        let told: Vec<_> = failed.map(|event| (event.reason, event.retransmits)).collect();
+        // IPv6 tells who waits with the second SYN (tcp_v6_err).
+        let again = u32::from(address.is_ipv6());
+        let expected = [again, 0].map(|retransmits| (Some(TcpReason::Unreachable), retransmits));
+        assert_eq!(told, expected, "{address}: {error}");
+    }
+}

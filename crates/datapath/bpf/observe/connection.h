@@ -6,6 +6,7 @@
 #include "trace.h"
 
 #ifndef ALIZE_HOST
+#include <bpf/bpf_core_read.h>
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 #endif
 
@@ -33,11 +34,32 @@ typedef struct {
 	__u32 val;
 } kuid_t;
 
+struct sk_buff {
+	char cb[48];
+};
+
+struct sk_buff_head {
+	struct sk_buff *next;
+	__u32 qlen;
+};
+
+/* What is in `cb` of those in an error queue. */
+struct sock_extended_err {
+	__u32 ee_errno;
+	__u8 ee_origin;
+};
+
+struct sock_exterr_skb {
+	struct sock_extended_err ee;
+};
+
 struct sock {
 	struct sock_common __sk_common;
 	socket_lock_t sk_lock;
 	kuid_t sk_uid;
 	int sk_err;
+	int sk_err_soft;
+	struct sk_buff_head sk_error_queue;
 	struct sock_cgroup_data sk_cgrp_data;
 };
 
@@ -47,12 +69,16 @@ struct sock {
 
 enum {
 	SOCK_DONE_BIT = 1, /* enum sock_flags of net/sock.h: the peer has sent its FIN (tcp_fin) */
+	ERRNO_EACCES = 13,
 	ERRNO_EPIPE = 32,
 	ERRNO_ENETUNREACH = 101,
 	ERRNO_ECONNRESET = 104,
 	ERRNO_ETIMEDOUT = 110,
 	ERRNO_ECONNREFUSED = 111,
 	ERRNO_EHOSTUNREACH = 113,
+	/* SO_EE_ORIGIN_ICMP and SO_EE_ORIGIN_ICMP6 of linux/errqueue.h */
+	ORIGIN_ICMP = 2,
+	ORIGIN_ICMP6 = 3,
 };
 
 /* The life of a connection since it was opened or accepted. */
@@ -72,7 +98,28 @@ struct {
 	__type(value, struct life);
 } lives SEC(".maps");
 
-/* Why connect() failed: what the kernel is about to tell the application. */
+/*
+ * An ICMP error that came while connect() held the socket: the kernel only notes it and goes on (tcp_v4_err). An application
+ * that asks (SO_ERROR) is told and closes, and then the note is gone; what stays is the copy in the queue of errors.
+ */
+static __always_inline int icmp_error(const struct sock *kernel_sk)
+{
+	if (kernel_sk->sk_err_soft)
+		return kernel_sk->sk_err_soft;
+	if (!kernel_sk->sk_error_queue.qlen)
+		return 0;
+	const char *cb = (const char *)kernel_sk->sk_error_queue.next +
+			 __builtin_preserve_field_info(((struct sk_buff *)0)->cb, BPF_FIELD_BYTE_OFFSET);
+	const struct sock_exterr_skb *queued = (const void *)cb;
+	__u32 error = 0;
+	__u8 origin = 0;
+	if (bpf_core_read(&error, sizeof(error), &queued->ee.ee_errno) ||
+	    bpf_core_read(&origin, sizeof(origin), &queued->ee.ee_origin))
+		return 0;
+	return origin == ORIGIN_ICMP || origin == ORIGIN_ICMP6 ? (int)error : 0;
+}
+
+/* Why connect() failed: what the kernel is about to tell the application, or has told. */
 static __always_inline __u8 failure_reason(int error, __u32 retransmits)
 {
 	switch (error) {
@@ -82,6 +129,7 @@ static __always_inline __u8 failure_reason(int error, __u32 retransmits)
 		return TCP_REASON_REFUSED;
 	case ERRNO_ETIMEDOUT:
 		return TCP_REASON_TIMEOUT;
+	case ERRNO_EACCES: /* what IPv6 makes of "administratively prohibited" (icmpv6_err_convert) */
 	case ERRNO_ENETUNREACH:
 	case ERRNO_EHOSTUNREACH:
 		return TCP_REASON_UNREACHABLE;
