@@ -26,6 +26,14 @@ static __always_inline void process_now(const struct sock *kernel_sk, struct ide
 	}
 }
 
+/* Whose it was when it last sent, as who observes HTTP has seen. A reset comes when nobody is inside a call. */
+static __always_inline void process_before(struct bpf_sock *sk, struct identity *owner)
+{
+	const struct conversation *conversation = bpf_sk_storage_get(&conversations, sk, 0, 0);
+	if (conversation && conversation->self.pid)
+		*owner = conversation->self;
+}
+
 /* Read whatever the family is: the verifier refuses a load through a pointer into the context that branches share. */
 #define CONTEXT(field) (*(const volatile __u32 *)&(field))
 
@@ -122,6 +130,8 @@ static __always_inline void state_changed(struct bpf_sock_ops *ctx, struct bpf_s
 		process_now(kernel_sk, &life->owner);
 	if (ctx->args[1] != BPF_TCP_CLOSE)
 		return;
+	if (!life->owner.pid)
+		process_before(sk, &life->owner);
 	__u64 now = bpf_ktime_get_ns();
 	if (life->established_ns)
 		tell(ctx, sk, life, TCP_KIND_CLOSED, ctx->args[0], now - life->established_ns, now);

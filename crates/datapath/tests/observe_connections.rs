@@ -492,3 +492,26 @@ fn a_connect_that_icmp_answers_is_unreachable_however_it_is_made() {
         assert_eq!(told, expected, "{address}: {error}");
     }
 }
+
+#[test]
+fn who_is_reset_is_named_if_it_spoke_http() {
+    let world = World::new("tcp-reset");
+    let mut observer = open(&world);
+    start(&mut observer, Filter { kinds: TCP, ..Filter::default() });
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (mut server, _) = listener.accept().unwrap();
+    sends(&mut client, &mut server, &[b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"]);
+    server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    // What is unread makes it a reset, which finds nobody inside a call on the server's socket.
+    drop(client);
+    std::thread::sleep(Duration::from_millis(50));
+    let events = connections(&mut observer);
+    let end =
+        events.iter().find(|event| event.kind == TcpKind::Closed && event.side == Side::Server).unwrap();
+    assert_eq!(end.reason, Some(TcpReason::ResetReceived));
+    let owner = end.owner.as_ref().unwrap();
+    assert_eq!(owner.pid, Some(std::process::id()));
+    assert!(!owner.comm.is_empty(), "{owner:?}");
+}

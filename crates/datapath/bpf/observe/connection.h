@@ -3,6 +3,7 @@
 #ifndef OBSERVE_CONNECTION_H
 #define OBSERVE_CONNECTION_H
 
+#include "conversation.h"
 #include "trace.h"
 
 #ifndef ALIZE_HOST
