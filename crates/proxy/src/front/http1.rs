@@ -90,24 +90,36 @@ async fn respond(proxy: &Arc<Proxy>, front: &Arc<Front>, head: Box<RequestHead>)
     let inbound = Inbound::begin(front, head.framing);
     let body = if head.framing == Framing::Empty { Body::Empty } else { Body::Inbound(inbound) };
     let mut request = Box::new(Request::from_parts(head.parts, body));
-    let interim = (request.version() == Version::HTTP_11).then(Interim::default);
-    if let Some(interim) = &interim {
+    let interim = Interim::default();
+    // A client that speaks 1.0 cannot read them.
+    if request.version() == Version::HTTP_11 {
         request.extensions_mut().insert(interim.clone());
     }
-    let mut answer = pin!(route::answer(proxy, &front.origin, request));
-    let mut out = Out::default();
+    preceded(front, &interim, pin!(route::answer(proxy, &front.origin, request))).await
+}
+
+/// Waits for the answer, and passes on what comes before it; `None` if the client is gone before.
+async fn preceded<T>(
+    front: &Front,
+    interim: &Interim,
+    mut answer: Pin<&mut impl Future<Output = T>>,
+) -> Option<T> {
+    let (mut out, mut answered) = (Out::default(), None);
     std::future::poll_fn(|cx| {
-        let answered = answer.as_mut().poll(cx);
-        if let Some(interim) = &interim {
-            out.push(interim.take().freeze());
-            if ready!(front.socket.poll_write(cx, &mut out)).is_err() {
-                out = Out::default();
-            }
+        if answered.is_none() {
+            answered = match answer.as_mut().poll(cx) {
+                Poll::Ready(answer) => Some(answer),
+                Poll::Pending => None,
+            };
         }
-        match answered {
-            Poll::Ready(response) => Poll::Ready(Some(response)),
-            Poll::Pending if front.poll_gone(cx) => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
+        out.push(interim.take().freeze());
+        if ready!(front.socket.poll_write(cx, &mut out)).is_err() {
+            out = Out::default();
+        }
+        match answered.take() {
+            Some(answer) => Poll::Ready(Some(answer)),
+            None if front.poll_gone(cx) => Poll::Ready(None),
+            None => Poll::Pending,
         }
     })
     .await
@@ -322,5 +334,41 @@ impl super::Incoming {
     /// Whether a body is announced and none of it was read.
     fn untouched(&self) -> bool {
         !self.decoder.is_done() && !self.begun && self.buffer.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_waits_for_what_comes_before_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(peer).await.unwrap();
+        let (mut client, _) = listener.accept().await.unwrap();
+        stream.writable().await.unwrap();
+        let mut full = 0;
+        while let Ok(written) = stream.try_write(&[b'.'; 65_536]) {
+            full += written;
+        }
+        let known = crate::Client { service: 1, cookie: 0 };
+        let origin = crate::front::Origin { client: known, netns: crate::Netns(0), peer, cookie: 0 };
+        let front = Front::new(crate::socket::Socket::new(stream), origin, BytesMut::new());
+        let interim = Interim::default();
+        interim.push(&Response::builder().status(103).body(()).unwrap().into_parts().0);
+        let reading = async {
+            let mut text = vec![0; full];
+            client.read_exact(&mut text).await.unwrap();
+            client.read_buf(&mut text).await.unwrap();
+            text.split_off(full)
+        };
+        let answer = pin!(async { 7 });
+        let (answer, text) = tokio::join!(preceded(&front, &interim, answer), reading);
+        assert_eq!(answer, Some(7));
+        assert_eq!(String::from_utf8_lossy(&text), "HTTP/1.1 103 Early Hints\r\n\r\n");
     }
 }
