@@ -6,7 +6,8 @@ mod mesh;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use mesh::{Client, Mesh, Place, get};
 
@@ -29,6 +30,7 @@ here_and_elsewhere!(
     who_asks_and_does_not_read_holds_one_response,
     nobody_hears_what_was_meant_for_another,
     an_endpoint_that_dies_is_told_of,
+    what_comes_before_a_response_passes,
     a_thousand_connections_at_once,
     a_client_that_sends_no_more_still_hears,
     a_body_whose_end_does_not_come_hurts_nobody,
@@ -62,7 +64,7 @@ fn what_the_kernel_does_not_take_is_served_all_the_same(place: Place) {
                 let request = get("/split");
                 let (first, second) = request.split_at(1 + turn % 30);
                 client.send(first);
-                std::thread::sleep(Duration::from_millis(2));
+                thread::sleep(Duration::from_millis(2));
                 client.send(second);
                 assert_eq!(client.hear().body, b"one /split 0");
             }
@@ -125,7 +127,7 @@ fn who_asks_and_does_not_read_holds_one_response(place: Place) {
     let before = mesh.counts();
     for _ in 0..200 {
         client.send(&get("/size/60000"));
-        std::thread::sleep(Duration::from_millis(2));
+        thread::sleep(Duration::from_millis(2));
     }
     let after = mesh.counts();
     println!("{after:?}");
@@ -141,7 +143,7 @@ fn who_asks_and_does_not_read_holds_one_response(place: Place) {
 
 fn nobody_hears_what_was_meant_for_another(place: Place) {
     let mesh = Mesh::placed(place, "nonce", "");
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for client in 0..8 {
             let address = mesh.address();
             scope.spawn(move || {
@@ -185,6 +187,32 @@ fn an_endpoint_that_dies_is_told_of(place: Place) {
     let mut text = Vec::new();
     let ended = client.stream().read_to_end(&mut text);
     assert!(ended.is_err() || text.len() < 600, "half a response is never made to look whole");
+    mesh.settles();
+}
+
+/// The slot of a response that was carried is given back a moment after its last byte: who asks earlier asks the proxy.
+const SETTLED: Duration = Duration::from_millis(20);
+
+fn what_comes_before_a_response_passes(place: Place) {
+    let mesh = Mesh::placed(place, "interim", "");
+    let mut client = Client::connect(&mesh);
+    (0..20).for_each(|_| drop(client.ask(&get("/a"))));
+    let before = mesh.counts();
+    for status in [103, 100, 199] {
+        client.send(&get(&format!("/interim/{status}/200")));
+        let started = Instant::now();
+        let hint = client.hear_head();
+        assert_eq!((hint.status, hint.header("link")), (status, Some("</a.css>")));
+        assert!(started.elapsed() < Duration::from_millis(200), "it comes before the response");
+        assert_eq!(client.hear().body, b"last");
+        thread::sleep(SETTLED);
+        assert_eq!(client.ask(&get("/a")).body, b"one /a 0");
+    }
+    let after = mesh.counts();
+    println!("{after:?}");
+    assert_eq!(after.kernel - before.kernel, 3, "what follows is the kernel's again");
+    assert_eq!(after.reason("response-status") - before.reason("response-status"), 3);
+    drop(client);
     mesh.settles();
 }
 
@@ -266,7 +294,7 @@ fn bytes_beyond_a_body_end_the_connection(place: Place) {
 /// Requests take connections that are closed at the same moment: each is served once, and nobody is told otherwise.
 fn a_server_that_closes_often_confuses_nobody(place: Place) {
     let mesh = Mesh::placed(place, "closes", "");
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for client in 0..8 {
             let address = mesh.address();
             scope.spawn(move || {

@@ -77,8 +77,8 @@ impl Exchange {
         }
     }
 
-    /// Waits for the response to a request that somebody else has sent on `back`.
-    pub(crate) fn owed(back: Back, method: Method) -> Self {
+    /// Waits for the response to a request that somebody else has sent on `back`. What comes before it goes to `interim`.
+    pub(crate) fn owed(back: Back, method: Method, interim: Interim) -> Self {
         Self {
             back: Some(back),
             method,
@@ -90,7 +90,7 @@ impl Exchange {
             broken: None,
             decoder: Decoder::Done,
             keep: true,
-            interim: None,
+            interim: Some(interim),
             interim_left: MOST_INTERIM,
         }
     }

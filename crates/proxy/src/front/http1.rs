@@ -99,7 +99,7 @@ async fn respond(proxy: &Arc<Proxy>, front: &Arc<Front>, head: Box<RequestHead>)
 }
 
 /// Waits for the answer, and passes on what comes before it; `None` if the client is gone before.
-async fn preceded<T>(
+pub(super) async fn preceded<T>(
     front: &Front,
     interim: &Interim,
     mut answer: Pin<&mut impl Future<Output = T>>,

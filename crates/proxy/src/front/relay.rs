@@ -1,12 +1,13 @@
 //! Responses that the kernel could not carry: to requests that it has routed itself.
 
-use std::sync::{Arc, Mutex};
+use std::pin::pin;
+use std::sync::Arc;
 
 use http::{Method, StatusCode, Version};
 use tokio::net::TcpStream;
 
 use super::http1::{self, Asked};
-use super::{Front, life::End};
+use super::{Front, Interim, life::End};
 use crate::back::{Back, Exchange, Lent, lock};
 use crate::body::Body;
 use crate::kernel::Resting;
@@ -28,13 +29,15 @@ pub struct Outcome {
     pub bytes: u64,
 }
 
-/// Copies the response that `back` owes to a request with `method` to `front`, between the front's own exchanges.
+/// Copies the response that `back` owes to a request with `method` to `front`, between the front's own exchanges, and what
+/// comes before it.
 pub(crate) async fn relay(proxy: &Proxy, front: &Arc<Front>, back: TcpStream, method: Method) -> Outcome {
     let _turn = front.turn.lock().await;
     let before = front.socket.totals().1;
-    let lent: Lent = Arc::new(Mutex::new(None));
-    let mut exchange = Box::new(Exchange::owed(Back::lent(back, &lent), method.clone()));
-    let Ok(response) = std::future::poll_fn(|cx| exchange.poll_head(cx)).await else {
+    let (lent, interim) = (Lent::default(), Interim::default());
+    let mut exchange = Box::new(Exchange::owed(Back::lent(back, &lent), method.clone(), interim.clone()));
+    let head = pin!(std::future::poll_fn(|cx| exchange.poll_head(cx)));
+    let Some(Ok(response)) = http1::preceded(front, &interim, head).await else {
         front.socket.reset();
         return Outcome { complete: false, back: None, resting: front.resting(), status: None, bytes: 0 };
     };

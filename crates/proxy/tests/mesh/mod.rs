@@ -379,6 +379,12 @@ fn serve(name: &str, stream: TcpStream, served: &AtomicU64, busy: &Busy) -> std:
                 return Ok(());
             }
             Some("early") => {}
+            Some("interim") => {
+                let status = number(parts.next());
+                writer.write_all(format!("HTTP/1.1 {status} Soon\r\nLink: </a.css>\r\n\r\n").as_bytes())?;
+                thread::sleep(Duration::from_millis(number(parts.next()) as u64));
+                writer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlast")?;
+            }
             Some("die") => {
                 let half = number(parts.next());
                 if half > 0 {
