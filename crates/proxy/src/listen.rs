@@ -218,9 +218,15 @@ impl Doors {
     }
 
     /// See [`crate::Handle::relay`].
-    pub(crate) async fn relay(&self, cookie: u64, back: TcpStream, method: http::Method) -> Option<Outcome> {
+    pub(crate) async fn relay(
+        &self,
+        cookie: u64,
+        back: TcpStream,
+        method: http::Method,
+        is_whole: bool,
+    ) -> Option<Outcome> {
         let front = self.arrival(cookie).await?;
-        Some(front::relay(&self.proxy, &front, back, method).await)
+        Some(front::relay(&self.proxy, &front, back, method, is_whole).await)
     }
 
     /// See [`crate::Handle::fail`].

@@ -115,9 +115,16 @@ impl Handle {
     }
 
     /// Copies the response that `back` owes to a request with `method` to the front connection of the client with this
-    /// cookie, between the front's own exchanges; `None` if there is no such connection any more.
-    pub async fn relay(&self, front: u64, back: TcpStream, method: http::Method) -> Option<Outcome> {
-        self.doors.relay(front, back, method).await
+    /// cookie, between the front's own exchanges; `None` if there is no such connection any more. `is_whole`: the client has sent
+    /// all of the request.
+    pub async fn relay(
+        &self,
+        front: u64,
+        back: TcpStream,
+        method: http::Method,
+        is_whole: bool,
+    ) -> Option<Outcome> {
+        self.doors.relay(front, back, method, is_whole).await
     }
 
     /// Tells the client with this cookie that the response to a request that the kernel has routed will not come.

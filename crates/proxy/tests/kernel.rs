@@ -30,6 +30,8 @@ here_and_elsewhere!(
     who_asks_and_does_not_read_holds_one_response,
     nobody_hears_what_was_meant_for_another,
     an_endpoint_that_dies_is_told_of,
+    what_is_no_response_is_told_of_at_once,
+    half_a_response_ends_at_once,
     what_comes_before_a_response_passes,
     a_thousand_connections_at_once,
     a_client_that_sends_no_more_still_hears,
@@ -190,8 +192,79 @@ fn an_endpoint_that_dies_is_told_of(place: Place) {
     mesh.settles();
 }
 
+/// The quickest of a few turns: a busy machine is slow now and then, and a wait is there always.
+fn quickest(mut turn: impl FnMut() -> Duration) -> Duration {
+    (0..5).map(|_| turn()).min().expect("there are some")
+}
+
+/// No wait is as short.
+const AT_ONCE: Duration = Duration::from_millis(30);
+
 /// The slot of a response that was carried is given back a moment after its last byte: who asks earlier asks the proxy.
 const SETTLED: Duration = Duration::from_millis(20);
+
+fn what_is_no_response_is_told_of_at_once(place: Place) {
+    let mesh = Mesh::placed(place, "bad", "");
+    let mut client = Client::connect(&mesh);
+    let mut asked = 0;
+    let mut ask = |client: &mut Client, path: &str| {
+        asked += 1;
+        client.ask(&get(path))
+    };
+    (0..20).for_each(|_| drop(ask(&mut client, "/a")));
+    for (number, text) in mesh::bad().iter().enumerate() {
+        let took = quickest(|| {
+            let started = Instant::now();
+            let told = ask(&mut client, &format!("/bad/{number}"));
+            let took = started.elapsed();
+            let reason = (told.status, told.header("x-alize-reason"));
+            assert_eq!(reason, (502, Some("bad-response")), "{text:?}");
+            thread::sleep(SETTLED);
+            assert_eq!(ask(&mut client, "/a").body, b"one /a 0", "the connection goes on");
+            took
+        });
+        println!("{number}: {took:?}");
+        assert!(took < AT_ONCE, "{text:?} took {took:?}");
+    }
+    let counts = mesh.counts();
+    println!("{counts:?}");
+    assert_eq!(counts.total(), asked, "each is counted once");
+    // Some find no connection to the endpoint, for each of these costs one.
+    let reasons = ["split-head", "response-status", "content-length", "response-unframed", "too-many-fields"];
+    for reason in reasons {
+        assert!(counts.reason(reason) > 0, "the kernel has routed such: {counts:?}");
+    }
+    let refused =
+        mesh.handle.counters().services.iter().map(|service| service.refused["bad-response"]).sum::<u64>();
+    assert_eq!(refused, 5 * mesh::bad().len() as u64);
+    // Of a request that is not sent whole: what still comes of it is no other one.
+    client.send("POST /early/bad HTTP/1.1\r\nHost: web\r\nContent-Length: 10\r\n\r\nbegin");
+    let told = client.hear();
+    assert_eq!((told.status, told.header("connection")), (502, Some("close")));
+    assert_eq!(mesh::again(|| client.stream().read(&mut [0; 1])).unwrap(), 0);
+    drop(client);
+    mesh.settles();
+}
+
+fn half_a_response_ends_at_once(place: Place) {
+    let mesh = Mesh::placed(place, "torn", "");
+    // The first half is the proxy's, the kernel's.
+    for path in ["/torn", "/die/500"] {
+        let took = quickest(|| {
+            let mut client = Client::connect(&mesh);
+            (0..5).for_each(|_| drop(client.ask(&get("/a"))));
+            let started = Instant::now();
+            client.send(&get(path));
+            let mut text = Vec::new();
+            mesh::again(|| client.stream().read_to_end(&mut text))
+                .expect_err("it is never made to look whole");
+            started.elapsed()
+        });
+        println!("{path}: {took:?}");
+        assert!(took < AT_ONCE, "{path} took {took:?}");
+    }
+    mesh.settles();
+}
 
 fn what_comes_before_a_response_passes(place: Place) {
     let mesh = Mesh::placed(place, "interim", "");

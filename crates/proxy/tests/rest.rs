@@ -83,7 +83,7 @@ impl Inside {
         let (handle, (done, wait)) = (self.handle.clone(), mpsc::channel());
         self.runtime.spawn(async move {
             let back = tokio::net::TcpStream::from_std(back).unwrap();
-            done.send(handle.relay(front, back, method).await).unwrap();
+            done.send(handle.relay(front, back, method, true).await).unwrap();
         });
         wait
     }
@@ -143,8 +143,12 @@ fn the_kernel_side_knows_every_byte_and_may_have_responses_relayed() {
     assert!(relayed.recv_timeout(PATIENCE).unwrap().unwrap().complete);
 
     let relayed = inside.relay(front, server.address, "GET /reset HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert!(!relayed.recv_timeout(PATIENCE).unwrap().unwrap().complete);
-    assert!(client.ended(), "the client sees an end, not a wait");
+    let told = client.answer("GET");
+    assert_eq!((told.status, told.reason().as_str()), (502, "endpoint-closed"));
+    let outcome = relayed.recv_timeout(PATIENCE).unwrap().unwrap();
+    assert!(outcome.complete && outcome.is_own && outcome.back.is_none());
+    assert_eq!(client.get("/bytes/5").body, pattern(5), "and the front goes on");
+    drop(client);
     until("the front is forgotten", || inside.handle.counters().open == 0);
     let relayed = inside.relay(front, server.address, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert!(relayed.recv_timeout(PATIENCE).unwrap().is_none());

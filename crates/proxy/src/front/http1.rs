@@ -32,6 +32,9 @@ const DRAIN_TIME: Duration = Duration::from_secs(2);
 /// Serves one request of `front`; its head has to be complete at `deadline`.
 pub(super) async fn serve(proxy: &Arc<Proxy>, front: &Arc<Front>, deadline: Instant) -> End {
     let _turn = front.turn.lock().await;
+    if front.is_refused() {
+        return End::Close;
+    }
     let head = match timeout_at(deadline, read_head(proxy, front)).await {
         Ok(Ok(Some(head))) => head,
         Ok(Ok(None)) => return End::Close,

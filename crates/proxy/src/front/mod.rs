@@ -42,7 +42,7 @@ pub(crate) struct Front {
     tunnel: Mutex<Option<Box<Tunnel>>>,
     /// Whoever writes to the socket holds this from the first to the last byte of a response.
     turn: tokio::sync::Mutex<()>,
-    /// The client was told that what it asked for will not come, and that the connection ends: it is told once.
+    /// The client was told that the connection ends, or sees that it does: it is told once, and not served any more.
     refused: AtomicBool,
     /// Another process has a descriptor, so that closing this one ends nothing.
     ticket: OnceLock<Ticket>,
@@ -123,6 +123,12 @@ impl Front {
 
     fn is_refused(&self) -> bool {
         self.refused.load(Ordering::Acquire)
+    }
+
+    /// Wakes the front where it sleeps, and it ends.
+    fn end(&self) {
+        self.refused.store(true, Ordering::Release);
+        self.socket.shutdown_read();
     }
 
     pub(crate) fn set_tunnel(&self, tunnel: Tunnel) {

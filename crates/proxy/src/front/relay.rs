@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use http::{Method, StatusCode, Version};
+use http::{Method, Response, StatusCode, Version};
 use tokio::net::TcpStream;
 
 use super::http1::{self, Asked};
@@ -13,6 +13,7 @@ use crate::body::Body;
 use crate::kernel::Resting;
 use crate::proxy::Proxy;
 use crate::reason::Reason;
+use crate::route;
 
 /// How a relayed response ended.
 #[derive(Debug)]
@@ -23,32 +24,48 @@ pub struct Outcome {
     pub back: Option<TcpStream>,
     /// What went over the front connection so far.
     pub resting: Resting,
-    /// The response's status; `None` if none came.
+    /// The response's status; `None` if there was none.
     pub status: Option<StatusCode>,
+    /// The response is the proxy's, and counted, in place of the endpoint's.
+    pub is_own: bool,
     /// Bytes that were written to the client.
     pub bytes: u64,
 }
 
-/// Copies the response that `back` owes to a request with `method` to `front`, between the front's own exchanges, and what
-/// comes before it.
-pub(crate) async fn relay(proxy: &Proxy, front: &Arc<Front>, back: TcpStream, method: Method) -> Outcome {
+/// Copies the response that `back` owes to a request with `method` to `front`, between the front's own exchanges, and what comes
+/// before it. One that does not come, or is none, is answered as if the request had come here: nothing of it has reached the
+/// client yet. `is_whole`: the client has sent all of the request.
+pub(crate) async fn relay(
+    proxy: &Arc<Proxy>,
+    front: &Arc<Front>,
+    back: TcpStream,
+    method: Method,
+    is_whole: bool,
+) -> Outcome {
     let _turn = front.turn.lock().await;
     let before = front.socket.totals().1;
     let (lent, interim) = (Lent::default(), Interim::default());
     let mut exchange = Box::new(Exchange::owed(Back::lent(back, &lent), method.clone(), interim.clone()));
     let head = pin!(std::future::poll_fn(|cx| exchange.poll_head(cx)));
-    let Some(Ok(response)) = http1::preceded(front, &interim, head).await else {
-        front.socket.reset();
-        return Outcome { complete: false, back: None, resting: front.resting(), status: None, bytes: 0 };
+    let head = http1::preceded(front, &interim, head).await;
+    let is_own = matches!(head, Some(Err(_)));
+    let response = match head {
+        Some(Ok(head)) => Some(head.map(|()| match exchange.left() {
+            Some(0) => Body::Empty,
+            _ => Body::Exchange(exchange),
+        })),
+        Some(Err(failure)) => Some(route::refusal(proxy, &front.origin, route::reason(&failure))),
+        None => None,
     };
-    let status = Some(response.status());
-    let response =
-        response.map(|()| if exchange.left() == Some(0) { Body::Empty } else { Body::Exchange(exchange) });
-    let asked = Asked { method, version: Version::HTTP_11, keep_alive: true, expects: false };
-    let end = http1::send(proxy, front, &asked, response).await;
+    let status = response.as_ref().map(Response::status);
+    // What is still to come of a request that is refused would be no beginning of another.
+    let asked = Asked { method, version: Version::HTTP_11, keep_alive: is_whole || !is_own, expects: false };
+    let end = match response {
+        Some(response) => http1::send(proxy, front, &asked, response).await,
+        None => End::Close,
+    };
     if end == End::Close {
-        // Wakes the front where it sleeps, and it ends.
-        front.socket.shutdown_read();
+        front.end();
     }
     let back = lock(&lent).take().map(crate::socket::Socket::into_stream);
     Outcome {
@@ -56,6 +73,7 @@ pub(crate) async fn relay(proxy: &Proxy, front: &Arc<Front>, back: TcpStream, me
         back,
         resting: front.resting(),
         status,
+        is_own,
         bytes: front.socket.totals().1 - before,
     }
 }
@@ -71,7 +89,6 @@ pub(crate) async fn fail(proxy: &Arc<Proxy>, front: &Arc<Front>, reason: Reason,
         front.socket.reset();
     } else {
         http1::refuse(proxy, front, reason).await;
-        // Wakes the front where it sleeps, and it ends.
-        front.socket.shutdown_read();
+        front.end();
     }
 }

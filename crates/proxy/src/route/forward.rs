@@ -278,7 +278,8 @@ pub(super) async fn attempt(
     Box::pin(timeout(bound.0, run)).await.unwrap_or(Err(bound.1))
 }
 
-fn reason(failure: &Failure) -> Reason {
+/// What a client is told of it.
+pub(crate) fn reason(failure: &Failure) -> Reason {
     match failure {
         Failure::Connect(_) => Reason::ConnectFailed,
         Failure::ConnectTimeout => Reason::ConnectTimeout,

@@ -33,6 +33,7 @@ use crate::proxy::Proxy;
 use crate::reason::Reason;
 use mesh::Service;
 
+pub(crate) use forward::reason;
 pub(crate) use mesh::Mesh;
 pub(crate) use mirror::Lost;
 pub(crate) use replay::Replay;

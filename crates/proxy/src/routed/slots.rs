@@ -428,7 +428,7 @@ pub(super) async fn carry(
         (state, place.and_then(|endpoint| routed.known(endpoint)).map(|known| known.address))
     };
     let method = http::Method::from_bytes(state.method.as_str().as_bytes()).ok()?;
-    let outcome = handle.relay(lent.cookie, stream, method).await?;
+    let outcome = handle.relay(lent.cookie, stream, method, !lent.open).await?;
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let now = Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32);
     let request = counters::Request {
@@ -439,7 +439,9 @@ pub(super) async fn carry(
         response_bytes: outcome.bytes,
         took: now.saturating_sub(state.started),
     };
-    handle.count_carried(state.service, state.route, request);
+    if !outcome.is_own {
+        handle.count_carried(state.service, state.route, request);
+    }
     let back = outcome.back.filter(|_| outcome.complete);
     let again = back.filter(|_| lock(&routed.router).finish(slot));
     if outcome.complete {

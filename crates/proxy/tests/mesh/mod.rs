@@ -348,7 +348,9 @@ fn serve(name: &str, stream: TcpStream, served: &AtomicU64, busy: &Busy) -> std:
     let mut reader = BufReader::new(stream);
     while let Some(mut message) = read_message(&mut reader, true) {
         // Some answer before they have heard what they are asked.
-        if message.first.contains(" /early") {
+        if message.first.contains(" /early/bad ") {
+            writer.write_all(bad()[0].as_bytes())?;
+        } else if message.first.contains(" /early") {
             writer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly")?;
         }
         if read_body(&mut reader, &mut message).is_none() {
@@ -379,6 +381,11 @@ fn serve(name: &str, stream: TcpStream, served: &AtomicU64, busy: &Busy) -> std:
                 return Ok(());
             }
             Some("early") => {}
+            Some("bad") => writer.write_all(bad()[number(parts.next())].as_bytes())?,
+            Some("torn") => {
+                let text = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nx\r\n";
+                writer.write_all(text.as_bytes())?;
+            }
             Some("interim") => {
                 let status = number(parts.next());
                 writer.write_all(format!("HTTP/1.1 {status} Soon\r\nLink: </a.css>\r\n\r\n").as_bytes())?;
@@ -407,6 +414,21 @@ fn serve(name: &str, stream: TcpStream, served: &AtomicU64, busy: &Busy) -> std:
         }
     }
     Ok(())
+}
+
+/// What `/bad/N` answers: no responses, or such as two clients could read in two ways.
+pub fn bad() -> Vec<String> {
+    let fields = "X: y\r\n".repeat(129);
+    let heads = [
+        "garbage\r\n",
+        "HTTP/1.1 2000 OK\r\nContent-Length: 1\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: x\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+        &format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n{fields}"),
+    ];
+    heads.map(|head| format!("{head}\r\nx")).into()
 }
 
 pub struct Message {
