@@ -71,7 +71,7 @@ pub use effort::Effort;
 pub use environment::cgroup2_root;
 pub use error::Error;
 pub use in_force::InForce;
-pub use memory::trim as trim_memory;
+pub use memory::{Freed, trim as trim_memory};
 pub use origins::{Running, observing_bundles, running_bundles};
 pub use refused::Refused;
 pub use rejection::Rejection;

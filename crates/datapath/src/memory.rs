@@ -29,11 +29,7 @@ fn of_object(fd: BorrowedFd<'_>) -> u64 {
 /// Gives back to the system what loading needed for a moment: freed memory (the kernel's type information alone is
 /// several megabytes) and the pages of this binary and its libraries, of which an idle agent runs but a few.
 pub fn trim() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: takes no pointer and may be called at any time, from any thread.
-    unsafe {
-        libc::malloc_trim(0);
-    }
+    give_back();
     let smaps = fs::read_to_string("/proc/self/smaps").unwrap_or_default();
     for (start, length) in clean_mappings(&smaps) {
         // SAFETY: the range is a mapping of a file that this process cannot write and has no pages of its own of, so
@@ -42,6 +38,47 @@ pub fn trim() {
             libc::madvise(std::ptr::with_exposed_provenance_mut(start), length, libc::MADV_DONTNEED);
         }
     }
+}
+
+/// So many bytes are worth a try: what lies between them may be many times as much, and costs page faults when it is used again.
+const MUCH: usize = 64 << 10;
+
+/// Freed memory that the allocator keeps: it gives back what lies behind all that is in use, which after a rush is nothing.
+#[derive(Debug, Default)]
+pub struct Freed {
+    /// The least that was free since some was given back, which is not told from what has been.
+    known: usize,
+}
+
+impl Freed {
+    /// Gives it back to the system if some was freed since the last time. For every second or so: the look costs some 10 µs,
+    /// and like the giving up to 0.5 ms after a rush.
+    pub fn give_back(&mut self) {
+        let free = free();
+        self.known = self.known.min(free);
+        if free - self.known >= MUCH {
+            give_back();
+            self.known = free;
+        }
+    }
+}
+
+fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointer and may be called at any time, from any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Bytes that were freed and lie in the allocator, given back or not; what is beyond 4 GiB is not told.
+fn free() -> usize {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes nothing, gives numbers, and may be called at any time, from any thread.
+    let free = unsafe { libc::mallinfo() }.fordblks;
+    #[cfg(not(target_env = "gnu"))]
+    let free = 0_i32;
+    free.cast_unsigned() as usize
 }
 
 /// Address and length of the mappings of files that are neither writable nor hold private pages. Relocated constants are

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use alize_datapath::Freed;
 use alize_datapath::http::netns_cookie;
 use alize_model::control::{ProxyCounters, ProxyState};
 use tokio::net::{TcpStream, UnixListener};
@@ -379,10 +380,11 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 }
 
 async fn sweep(proxy: Arc<Proxy>) {
-    let (mut before, mut trimmed) = (0, 0);
+    let (mut before, mut trimmed, mut freed) = (0, 0, Freed::default());
     loop {
         tokio::time::sleep(SWEEP).await;
         proxy.backs.sweep();
+        freed.give_back();
         let generation = proxy.mesh().generation;
         // Once a state has been in force for a moment, nothing runs any more of what putting it in force needed.
         if generation == before && generation != trimmed {

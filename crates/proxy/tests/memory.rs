@@ -45,6 +45,9 @@ fn holding() -> (SocketAddr, Arc<AtomicBool>, Arc<AtomicUsize>) {
     (address, open, waiting)
 }
 
+/// After a rush, freed memory is given back within so long.
+const GIVEN_BACK: std::time::Duration = std::time::Duration::from_millis(2_500);
+
 #[test]
 fn connections_cost_little_asleep_and_not_much_awake() {
     rustix::process::setrlimit(
@@ -54,7 +57,8 @@ fn connections_cost_little_asleep_and_not_much_awake() {
     .unwrap_or_else(|error| panic!("cannot raise the limit of open files: {error}"));
     let (address, open, _) = holding();
     let state = |services: u32| {
-        let http = Http::default();
+        let mut http = Http::default();
+        http.pool.idle_timeout = std::time::Duration::from_secs(3);
         let others = (2..=services).map(|number| {
             let endpoints = (0..3).map(|n| {
                 endpoint(
@@ -92,17 +96,25 @@ fn connections_cost_little_asleep_and_not_much_awake() {
     for client in &mut clients {
         assert_eq!(client.answer("GET").status, 200);
     }
+    let idle = memory(&world);
+    until("connections to the endpoint that are not needed are closed", || world.agent.counters().idle <= 1);
+    std::thread::sleep(GIVEN_BACK);
+    let asleep = memory(&world);
     drop(clients);
     until("all have ended", || world.agent.counters().open == 0);
+    std::thread::sleep(GIVEN_BACK);
+    let ended = memory(&world);
     eprintln!(
         "anonymous memory in kB: {empty} at start, {services} with 1,000 services of 3 endpoints, {fresh} with 1,000 \
          connections that have said nothing, {rested} after an exchange on each, {busy} (PSS {whole}) with a request under \
-         way on each, {} at the end",
-        memory(&world)
+         way on each, {idle} when all are answered, {asleep} when the connections to the endpoint have ended, {ended} \
+         when those of the clients have"
     );
     assert!(services - empty < 2_500, "services: {} kB", services - empty);
     assert!(fresh - services < 1_500, "asleep, fresh: {} kB for 1,000", fresh - services);
     assert!(rested < fresh + 1_500, "asleep, rested: {} kB for 1,000", rested - fresh);
     assert!(busy - services < 7_000, "awake: {} kB for 1,000", busy - services);
     assert!(whole < 16_000, "{whole} kB");
+    assert!(asleep < rested + 500, "after a rush: {} kB more", asleep - rested);
+    assert!(ended < services + 500, "at the end: {} kB more", ended - services);
 }
