@@ -25,7 +25,8 @@ def ask(told):
     headers = {}
     while (line := reader.readline().strip()):
         name, value = line.decode().split(":", 1)
-        headers[name.lower()] = value.strip()
+        name, value = name.lower(), value.strip()
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
     body = b""
     if headers.get("transfer-encoding") == "chunked":
         while (size := int(reader.readline(), 16)):

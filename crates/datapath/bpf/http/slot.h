@@ -197,7 +197,7 @@ __noinline __u32 slot_finish(__u32 number, __u64 lease, __u32 clear)
 	__u32 pool_number = READ_ONCE(slot->pool);
 	struct http_pool *pool = bpf_map_lookup_elem(&http_pool_heads, &pool_number);
 	/* As long as it is lent: of who is lent it next the proxy must not believe that a response has begun. */
-	slot->response_bytes = 0;
+	WRITE_ONCE(slot->response_bytes, 0);
 	/* Idle first, then in the pool: from here on the proxy may retire it, and who takes a dead one buries it. */
 	__u64 idle = lease & ((1ULL << HTTP_SLOT_COOKIE_SHIFT) - 1);
 	if (!slot_change(slot, lease, idle))
