@@ -70,6 +70,11 @@ impl Kill {
                 Kind::Cut | Kind::CutWithin => *connected <= self.to && *ended >= self.from,
                 // The next one tells whom the kernel had lent a connection that was too young, too.
                 Kind::Answered { status: 502, reason } => meanwhile && reason == "endpoint-closed",
+                // An endpoint had ended its connection before all of a request was sent, and who knew of it was killed before
+                // the rest came: the next takes that for a request, and refuses it.
+                Kind::Answered { status: 400, reason } => {
+                    meanwhile && reason == "bad-request-line" && failure.what.contains("body Pieces")
+                }
                 _ => false,
             },
         }
