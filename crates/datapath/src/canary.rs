@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use libbpf_rs::query::{ProgInfoIter, ProgInfoQueryOptions};
-use libbpf_rs::{Link, MapCore, Object, ProgramMut};
+use libbpf_rs::{Link, Object, ProgramMut};
 
 use crate::abi::{plain, refusal, version_count};
 use crate::attach::{foreign, unpin};
@@ -22,7 +22,7 @@ use crate::http::router::REASONS;
 use crate::load::{Loading, is_private, load_gates};
 use crate::log::Log;
 use crate::maps::Map;
-use crate::pin::{Pins, entries, open_map};
+use crate::pin::{self, Pins, entries, open_map};
 use crate::rejection::Rejection;
 use crate::switch::{SLOTS, Slot, Switch, number_in, program_in, put};
 use crate::{Error, Options, layout, origins};
@@ -406,7 +406,7 @@ fn reasons(pins: &Pins) -> Result<Vec<ReasonCounts>, Error> {
 /// Whether the programs of a lane count in the map at `path`: those of a version of before this map do not.
 fn lane_uses(pins: &Pins, lane: u32, path: &Path) -> Result<bool, Error> {
     let Some(map) = layout::pinned(path)? else { return Ok(false) };
-    let id = map.info().map_err(|e| Error::path("cannot ask about map", path, io_error(e)))?.info.id;
+    let id = pin::number(&map, path)?;
     let mut programs = HashSet::new();
     for hook in &HOOKS {
         let lanes = layout::pinned(&pins.map(&hook.lanes()))?;

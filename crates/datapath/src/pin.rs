@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use libbpf_rs::query::LinkTypeInfo;
-use libbpf_rs::{Link, MapHandle};
+use libbpf_rs::{Link, MapCore, MapHandle};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Stat, Timespec, Timestamps};
 
 use crate::abi::ABI_VERSION;
@@ -23,6 +23,12 @@ const DRAFT: &str = "-draft";
 /// The map that is pinned at `path`.
 pub(crate) fn open_map(path: &Path) -> Result<MapHandle, Error> {
     MapHandle::from_pinned_path(path).map_err(|e| Error::path("cannot open map", path, io_error(e)))
+}
+
+/// The kernel's number of the map that is, or was, pinned at `path`.
+pub(crate) fn number(map: &MapHandle, path: &Path) -> Result<u32, Error> {
+    let info = map.info().map_err(|e| Error::path("cannot ask about map", path, io_error(e)))?;
+    Ok(info.info.id)
 }
 
 /// When the map that is pinned at `path` was made, or the one whose entries it carries on ([`replace`]).

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use alize_model::http::Method;
 use libbpf_rs::libbpf_sys::BPF_SK_SKB_STREAM_VERDICT;
-use libbpf_rs::{MapCore, MapHandle, RingBuffer};
+use libbpf_rs::{MapHandle, RingBuffer};
 use serde::{Deserialize, Serialize};
 
 use super::abi::{
@@ -35,10 +35,9 @@ use super::programs::has_program;
 use super::shared::{Parts, PoolCell, Shared, SlotCell};
 use crate::Error;
 use crate::abi::address_words;
-use crate::error::io_error;
 use crate::layout;
 use crate::maps::Map;
-use crate::pin::Pins;
+use crate::pin::{self, Pins};
 
 pub(crate) use events::REASONS;
 use events::{AT_ONCE, ring};
@@ -262,9 +261,7 @@ impl Router {
     /// Whether what was opened is what is pinned now: not after `alize unload`, nor when another data path was loaded since.
     pub fn is_pinned(&self) -> Result<bool, Error> {
         let Some(pinned) = layout::pinned(&self.pin)? else { return Ok(false) };
-        let number = |map: &MapHandle| map.info().map(|info| info.info.id);
-        let same = number(&pinned).and_then(|pinned| Ok(number(&self.events)? == pinned));
-        same.map_err(|e| Error::path("cannot ask about map", &self.pin, io_error(e)))
+        Ok(pin::number(&pinned, &self.pin)? == pin::number(&self.events, &self.pin)?)
     }
 
     /// Tells connects in the network namespace with cookie `netns` where the proxy listens on loopback.
