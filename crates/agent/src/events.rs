@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use alize_model::ServiceName;
 use alize_model::api::Event;
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::broadcast;
 use tracing::{debug, info};
 
@@ -21,6 +22,17 @@ pub(crate) fn unix_time() -> f64 {
 /// The same of another time.
 pub(crate) fn seconds(time: SystemTime) -> f64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// What a clock of the kernel shows.
+pub(crate) fn clock(which: ClockId) -> Duration {
+    let now = clock_gettime(which);
+    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)
+}
+
+/// Seconds from the monotonic clock's zero to the Unix epoch's.
+pub(crate) fn clock_offset() -> f64 {
+    unix_time() - clock(ClockId::Monotonic).as_secs_f64()
 }
 
 /// What an event is about, as [`Event::kind`] has it.

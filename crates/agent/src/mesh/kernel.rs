@@ -5,11 +5,10 @@ use std::time::Instant;
 
 use alize_datapath::{Failure, KernelEvent, KernelEventKind, Refusal};
 use alize_model::api::Event;
-use rustix::time::{ClockId, clock_gettime};
 use tracing::error;
 
 use super::Mesh;
-use crate::events::{Kind, event, unix_time};
+use crate::events::{Kind, clock_offset, event};
 use crate::process;
 
 impl Mesh {
@@ -28,7 +27,7 @@ impl Mesh {
         if heard.is_empty() {
             return false;
         }
-        let offset = unix_time() - monotonic_seconds();
+        let offset = clock_offset();
         for event in heard {
             self.hear(&event, offset);
         }
@@ -116,9 +115,4 @@ fn in_words(what: KernelEventKind) -> (Kind, &'static str) {
             (Kind::Refused, message)
         }
     }
-}
-
-fn monotonic_seconds() -> f64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
 }

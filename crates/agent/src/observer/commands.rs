@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::ClockId;
 
 use super::LOOK;
+use crate::events::clock;
 use crate::process;
 
 /// Processes remembered; when there are more, all are asked for anew.
@@ -42,23 +43,18 @@ impl Commands {
 
 impl Known {
     fn find(pid: u32) -> Self {
-        let found = now(ClockId::Monotonic);
+        let found = clock(ClockId::Monotonic);
         // In this order: who has got the number between the two has started too late.
         let word = process::first_word(pid);
         let started = process::started(pid);
         // Since the machine started, time asleep included, which the monotonic clock leaves out.
-        let asleep = now(ClockId::Boottime).saturating_sub(now(ClockId::Monotonic));
+        let asleep = clock(ClockId::Boottime).saturating_sub(clock(ClockId::Monotonic));
         Self {
             word: word.filter(|_| started.is_some()),
             started: started.unwrap_or_default().saturating_sub(asleep),
             found,
         }
     }
-}
-
-fn now(clock: ClockId) -> Duration {
-    let time = clock_gettime(clock);
-    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
 }
 
 #[cfg(test)]
@@ -71,7 +67,7 @@ mod tests {
     #[test]
     fn a_first_word_is_one_without_arguments_and_of_the_same_process() {
         let mut child = Command::new("sleep").arg0("\u{1b}doze --token=a").arg("60").spawn().unwrap();
-        let (pid, time) = (child.id(), now(ClockId::Monotonic));
+        let (pid, time) = (child.id(), clock(ClockId::Monotonic));
         // The kernel lets go of the parent before the line is in its place.
         while process::first_word(pid).is_none() {
             std::thread::yield_now();

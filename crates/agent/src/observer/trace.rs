@@ -9,7 +9,6 @@ use alize_model::api::{
     Lost, ObservedCall, ObservedConnection, ObservedLookup, ObservedRequest, Peer, TraceLine, Workload,
 };
 use axum::body::Bytes;
-use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tracing::warn;
@@ -18,7 +17,7 @@ use super::cgroups::Cgroups;
 use super::commands::Commands;
 use super::names::Names;
 use super::{LOOK, Refused, Watcher};
-use crate::events::unix_time;
+use crate::events::clock_offset;
 
 /// Lines are handed on in pieces of about this many bytes.
 const PIECE: usize = 32 * 1024;
@@ -314,12 +313,6 @@ fn hand_out(
         }
         kept.push_back(request);
     }
-}
-
-/// Seconds from the monotonic clock's zero to the Unix epoch's.
-fn clock_offset() -> f64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    unix_time() - (now.tv_sec as f64 + now.tv_nsec as f64 / 1e9)
 }
 
 /// From numbers to the words of the API.
